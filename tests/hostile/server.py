@@ -1,0 +1,198 @@
+"""A process with both listeners and nothing behind them: what the hostile clients are let loose on.
+
+usage: server.py guarded|stock [key=value ...]
+Prints one line of JSON when ready: {"pid", "http", "websocket"}. SIGTERM ends it with exit code 0.
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
+
+import hypercorn.trio
+import structlog
+import trio
+import trio_websocket
+from hypercorn.config import Config
+from quart import request
+from quart_trio import QuartTrio
+
+from yoi_daemon.front.connection import Connection, SessionHandler, UpgradeRequest
+from yoi_daemon.front.http import HttpLimits, serve_http
+from yoi_daemon.front.sockets import open_sockets
+from yoi_daemon.front.websocket import WebSocketLimits, serve_websocket
+from yoi_daemon.model.addresses import TcpAddress
+from yoi_daemon.model.errors import Refused
+
+BLOCK = b"data: " + b"x" * 8000 + b"\n\n"
+
+
+def make_app(draining: trio.Event) -> QuartTrio:
+    app = QuartTrio(__name__)
+    app.config["RESPONSE_TIMEOUT"] = None
+    app.config["BODY_TIMEOUT"] = 2
+    app.config["MAX_CONTENT_LENGTH"] = 64 * 1024
+
+    async def ping() -> dict[str, Any]:
+        return {"ok": True}
+
+    async def echo() -> dict[str, Any]:
+        return {"bytes": len(await request.get_data())}
+
+    async def flood() -> tuple[AsyncIterator[bytes], dict[str, str]]:
+        async def blocks() -> AsyncIterator[bytes]:
+            while not draining.is_set():
+                yield BLOCK
+
+        return blocks(), {"content-type": "text/event-stream"}
+
+    async def stream() -> tuple[AsyncIterator[bytes], dict[str, str]]:
+        async def blocks() -> AsyncIterator[bytes]:
+            yield b"data: begun\n\n"
+            await draining.wait()
+            yield b"data: ended\n\n"
+
+        return blocks(), {"content-type": "text/event-stream"}
+
+    async def broken() -> tuple[AsyncIterator[bytes], dict[str, str]]:
+        async def blocks() -> AsyncIterator[bytes]:
+            yield b"some"
+            raise RuntimeError("secret words")
+
+        return blocks(), {"content-type": "text/plain"}
+
+    async def raises() -> None:
+        raise RuntimeError("secret words")
+
+    app.add_url_rule("/ping", "ping", ping)
+    app.add_url_rule("/echo", "echo", echo, methods=["POST"])
+    for view in (flood, stream, broken, raises):
+        app.add_url_rule(f"/{view.__name__}", view.__name__, view)
+    return app
+
+
+async def gate(draining: trio.Event, upgrade: UpgradeRequest) -> SessionHandler:
+    if upgrade.path == "/refused":
+        raise Refused("unauthenticated", "give a token")
+    if upgrade.path == "/gate-raises":
+        raise RuntimeError("secret words")
+
+    async def ticks(connection: Connection) -> None:
+        if upgrade.path == "/raises":
+            raise RuntimeError("secret words")
+        await connection.send(
+            json.dumps({"path": upgrade.path, "query": upgrade.query})
+        )
+        while upgrade.path == "/flood" and not draining.is_set():
+            await connection.send(b"x" * 8000)
+        with trio.move_on_after(60):
+            await draining.wait()
+        await connection.close(1012, "shutting_down")
+
+    return ticks
+
+
+async def guarded(draining: trio.Event, options: dict[str, float]) -> None:
+    http_sockets = open_sockets([TcpAddress("127.0.0.1", 0)])
+    websocket_sockets = open_sockets([TcpAddress("127.0.0.1", 0)])
+    http_limits = HttpLimits(
+        connections=int(options.get("connections", 2048)),
+        head_s=options.get("head_s", 10),
+        idle_s=options.get("idle_s", 15),
+        stall_s=options.get("stall_s", 10),
+        linger_s=0.5,
+        abandon_s=1,
+    )
+    websocket_limits = WebSocketLimits(
+        connections=int(options.get("connections", 4096)),
+        stall_s=options.get("stall_s", 10),
+        close_s=0.5,
+        linger_s=0.5,
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(
+            partial(
+                serve_http,
+                make_app(draining),
+                [listening.socket for listening in http_sockets],
+                draining=draining,
+                graceful_s=1,
+                limits=http_limits,
+            )
+        )
+        await nursery.start(
+            partial(
+                serve_websocket,
+                [listening.socket for listening in websocket_sockets],
+                partial(gate, draining),
+                draining=draining,
+                handshake_s=options.get("head_s", 5),
+                limits=websocket_limits,
+            )
+        )
+        ready(http_sockets[0].address.port, websocket_sockets[0].address.port)
+        await draining.wait()
+        nursery.cancel_scope.deadline = trio.current_time() + 2
+
+
+async def stock(draining: trio.Event, options: dict[str, float]) -> None:
+    config = Config()
+    config.accesslog = config.errorlog = None
+    config.graceful_timeout = 1
+    config.bind = ["127.0.0.1:0"]
+
+    async def ticks(opening: trio_websocket.WebSocketRequest) -> None:
+        connection = await opening.accept()
+        await connection.send_message("hello")
+        await draining.wait()
+
+    async with trio.open_nursery() as nursery:
+        binds = await nursery.start(
+            partial(
+                hypercorn.trio.serve,
+                make_app(draining),
+                config,
+                shutdown_trigger=draining.wait,
+            )
+        )
+        server = await nursery.start(
+            trio_websocket.serve_websocket, ticks, "127.0.0.1", 0, None
+        )
+        ready(int(binds[0].rpartition(":")[2]), server.port)
+        await draining.wait()
+        nursery.cancel_scope.deadline = trio.current_time() + 2
+
+
+def ready(http: int, websocket: int) -> None:
+    print(
+        json.dumps({"pid": os.getpid(), "http": http, "websocket": websocket}),
+        flush=True,
+    )
+
+
+async def main(variant: str, options: dict[str, float]) -> None:
+    draining = trio.Event()
+    async with trio.open_nursery() as nursery:
+
+        async def end_on_signal(task_status: trio.TaskStatus[None]) -> None:
+            with trio.open_signal_receiver(signal.SIGTERM) as signals:
+                task_status.started()
+                async for _ in signals:
+                    draining.set()
+                    return
+
+        await nursery.start(end_on_signal)
+        await {"guarded": guarded, "stock": stock}[variant](draining, options)
+
+
+if __name__ == "__main__":
+    logging.disable(
+        logging.ERROR
+    )  # quart reports each exception of a view; that is no failure here
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    given = dict(argument.split("=") for argument in sys.argv[2:])
+    trio.run(main, sys.argv[1], {name: float(value) for name, value in given.items()})

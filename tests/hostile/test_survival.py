@@ -1,0 +1,47 @@
+"""Whatever a client sends, the process lives, serves others, gives back its descriptors, and ends."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+
+from tests.hostile.clients import Client
+from tests.hostile.heads import heads
+from tests.hostile.http_clients import http_clients
+from tests.hostile.process import Server
+from tests.hostile.websocket_clients import websocket_clients
+
+pytestmark = pytest.mark.prove
+
+CLIENTS = [*heads(), *http_clients(), *websocket_clients()]
+
+
+@pytest.fixture(scope="module")
+def outcomes(request: pytest.FixtureRequest):
+    """Every selected client's run, several at a time: most of each is waiting."""
+    chosen = {
+        item.callspec.params["client"].id: item.callspec.params["client"]
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+        if "client" in item.callspec.params and item.fspath == request.fspath
+    }
+    with ThreadPoolExecutor(6) as pool:
+        yield {name: pool.submit(_survive, client) for name, client in chosen.items()}
+
+
+def _survive(client: Client) -> None:
+    with Server("guarded", client.options) as server:
+        received = client.attack(server.port[client.listener])
+        assert server.alive
+        assert (received or b"").startswith(client.expect), received
+        server.check_health()
+        server.check_descriptors()
+        server.check_log(server.terminate())
+
+
+@pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.id)
+def test_survives(client: Client, outcomes: dict[str, Future[None]]) -> None:
+    outcomes[client.id].result()
+
+
+def test_every_client_has_a_name_of_its_own() -> None:
+    assert len({client.id for client in CLIENTS}) == len(CLIENTS) >= 60

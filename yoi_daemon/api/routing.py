@@ -1,0 +1,140 @@
+"""How a route is made: it cannot be, without saying who may use it."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Literal, TypeVar, cast
+
+import msgspec
+from quart import Response
+from quart import request as quart_request
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTimeout
+
+from yoi_daemon.daemon.daemon import Daemon
+from yoi_daemon.front.access import Principal, Scope
+from yoi_daemon.model.errors import Refused
+from yoi_daemon.model.problem import CONTENT_TYPE
+
+T = TypeVar("T")
+
+Access = Scope | Literal["public", "signed"]
+"""A scope that the token must have; `public` tells nothing that matters; `signed` checks a signature."""
+
+MAX_BODY_BYTES = 1_048_576
+BODY_TIMEOUT_S = 30
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A status and a public value, encoded as JSON."""
+
+    value: Any
+    status: int = 200
+
+
+class Call:
+    """One authorised request, as handlers see it."""
+
+    def __init__(self, daemon: Daemon, params: Mapping[str, str], principal: Principal | None) -> None:
+        self.daemon = daemon
+        self.params = params
+        self.principal = principal
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The request's headers, names in lower case."""
+        return {name.lower(): value for name, value in quart_request.headers.items()}
+
+    async def body(self) -> bytes:
+        """The exact bytes. Raises `Refused`: `payload_too_large`, `request_timeout`."""
+        try:
+            data = cast(bytes, await quart_request.get_data(as_text=False))
+        except RequestEntityTooLarge as error:
+            raise Refused(
+                "payload_too_large", "the body is larger than this daemon takes", max_bytes=MAX_BODY_BYTES
+            ) from error
+        except RequestTimeout as error:
+            raise Refused(
+                "request_timeout", f"the body did not arrive within {BODY_TIMEOUT_S} s"
+            ) from error
+        return data
+
+    async def json_bytes(self) -> bytes:
+        """The body of a request that says it is JSON. Raises `Refused` (`unsupported_media_type`)."""
+        kind = quart_request.mimetype
+        if kind != "application/json":
+            raise Refused("unsupported_media_type", "send Content-Type: application/json")
+        return await self.body()
+
+    async def json(self, kind: type[T]) -> T:
+        """The body as `kind`. Raises `Refused` (`invalid_request`) with the place of the fault."""
+        data = await self.json_bytes()
+        try:
+            return msgspec.json.decode(data, type=kind)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise Refused("invalid_request", f"the body does not fit: {error}") from error
+
+    def query(self, **defaults: Any) -> dict[str, Any]:
+        """The query's parameters, integers where the default is one. Raises `Refused` (`invalid_request`)."""
+        given = quart_request.args
+        unknown = set(given) - set(defaults)
+        if unknown:
+            known = ", ".join(sorted(defaults)) or "none"
+            raise Refused("invalid_request", f"unknown parameter; this route has {known}")
+        values = dict(defaults)
+        for name in given:
+            texts = given.getlist(name)
+            if len(texts) > 1:
+                raise Refused("invalid_request", f"{name} is given twice")
+            values[name] = _number(name, texts[0]) if isinstance(defaults[name], int) else texts[0]
+        return values
+
+
+Handler = Callable[[Call], Awaitable[Answer]]
+
+
+class Route(msgspec.Struct, frozen=True):
+    """One method of one path. `rule` names its parameters in angle brackets."""
+
+    method: Literal["GET", "POST", "DELETE"]
+    rule: str
+    access: Access
+    handler: Handler
+
+
+def answer_json(answer: Answer, request_id: str) -> Response:
+    """An answer on the wire."""
+    response = Response(
+        msgspec.json.encode(answer.value), status=answer.status, content_type="application/json"
+    )
+    response.headers["X-Request-Id"] = request_id
+    return response
+
+
+def answer_problem(body: dict[str, Any], request_id: str) -> Response:
+    """A problem on the wire."""
+    response = Response(msgspec.json.encode(body), status=body["status"], content_type=CONTENT_TYPE)
+    response.headers["X-Request-Id"] = request_id
+    if (after_s := body.get("retry_after_s")) is not None:
+        response.headers["Retry-After"] = str(max(1, round(after_s)))
+    if body["status"] == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def refusal_of(error: HTTPException) -> Refused:
+    """What the web framework refuses by itself, in our words."""
+    match error.code:
+        case 404:
+            return Refused("route_not_found", "there is nothing at this path; the README lists the routes")
+        case 405:
+            return Refused("method_not_allowed", "this path has other methods")
+        case 413:
+            return Refused("payload_too_large", "the body is larger than this daemon takes")
+        case 408:
+            return Refused("request_timeout", "the body did not arrive in time")
+        case _:
+            return Refused("invalid_request", "the request cannot be read")
+
+
+def _number(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9):
+        raise Refused("invalid_request", f"{name}: expected a whole number")
+    return int(text)

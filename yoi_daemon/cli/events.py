@@ -1,0 +1,60 @@
+"""`yoi-daemon events`: follow what happens, one line an event, until Ctrl-C."""
+
+import click
+import trio
+
+from yoi_daemon.cli.addresses import WorkerAddress, parse_worker
+from yoi_daemon.cli.exits import ExtraMissing
+from yoi_daemon.cli.options import Client, client_options
+
+_EXTRA = frozenset({"trio_websocket", "wsproto"})
+
+
+@click.command()
+@click.option(
+    "--from",
+    "cursor",
+    metavar="CURSOR|earliest|latest",
+    default="latest",
+    show_default=True,
+    help="Begin after this event.",
+)
+@click.option(
+    "--worker", metavar="[RUNTIME/]ID", callback=parse_worker, help="Only this worker's events."
+)
+@click.option("--plugin", metavar="ID", help="Only this plugin's events.")
+@click.option("--kind", "kinds", metavar="PREFIX", multiple=True, help="Only such kinds.")
+@client_options
+def events(
+    options: Client,
+    cursor: str,
+    worker: WorkerAddress | None,
+    plugin: str | None,
+    kinds: tuple[str, ...],
+) -> None:
+    """Follow what happens, one line an event; resumes by itself when the daemon restarts.
+
+    With --json each line is the event as the daemon sent it. Ctrl-C ends it, with exit code 0.
+    """
+    if worker is not None and plugin is not None:
+        raise click.UsageError("--worker and --plugin are two scopes: give one of them")
+    try:
+        # Not at the top: the package works without the extra, and so does this command's --help.
+        from yoi_daemon.cli.follow import Follow, line_writer, scope_path  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRA:
+            raise
+        raise ExtraMissing(
+            "following events needs an extra that is not installed; run "
+            "pip install 'yoi-daemon[observe]'"
+        ) from error
+    follow = Follow(
+        options, scope_path(worker, plugin), kinds, line_writer(as_json=options.as_json)
+    )
+    try:
+        trio.run(follow.run, cursor)
+    except KeyboardInterrupt:
+        pass  # how following is meant to end
+    except BaseExceptionGroup as group:
+        if group.split(KeyboardInterrupt)[1] is not None:
+            raise

@@ -1,0 +1,88 @@
+"""What each error means to a shell: its exit code, and what to tell the person who typed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from yoi_daemon.model.errors import (
+    Code,
+    ConfigurationError,
+    NotAllowed,
+    Refused,
+    StorageFailed,
+    Unreachable,
+    YoiError,
+)
+
+REFUSED = 1
+USAGE = 2
+UNREACHABLE = 69  # EX_UNAVAILABLE of sysexits.h, as the others from 64 on
+STORAGE = 74  # EX_IOERR
+NOT_ALLOWED = 77  # EX_NOPERM
+CONFIGURATION = 78  # EX_CONFIG
+INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
+
+_NOT_ALLOWED_CODES: frozenset[Code] = frozenset({"unauthenticated", "forbidden"})
+
+_ADVICE: Mapping[Code, str] = {
+    "unauthenticated": "use this daemon's own token: --state DIR finds it, --token-file names it",
+    "plugin_not_found": "'yoi-daemon plugin list' shows the plugins",
+    "ingress_not_found": "'yoi-daemon plugin show PLUGIN' shows its ingresses",
+    "worker_not_found": "'yoi-daemon worker list' shows the workers",
+    "profile_not_found": "builtin:echo is always there; others stand in yoi-daemon.toml",
+    "cursor_expired": "begin again with --from earliest",
+    "cursor_unknown": "begin again with --from earliest",
+    "service_failed": "'yoi-daemon plugin show PLUGIN' shows the reason",
+    "service_unavailable": "'yoi-daemon plugin show PLUGIN' shows the reason",
+}
+
+
+class ExtraMissing(YoiError):
+    """An optional part is not installed; the message has the command that installs it."""
+
+
+def exit_code(error: YoiError) -> int:
+    """The process's exit code for an error that ended a command."""
+    match error:
+        case ConfigurationError() | ExtraMissing():
+            return CONFIGURATION
+        case NotAllowed():
+            return NOT_ALLOWED
+        case StorageFailed():
+            return STORAGE
+        case Unreachable():
+            return UNREACHABLE
+        case Refused():
+            return NOT_ALLOWED if error.code in _NOT_ALLOWED_CODES else REFUSED
+        case _:
+            return REFUSED
+
+
+def explain(error: YoiError) -> str:
+    """The error for a person: what happened, and what to do next."""
+    if not isinstance(error, Refused):
+        return str(error)
+    lines = [str(error)]
+    if error.retry_after_s is not None:
+        lines.append(f"try again in {error.retry_after_s:g} s")
+    elif advice := _ADVICE.get(error.code):
+        lines.append(advice)
+    return "\n  ".join(lines)
+
+
+def facts(error: YoiError) -> dict[str, Any]:
+    """The error for a program: `message` and `exit_code`, and what its kind adds."""
+    known: dict[str, Any] = {"exit_code": exit_code(error), "message": str(error)}
+    match error:
+        case Refused():
+            known.update(error.fields)
+            known.update(code=error.code, message=error.detail)
+            if error.retry_after_s is not None:
+                known["retry_after_s"] = error.retry_after_s
+        case ConfigurationError():
+            known["faults"] = [
+                {"file": f.file, "line": f.line, "key": f.key, "expected": f.expected}
+                for f in error.faults
+            ]
+        case _:
+            pass
+    return known

@@ -1,0 +1,169 @@
+"""Following the stream for a person: what is written, and what is said on standard error."""
+
+import sys
+from collections.abc import Callable, Sequence
+from urllib.parse import urlsplit
+
+import click
+import msgspec
+from rich.console import Console
+from rich.text import Text
+
+from yoi_daemon.cli.addresses import WorkerAddress
+from yoi_daemon.cli.options import Client
+from yoi_daemon.cli.output import local_time, note, printable
+from yoi_daemon.cli.views import Answer, Status, view
+from yoi_daemon.client.endings import Backoff, StreamRefused
+from yoi_daemon.client.locate import Location
+from yoi_daemon.client.messages import Cut, End, Gap, Hello
+from yoi_daemon.client.rest import open_daemon_client
+from yoi_daemon.client.stream import Message, plugin_path, subscribe, worker_path
+from yoi_daemon.model.errors import Unreachable
+from yoi_daemon.model.events import ObservationEvent
+
+BACKOFF = Backoff(first_s=0.25, cap_s=3.0)
+"""A person waits: shorter than a program's, which keeps a thousand of them apart."""
+
+_LOST_POSITION = frozenset({"cursor_expired", "cursor_unknown"})
+_FOREIGN_EPOCH = frozenset({"epoch_changed", "foreign_epoch"})
+
+
+def scope_path(worker: WorkerAddress | None, plugin_id: str | None) -> str:
+    """The stream's path for one worker, one plugin, or everything."""
+    if worker is not None:
+        return worker_path(worker.runtime_id, worker.worker_id)
+    return "/v1/events" if plugin_id is None else plugin_path(plugin_id)
+
+
+class Follow:
+    """One `events` command: where it is connected, and what the person was told of it."""
+
+    def __init__(
+        self,
+        options: Client,
+        path: str,
+        kinds: Sequence[str],
+        write: Callable[[ObservationEvent], None],
+    ) -> None:
+        self._options = options
+        self._path = path
+        self._kinds = kinds
+        self._write = write
+        self._where = ("", "")
+        self._greeted = False
+        self._cut = False
+
+    async def run(self, cursor: str) -> None:
+        """Follows until `end`. Raises what ends it otherwise."""
+        await self._find()
+        while True:
+            try:
+                async with subscribe(
+                    *self._where,
+                    cursor=cursor,
+                    kinds=self._kinds,
+                    path=self._path,
+                    relocate=self._find,
+                    patient=self._greeted,
+                    backoff=BACKOFF,
+                ) as subscription:
+                    async for message in subscription:
+                        self._handle(message)
+                return
+            except StreamRefused as refused:
+                if not self._greeted or refused.code not in _LOST_POSITION:
+                    raise
+                note(_lost(refused))
+                cursor = "earliest"
+
+    async def _find(self) -> tuple[str, str]:
+        location = self._options.location()
+        self._where = (location.observe or await _ask_for_stream(location), location.token)
+        return self._where
+
+    def _handle(self, message: Message) -> None:
+        match message:
+            case ObservationEvent():
+                self._write(message)
+            case Cut():
+                if not self._cut:
+                    note(f"cut off: {message.reason}; trying again")
+                self._cut = True
+            case Hello():
+                if self._cut:
+                    note("connected again")
+                self._greeted, self._cut = True, False
+            case Gap():
+                note(f"events were lost: {msgspec.json.encode(message.body).decode()}")
+            case End():
+                note(f"the end: {msgspec.json.encode(message.body).decode()}")
+            case _:
+                pass  # bookmarks, and what a later version may say
+
+
+def line_writer(*, as_json: bool) -> Callable[[ObservationEvent], None]:
+    """How an event becomes a line: JSON, coloured and cut to the terminal's width, or plain."""
+    if as_json:
+        return _write_json
+    if not sys.stdout.isatty():
+        return _write_plain
+    console = Console(highlight=False)
+
+    def write(event: ObservationEvent) -> None:
+        line = Text.assemble(
+            (local_time(event.time), "dim"),
+            " ",
+            (printable(event.kind), "bold cyan"),
+            (_ids(event), "green"),
+            " ",
+            _data(event),
+        )
+        console.print(line, no_wrap=True, overflow="ellipsis", crop=True)
+
+    return write
+
+
+def _write_json(event: ObservationEvent) -> None:
+    # The frame's own `type` is the envelope's, not the event's.
+    fields = msgspec.structs.asdict(event)
+    shown = {name: value for name, value in fields.items() if value is not None or name == "data"}
+    click.echo(msgspec.json.encode(shown).decode())
+
+
+def _write_plain(event: ObservationEvent) -> None:
+    click.echo(f"{printable(event.time)} {printable(event.kind)}{_ids(event)} {_data(event)}")
+
+
+def _ids(event: ObservationEvent) -> str:
+    worker = None if event.worker_id is None else f"{event.runtime_id}/{event.worker_id}"
+    named = {"plugin": event.plugin_id, "worker": worker, "correlation": event.correlation_id}
+    return "".join(f" {name}={printable(value)}" for name, value in named.items() if value)
+
+
+def _data(event: ObservationEvent) -> str:
+    return printable(msgspec.json.encode(event.data).decode())
+
+
+def _lost(refused: StreamRefused) -> str:
+    if refused.reason in _FOREIGN_EPOCH:
+        return (
+            "the daemon has begun a new log: events before its restart are gone; "
+            "going on from the earliest"
+        )
+    return "events since the last one shown have left the log; going on from the earliest there is"
+
+
+async def _ask_for_stream(location: Location) -> str:
+    async with open_daemon_client(location) as daemon:
+        observe = view(await daemon.get("/api/status", Answer), Status).observe
+    if not observe.enabled or observe.url is None:
+        raise Unreachable(
+            f"the daemon at {location.api} offers no event stream; where it is installed run "
+            "pip install 'yoi-daemon[observe]', see that [observe] enabled is not false, restart it"
+        )
+    parts = urlsplit(observe.url)
+    host = urlsplit(location.api).hostname
+    if parts.hostname in {"0.0.0.0", "::"} and host:
+        netloc = f"[{host}]" if ":" in host else host
+        return f"{parts.scheme}://{netloc}:{parts.port}"
+    return observe.url

@@ -1,0 +1,120 @@
+"""`yoi-daemon`: the commands, each loaded when it is called, and how errors leave the process."""
+
+import importlib
+import io
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
+
+import click
+
+from yoi_daemon.cli.exits import INTERRUPTED, USAGE, exit_code, explain, facts
+from yoi_daemon.model.errors import YoiError
+
+PROGRAM = "yoi-daemon"
+
+
+class LazyCommand(NamedTuple):
+    """Where a command lives, and the line that stands for it in the list of commands."""
+
+    module: str
+    attribute: str
+    summary: str
+
+
+COMMANDS: Mapping[str, LazyCommand] = {
+    "run": LazyCommand("run", "run", "Run the daemon in the foreground."),
+    "check": LazyCommand("check", "check", "Say everything that is wrong with the configuration."),
+    "status": LazyCommand("status", "status", "Say whether the daemon is well, and if not, who."),
+    "events": LazyCommand("events", "events", "Follow what happens, also across restarts."),
+    "ingress": LazyCommand("ingress", "ingress", "Feed an event to a plugin."),
+    "plugin": LazyCommand("plugin", "plugin", "List, show and make plugins."),
+    "worker": LazyCommand("worker", "worker", "List, make and talk to workers."),
+}
+"""Every command of `yoi-daemon`. The summaries stand here so that `--help` imports no command."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is called, not before."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order a newcomer needs them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command itself, imported now."""
+        lazy = COMMANDS.get(cmd_name)
+        if lazy is None:
+            return None
+        command = getattr(importlib.import_module(f"yoi_daemon.cli.{lazy.module}"), lazy.attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the list of commands without importing one."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, lazy.summary) for name, lazy in COMMANDS.items()])
+
+
+@click.command(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=(
+        "Exit codes: 0 done, 1 the daemon refused, 2 usage, 69 daemon not reachable, "
+        "74 storage failed, 77 not allowed, 78 configuration."
+    ),
+)
+@click.version_option(package_name=PROGRAM, prog_name=PROGRAM, message="%(prog)s %(version)s")
+def cli() -> None:
+    """One supervised process for plugins, agent workers and a resumable event stream."""
+
+
+def main() -> NoReturn:
+    """The entry point of the `yoi-daemon` script."""
+    for stream in (sys.stdout, sys.stderr):
+        # Names and texts come from elsewhere; an encoding must not make a traceback of one.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Runs one command line and gives its exit code; errors are written to standard error.
+
+    Faults of the program itself are not caught: their traceback is what a bug report needs.
+    """
+    try:
+        result: Any = cli.main(list(arguments), prog_name=PROGRAM, standalone_mode=False)
+    except click.Abort:
+        return INTERRUPTED
+    except click.UsageError as error:
+        error.show()
+        return USAGE
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except YoiError as error:
+        return _report(error, as_json="--json" in arguments)
+    except BaseExceptionGroup as group:
+        # Nurseries wrap what ended them. A group with anything else in it is a fault, and shows.
+        known, rest = group.split(YoiError)
+        if known is None or rest is not None:
+            raise
+        return _report(_first_leaf(known), as_json="--json" in arguments)
+    return result if isinstance(result, int) else 0
+
+
+def _report(error: YoiError, *, as_json: bool) -> int:
+    if as_json:
+        click.echo(json.dumps({"error": facts(error)}, default=str), err=True)
+    else:
+        click.echo(f"{PROGRAM}: {explain(error)}", err=True)
+    return exit_code(error)
+
+
+def _first_leaf(group: BaseExceptionGroup[YoiError]) -> YoiError:
+    error: YoiError | BaseExceptionGroup[YoiError] = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,91 @@
+"""The options that every command takes, gathered into one value before the command sees them."""
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import click
+import msgspec
+
+from yoi_daemon.client.locate import Location, check_url, locate, locate_by_url
+from yoi_daemon.model.directories import Directories, find_directories
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Common(msgspec.Struct, frozen=True, kw_only=True):
+    """`--config`, `--state` and `--json`, as given."""
+
+    config: str | None
+    state: str | None
+    as_json: bool
+
+    def directories(self) -> Directories:
+        """The directories these options and the environment name. Raises `ConfigurationError`."""
+        return find_directories(self.config, self.state, os.environ)
+
+
+class Client(Common, frozen=True, kw_only=True):
+    """The options of a command that talks to a running daemon."""
+
+    url: str | None
+    token_file: str | None
+
+    def location(self) -> Location:
+        """The daemon to talk to. Raises `Unreachable` or `NotAllowed`, saying what to do."""
+        if self.url is not None and self.token_file is not None:
+            return locate_by_url(self.url, self.token_file)
+        return locate(self.state, os.environ)
+
+
+_CONFIG = click.option("--config", metavar="DIR", help="Directory of the configuration.")
+_STATE = click.option("--state", metavar="DIR", help="Directory of the daemon's state.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+_URL = click.option("--url", metavar="URL", help="API of the daemon; wants --token-file.")
+_TOKEN_FILE = click.option("--token-file", metavar="FILE", help="File that holds the token.")
+
+
+def common_options(command: Callable[Concatenate[Common, P], R]) -> Callable[P, R]:
+    """Gives `command` a `Common` as its first argument."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> R:
+        common = Common(
+            config=kwargs.pop("config"), state=kwargs.pop("state"), as_json=kwargs.pop("as_json")
+        )
+        return command(common, *args, **kwargs)
+
+    return _CONFIG(_STATE(_JSON(wrapper)))
+
+
+def client_options(command: Callable[Concatenate[Client, P], R]) -> Callable[P, R]:
+    """Gives `command` a `Client` as its first argument."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> R:
+        client = Client(
+            config=kwargs.pop("config"),
+            state=kwargs.pop("state"),
+            as_json=kwargs.pop("as_json"),
+            url=kwargs.pop("url"),
+            token_file=kwargs.pop("token_file"),
+        )
+        _check(client)
+        return command(client, *args, **kwargs)
+
+    return _URL(_TOKEN_FILE(_CONFIG(_STATE(_JSON(wrapper)))))
+
+
+def _check(client: Client) -> None:
+    if (client.url is None) != (client.token_file is None):
+        raise click.UsageError("--url and --token-file are given together or not at all")
+    if client.url is None:
+        return
+    if client.state is not None:
+        raise click.UsageError("--state finds the daemon, --url names it: give one of them")
+    try:
+        check_url(client.url)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--url") from error

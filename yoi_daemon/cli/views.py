@@ -1,0 +1,170 @@
+"""The parts of the daemon's answers that tables show. Loose: other versions say more, or less."""
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from yoi_daemon.model.errors import Unreachable
+
+T = TypeVar("T")
+
+Answer = dict[str, Any]
+"""An answer as it came, for `--json`."""
+
+
+class View(msgspec.Struct, kw_only=True):
+    """The root of the views: every field but an id has a default, unknown ones are passed over."""
+
+
+class Reason(View):
+    """Why something is in its state."""
+
+    code: str = ""
+    message: str = ""
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, (self.code, self.message)))
+
+
+class Diagnostic(View):
+    """One thing an operator should know."""
+
+    code: str = ""
+    severity: str = ""
+    message: str = ""
+
+
+class Plugin(View):
+    """A row of `plugin list`."""
+
+    plugin_id: str
+    state: str = "?"
+    since: str = "-"
+    reason: Reason | None = None
+    restarts: int = 0
+    retry_at: str | None = None
+    queue_depth: int = 0
+    queue_capacity: int | None = None
+    oldest_waiting_s: float | None = None
+    critical: bool = False
+
+    @property
+    def queue(self) -> str:
+        """Depth and, where it is told, capacity."""
+        if self.queue_capacity is None:
+            return str(self.queue_depth)
+        return f"{self.queue_depth}/{self.queue_capacity}"
+
+
+class Worker(View):
+    """A row of `worker list`."""
+
+    runtime_id: str
+    worker_id: str
+    implementation_kind: str = "?"
+    label: str = ""
+    profile: str = ""
+    state: str = "?"
+    generation: int = 0
+    created_at: str = "-"
+    reason: Reason | None = None
+
+    @property
+    def address(self) -> str:
+        """`runtime_id/worker_id`, as the commands take it."""
+        return f"{self.runtime_id}/{self.worker_id}"
+
+
+class Runtime(View):
+    """A line of `status`."""
+
+    runtime_id: str
+    implementation_kind: str = "?"
+    status: str = "?"
+    diagnostics: list[Diagnostic] = []
+
+
+class Item(View):
+    """One item of a transcript."""
+
+    item_id: str = ""
+    role: str = "?"
+    text: str = ""
+    time: str = ""
+    truncated: bool = False
+    full_bytes: int | None = None
+
+
+class Transcript(View):
+    """A page of a transcript."""
+
+    items: list[Item] = []
+    before: str | None = None
+    after: str | None = None
+
+
+class Plugins(View):
+    """The answer of `GET /api/plugins`."""
+
+    items: list[Plugin]
+    next: str | None = None
+    diagnostics: list[Diagnostic] = []
+
+
+class Workers(View):
+    """The answer of `GET /api/workers`."""
+
+    items: list[Worker]
+    next: str | None = None
+    diagnostics: list[Diagnostic] = []
+
+
+class Store(View):
+    """Where accepted events are kept."""
+
+    kind: str = "?"
+    durable: bool = False
+    note: str = ""
+
+
+class Log(View):
+    """The log's window."""
+
+    epoch: str = ""
+    events: int | None = None
+    bytes: int | None = None
+
+
+class Observe(View):
+    """The stream's listener."""
+
+    enabled: bool = False
+    url: str | None = None
+    subscribers: int = 0
+
+
+class Status(View):
+    """The answer of `GET /api/status`."""
+
+    version: str = "?"
+    pid: int | None = None
+    ready: bool = False
+    not_ready: list[str] = []
+    uptime_s: float = 0
+    store: Store = msgspec.field(default_factory=Store)
+    log: Log = msgspec.field(default_factory=Log)
+    observe: Observe = msgspec.field(default_factory=Observe)
+    plugins: list[Plugin] = []
+    runtimes: list[Runtime] = []
+    diagnostics: list[Diagnostic] = []
+
+
+def view(answer: Any, kind: type[T]) -> T:
+    """`answer` as `kind`. Raises `Unreachable` where even the loose shape is not met."""
+    try:
+        return msgspec.convert(answer, kind)
+    except msgspec.ValidationError as error:
+        raise Unreachable(
+            f"the daemon's answer has another shape than this version reads ({error}); "
+            "use the yoi-daemon command of the daemon's own version, or --json"
+        ) from error

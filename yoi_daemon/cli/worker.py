@@ -1,0 +1,171 @@
+"""`yoi-daemon worker …`: the workers of every runtime, addressed as `[RUNTIME/]WORKER`."""
+
+import sys
+
+import click
+
+from yoi_daemon.cli.addresses import WorkerAddress, parse_worker
+from yoi_daemon.cli.listing import get_whole_list, write_diagnostics
+from yoi_daemon.cli.options import Client, client_options
+from yoi_daemon.cli.output import (
+    local_time,
+    printable,
+    write_json,
+    write_record,
+    write_table,
+)
+from yoi_daemon.cli.talking import talk
+from yoi_daemon.cli.views import Answer, Transcript, Workers, view
+from yoi_daemon.client.rest import Daemon, path_of
+from yoi_daemon.model.workers import EMBEDDED_RUNTIME_ID
+
+_RUNTIME = click.option(
+    "--runtime",
+    metavar="ID",
+    default=EMBEDDED_RUNTIME_ID,
+    show_default=True,
+    help="The runtime that makes it.",
+)
+
+
+@click.group()
+def worker() -> None:
+    """List, make and talk to workers."""
+
+
+@worker.command("list")
+@click.option("--runtime", metavar="ID", help="Only this runtime's workers.")
+@client_options
+def list_workers(options: Client, runtime: str | None) -> None:
+    """List the workers of every runtime, or of one."""
+    path = path_of("workers") if runtime is None else path_of("runtimes", runtime, "workers")
+    answer = talk(options, lambda daemon: get_whole_list(daemon, path))
+    if options.as_json:
+        write_json(answer)
+        return
+    told = view(answer, Workers)
+    write_table(
+        ("WORKER", "STATE", "PROFILE", "LABEL", "TURNS", "CREATED"),
+        [
+            (row.address, row.state, row.profile, row.label, row.generation, row.created_at)
+            for row in told.items
+        ],
+        empty="no workers; make one with 'yoi-daemon worker create --profile builtin:echo'",
+    )
+    write_diagnostics(told.diagnostics)
+
+
+@worker.command()
+@click.argument("address", metavar="WORKER", callback=parse_worker)
+@client_options
+def show(options: Client, address: WorkerAddress) -> None:
+    """Show one worker."""
+
+    async def get(daemon: Daemon) -> Answer:
+        return await daemon.get(address.path(), Answer)
+
+    _write(options, talk(options, get))
+
+
+@worker.command()
+@click.option("--profile", metavar="P", default="builtin:echo", show_default=True)
+@click.option("--label", metavar="L", default="", help="A name for people.")
+@click.option("--input", "text", metavar="TEXT", help="What to send it at once.")
+@_RUNTIME
+@click.option("--key", metavar="KEY", help="Idempotency key: the same key makes one worker.")
+@client_options
+def create(
+    options: Client, profile: str, label: str, text: str | None, runtime: str, key: str | None
+) -> None:
+    """Make a worker."""
+    body = {"profile": profile, "label": label} | ({} if text is None else {"input": text})
+
+    async def post(daemon: Daemon) -> Answer:
+        path = path_of("runtimes", runtime, "workers")
+        return await daemon.post(path, Answer, body=body, idempotency_key=key)
+
+    _write(options, talk(options, post))
+
+
+@worker.command()
+@click.argument("address", metavar="WORKER", callback=parse_worker)
+@click.argument("text")
+@click.option(
+    "--when-busy",
+    type=click.Choice(["reject", "queue", "interrupt"]),
+    help="What to do while it is at a turn.",
+)
+@click.option("--key", metavar="KEY", help="Idempotency key: the same key is sent once.")
+@client_options
+def send(
+    options: Client, address: WorkerAddress, text: str, when_busy: str | None, key: str | None
+) -> None:
+    """Send TEXT to a worker; '-' reads it from standard input."""
+    if text == "-":
+        text = sys.stdin.read()
+    body = {"text": text} | ({} if when_busy is None else {"when_busy": when_busy})
+
+    async def post(daemon: Daemon) -> Answer:
+        return await daemon.post(address.path("input"), Answer, body=body, idempotency_key=key)
+
+    _write(options, talk(options, post))
+
+
+@worker.command()
+@click.argument("address", metavar="WORKER", callback=parse_worker)
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many items.")
+@click.option("--max-bytes", type=click.IntRange(min=1), metavar="N", help="At most so much text.")
+@click.option("--before", metavar="ITEM", help="Items before this one.")
+@click.option("--after", metavar="ITEM", help="Items after this one.")
+@client_options
+def transcript(
+    options: Client,
+    address: WorkerAddress,
+    limit: int | None,
+    max_bytes: int | None,
+    before: str | None,
+    after: str | None,
+) -> None:
+    """Print a page of what a worker was told and said: the latest, unless told otherwise."""
+    params = {"limit": limit, "max_bytes": max_bytes, "before": before, "after": after}
+
+    async def get(daemon: Daemon) -> Answer:
+        return await daemon.get(address.path("transcript"), Answer, params=params)
+
+    answer = talk(options, get)
+    if options.as_json:
+        write_json(answer)
+        return
+    page = view(answer, Transcript)
+    if page.before is not None:
+        click.echo(f"(earlier items: --before {printable(page.before)})")
+    for item in page.items:
+        _write_item(local_time(item.time), item.role, item.text)
+        if item.truncated:
+            whole = "" if item.full_bytes is None else f" of {item.full_bytes} bytes"
+            click.echo(f"  (cut; --json --max-bytes N shows more{whole})")
+    if page.after is not None:
+        click.echo(f"(later items: --after {printable(page.after)})")
+    if not page.items:
+        click.echo("no items")
+
+
+def _write_item(time: str, role: str, text: str) -> None:
+    lines = printable(text, keep="\n\t").split("\n")
+    head = click.style(printable(role), bold=True)
+    click.echo(f"{printable(time)} {head}: {lines[0]}")
+    for line in lines[1:]:
+        click.echo(f"  {line}")
+
+
+def _write(options: Client, answer: Answer) -> None:
+    if options.as_json:
+        write_json(answer)
+        return
+    # A mutation answers with the worker and the cursor at which the change became visible.
+    record = answer.get("worker")
+    if isinstance(record, dict):
+        rest = {name: value for name, value in answer.items() if name != "worker"}
+        write_record({**record, **rest})
+    else:
+        write_record(answer)

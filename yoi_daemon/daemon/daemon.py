@@ -1,0 +1,179 @@
+"""The daemon's handle: everything the listeners answer from."""
+
+import importlib.metadata
+import os
+from collections.abc import Callable
+
+import msgspec
+import trio
+
+from yoi_daemon.eventlog.interface import EventLog
+from yoi_daemon.front.access import Tokens
+from yoi_daemon.model.directories import Directories
+from yoi_daemon.model.events import DaemonDraining, DaemonReady, Data, Draft
+from yoi_daemon.model.ids import IdSource
+from yoi_daemon.model.plugins import PluginRecord
+from yoi_daemon.model.settings import Settings
+from yoi_daemon.model.workers import Diagnostic, RuntimeSummary
+from yoi_daemon.plugins.host import PluginHost
+from yoi_daemon.registry.registry import Registry
+
+NOT_DURABLE = (
+    "kept in memory: accepted events, the log and workers are lost when the process ends"
+)
+
+
+class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Where things are kept, and in words what that does not promise."""
+
+    kind: str
+    durable: bool
+    note: str
+
+
+class LogStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The event log's window, as cursors and sizes."""
+
+    epoch: str
+    floor: str
+    head: str
+    head_seq: int
+    events: int
+    bytes: int
+    pending: int
+
+
+class ObserveStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The stream's listener."""
+
+    enabled: bool
+    url: str | None
+    subscribers: int
+
+
+class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Is it well, and if not, who?"""
+
+    version: str
+    pid: int
+    ready: bool
+    not_ready: tuple[str, ...]
+    uptime_s: float
+    store: StoreStatus
+    log: LogStatus
+    observe: ObserveStatus
+    plugins: tuple[PluginRecord, ...]
+    runtimes: tuple[RuntimeSummary, ...]
+    diagnostics: tuple[Diagnostic, ...]
+
+
+class Observed:
+    """What the stream's listener tells about itself."""
+
+    def __init__(self) -> None:
+        self.url: str | None = None
+        self.subscribers = 0
+
+
+class Daemon:
+    """One daemon. `draining` is set when it begins to stop; every long-lived answer watches it."""
+
+    def __init__(
+        self,
+        *,
+        directories: Directories,
+        settings: Settings,
+        tokens: Tokens,
+        ids: IdSource,
+        event_log: EventLog,
+        registry: Registry,
+        plugins: PluginHost,
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self.directories = directories
+        self.settings = settings
+        self.tokens = tokens
+        self.ids = ids
+        self.event_log = event_log
+        self.registry = registry
+        self.plugins = plugins
+        self.wall_clock = wall_clock
+        self.draining = trio.Event()
+        self.observed = Observed()
+        self._started_s = trio.current_time()
+        self._serves = False
+
+    @property
+    def version(self) -> str:
+        return version()
+
+    def note_ready(self) -> None:
+        """The listeners answer."""
+        self._serves = True
+        self.append("daemon.ready", DaemonReady(version=self.version))
+
+    def begin_draining(self) -> None:
+        """Readiness goes off; everything long-lived is asked to end."""
+        queued = sum(record.queue_depth for record in self.plugins.records())
+        self.append("daemon.draining", DaemonDraining(queued=queued))
+        self.draining.set()
+
+    def not_ready(self) -> tuple[str, ...]:
+        """Codes of what keeps the daemon from being ready; empty when it is."""
+        codes: list[str] = []
+        if not self._serves:
+            codes.append("starting")
+        if self.draining.is_set():
+            codes.append("draining")
+        codes.extend(f"plugin_failed:{name}" for name in self.plugins.unhealthy())
+        return tuple(codes)
+
+    def status(self) -> DaemonStatus:
+        """The whole, on one page."""
+        log = self.event_log
+        window = log.window()
+        codes = self.not_ready()
+        kind = self.settings.store.kind
+        return DaemonStatus(
+            version=self.version,
+            pid=os.getpid(),
+            ready=not codes,
+            not_ready=codes,
+            uptime_s=round(trio.current_time() - self._started_s, 1),
+            store=StoreStatus(
+                kind=kind, durable=log.durable, note="" if log.durable else NOT_DURABLE
+            ),
+            log=LogStatus(
+                epoch=log.cursors.epoch,
+                floor=log.cursors.encode(window.floor),
+                head=log.cursors.encode(window.head),
+                head_seq=window.head,
+                events=window.events,
+                bytes=window.bytes,
+                pending=log.statistics().pending,
+            ),
+            observe=ObserveStatus(
+                enabled=self.observed.url is not None,
+                url=self.observed.url,
+                subscribers=self.observed.subscribers,
+            ),
+            plugins=self.plugins.records(),
+            runtimes=self.registry.summaries(),
+            diagnostics=tuple(
+                Diagnostic(
+                    code="bad_plugin_file",
+                    severity="warning",
+                    message=f"plugins/{fault.file.rpartition('/')[2]}: {fault.expected}",
+                )
+                for fault in self.plugins.faults
+            ),
+        )
+
+    def append(self, kind: str, data: Data) -> int:
+        """Appends one of the daemon's own events."""
+        return self.event_log.append(Draft(kind=kind, data=data))
+
+
+def version() -> str:
+    """The installed version of this package."""
+    return importlib.metadata.version("yoi-daemon")

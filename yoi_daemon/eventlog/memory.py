@@ -1,0 +1,173 @@
+"""The event log in memory: the same interface and order of steps, without the promise to survive."""
+
+from collections.abc import Callable
+from typing import NoReturn
+
+import msgspec
+import trio
+
+from yoi_daemon.eventlog.interface import Entry, LogStatistics, Window
+from yoi_daemon.eventlog.ring import Ring
+from yoi_daemon.model.cursor import CursorCodec
+from yoi_daemon.model.errors import Refused, StorageFailed
+from yoi_daemon.model.events import MAX_EVENT_BYTES, Draft, ObservationEvent, format_time
+
+MAX_PENDING_BYTES = 16_777_216
+"""Numbered and not committed: 16 MiB, a quarter of the default window. Beyond it `room` waits."""
+
+_encoder = msgspec.json.Encoder()
+
+
+class MemoryEventLog:
+    """See `EventLog`. `run` is its writer: nothing is committed unless it runs."""
+
+    durable = False
+
+    def __init__(
+        self, epoch: str, ring: Ring, *, wall_clock: Callable[[], float], clock: Callable[[], float]
+    ) -> None:
+        self.cursors = CursorCodec(epoch)
+        self._ring = ring
+        self._wall_clock = wall_clock
+        self._clock = clock
+        self.appended = ring.head
+        self._commits = 0
+        self._pending: list[tuple[Entry, Callable[[], None] | None]] = []
+        self._pending_bytes = 0
+        self._worker_seqs: dict[tuple[str, str], int] = {}
+        self._wake = trio.Event()
+        self._turn = trio.Event()
+        self._closing = False
+        self._ended = False
+        self._failure: BaseException | None = None
+
+    @property
+    def head(self) -> int:
+        return self._ring.head
+
+    def append(self, draft: Draft, on_commit: Callable[[], None] | None = None) -> int:
+        if self._closing or self._ended:
+            self._raise_failed()
+        # What may refuse this one event is decided before it has a number.
+        data = _encode_data(draft)
+        worker = None
+        worker_seq = None
+        if draft.runtime_id is not None and draft.worker_id is not None:
+            worker = (draft.runtime_id, draft.worker_id)
+            worker_seq = self._worker_seqs.get(worker, 0) + 1
+            self._worker_seqs[worker] = worker_seq
+        seq = self.appended = self.appended + 1
+        frame = _encoder.encode(
+            ObservationEvent(
+                cursor=self.cursors.encode(seq),
+                seq=seq,
+                time=format_time(self._wall_clock()),
+                kind=draft.kind,
+                runtime_id=draft.runtime_id,
+                worker_id=draft.worker_id,
+                worker_seq=worker_seq,
+                plugin_id=draft.plugin_id,
+                correlation_id=draft.correlation_id,
+                data=data,
+            )
+        )
+        entry = Entry(seq, draft.kind, worker, draft.plugin_id, self._clock(), frame)
+        self._pending.append((entry, on_commit))
+        self._pending_bytes += len(frame)
+        self._wake.set()
+        return seq
+
+    async def committed(self, seq: int) -> None:
+        while self._ring.head < seq:
+            await self._next_turn()
+
+    async def wait_beyond(self, position: int) -> None:
+        while self._ring.head <= position:
+            await self._next_turn()
+
+    async def room(self) -> None:
+        while self._pending_bytes > MAX_PENDING_BYTES:
+            await self._next_turn()
+
+    def window(self) -> Window:
+        self._ring.evict()
+        return self._ring.window()
+
+    def read(self, position: int, max_bytes: int) -> list[Entry]:
+        return self._ring.read(position, max_bytes)
+
+    def forget_worker(self, runtime_id: str, worker_id: str) -> None:
+        self._worker_seqs.pop((runtime_id, worker_id), None)
+
+    def statistics(self) -> LogStatistics:
+        return LogStatistics(
+            appended=self.appended,
+            committed=self._ring.head,
+            pending=len(self._pending),
+            pending_bytes=self._pending_bytes,
+            evicted=self._ring.evicted,
+            commits=self._commits,
+            window=self._ring.window(),
+        )
+
+    def close(self) -> None:
+        """Tells the writer to leave once nothing is pending. Appending ends here."""
+        self._closing = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """The writer. It leaves when it was told to and has nothing pending, never by cancellation."""
+        # Shielded: it outlives its users, whose clean-up still appends while they are cancelled.
+        with trio.CancelScope(shield=True):
+            try:
+                while not self._closing or self._pending:
+                    while not self._pending and not self._closing:
+                        await self._wake.wait()
+                    self._wake = trio.Event()
+                    # The commit: with a store it is a thread's fsync, here one turn of the loop.
+                    await trio.lowlevel.checkpoint()
+                    self._announce()
+            except BaseException as error:
+                self._failure = error
+                raise
+            finally:
+                self._ended = True
+                self._turn.set()
+
+    def _announce(self) -> None:
+        """Shows what is committed, in order of number, in one stretch without a checkpoint."""
+        batch, self._pending = self._pending, []
+        self._pending_bytes = 0
+        self._commits += bool(batch)
+        for entry, _ in batch:
+            self._ring.push(entry)
+        for _, on_commit in batch:
+            if on_commit is not None:
+                on_commit()
+        turn, self._turn = self._turn, trio.Event()
+        turn.set()
+
+    async def _next_turn(self) -> None:
+        if self._ended:
+            self._raise_failed()
+        await self._turn.wait()
+
+    def _raise_failed(self) -> NoReturn:
+        raise StorageFailed("the event log is closed") from self._failure
+
+
+def _encode_data(draft: Draft) -> msgspec.Raw:
+    try:
+        data: bytes = _encoder.encode(draft.data)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise Refused(
+            "invalid_event", f"the data of {draft.kind} is not JSON: {error}", kind=draft.kind
+        ) from error
+    if len(data) > MAX_EVENT_BYTES:
+        raise Refused(
+            "payload_too_large",
+            f"the data of {draft.kind} is {len(data)} bytes; at most {MAX_EVENT_BYTES} are carried",
+            bytes=len(data),
+            max_bytes=MAX_EVENT_BYTES,
+        )
+    return msgspec.Raw(data)

@@ -1,0 +1,101 @@
+"""What a session of the stream sees of its connection. Free of any WebSocket library."""
+
+import struct
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from yoi_daemon.model.errors import YoiError
+
+
+class ConnectionGone(YoiError):
+    """The peer is gone, or the connection is closing: nothing more can be sent on it."""
+
+
+@dataclass(frozen=True)
+class UpgradeRequest:
+    """A request to open a stream, well-formed but not yet answered.
+
+    `path` is the target up to `?`, as it was sent (nothing is unquoted), and `query` what follows.
+    `headers` are in the order sent, names in lower case, values decoded as Latin-1. `peer` is
+    `ADDRESS:PORT`, or `unix`.
+    """
+
+    path: str
+    query: str
+    headers: Sequence[tuple[str, str]]
+    peer: str
+
+
+class Connection(Protocol):
+    """One open WebSocket connection, to write to. What the peer sends is read and dropped.
+
+    A `send` that is cancelled has sent its frame whole or not at all.
+    """
+
+    @property
+    def peer(self) -> str:
+        """`ADDRESS:PORT`, or `unix`."""
+        ...
+
+    @property
+    def unsent(self) -> int:
+        """Bytes accepted for this connection which the kernel has not yet taken."""
+        ...
+
+    async def send(self, data: bytes | str) -> None:
+        """Send one text frame; `data` is UTF-8. Waits while 64 KiB or more are unsent.
+
+        Raises `ConnectionGone`.
+        """
+        ...
+
+    async def send_frames(self, frames: bytes) -> None:
+        """Send whole frames made by `text_frame`, any number joined. Else as `send`."""
+        ...
+
+    def offer(self, frames: bytes) -> bool:
+        """Take `frames` (as for `send_frames`) without waiting: written at once if nothing is unsent.
+
+        True if the kernel took all; False if some of it is still unsent, in which case the
+        caller is to await `drained` before it offers more. Raises `ConnectionGone`.
+        """
+        ...
+
+    async def drained(self) -> None:
+        """Wait until nothing is unsent. Raises `ConnectionGone`."""
+        ...
+
+    async def close(self, code: int, reason: str) -> None:
+        """Send a Close frame behind what is unsent and await the peer's, with a deadline.
+
+        Never raises for a peer that is gone. Afterwards the connection is closed.
+        """
+        ...
+
+    async def wait_gone(self) -> None:
+        """Wait until the connection has closed, whoever began it."""
+        ...
+
+
+SessionHandler = Callable[[Connection], Awaitable[None]]
+Gate = Callable[[UpgradeRequest], Awaitable[SessionHandler]]
+
+
+def text_frame(payload: bytes) -> bytes:
+    """`payload` (UTF-8) as one unmasked, uncompressed text frame, RFC 6455 section 5.2.
+
+    A server's frame depends on nothing of the connection, so one frame serves every subscriber.
+    """
+    size = len(payload)
+    if size < 126:
+        return bytes((0x81, size)) + payload
+    if size < 1 << 16:
+        return struct.pack("!BBH", 0x81, 126, size) + payload
+    return struct.pack("!BBQ", 0x81, 127, size) + payload
+
+
+def close_frame(code: int, reason: str) -> bytes:
+    """A Close frame; `reason` is at most 123 bytes of UTF-8."""
+    payload = struct.pack("!H", code) + reason.encode()
+    return bytes((0x88, len(payload))) + payload

@@ -1,0 +1,448 @@
+"""The observation listener: trio-websocket on a stream of our own.
+
+trio-websocket sees one request only, which we compose after ours has read and checked the client's:
+so no byte of a client's head reaches it, and no extension (deflate) is ever offered to it.
+"""
+
+import re
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import h11
+import trio
+from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
+from wsproto.utilities import LocalProtocolError
+
+from yoi_daemon.front.accepting import (
+    close_gently,
+    log_faults,
+    peer_name,
+    random_request_id,
+    serve_connections,
+)
+from yoi_daemon.front.connection import (
+    ConnectionGone,
+    Gate,
+    SessionHandler,
+    UpgradeRequest,
+    close_frame,
+    text_frame,
+)
+from yoi_daemon.front.fragments import FragmentCounter, TooManyFragments
+from yoi_daemon.front.head import (
+    HEAD_BYTES,
+    HeadReader,
+    closing_response,
+    problem_response,
+)
+from yoi_daemon.front.outbox import Outbox
+from yoi_daemon.model.errors import Refused
+from yoi_daemon.model.problem import internal_problem
+
+_KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
+_CLOSE_OPCODE = 0x8
+_RECEIVE_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class WebSocketLimits:
+    """Bounds of one WebSocket listener; seconds and bytes."""
+
+    connections: int = 4096
+    head_bytes: int = HEAD_BYTES
+    message_bytes: int = 4096
+    """Of what a client sends, which is read and dropped; more is closed with 1009."""
+    stall_s: float = 10
+    """A write that makes no progress for so long ends the connection."""
+    close_s: float = 2
+    """For the peer's Close after ours."""
+    linger_s: float = 1
+    """For which a peer may go on sending after the end; see `close_gently`."""
+    send_buffer_bytes: int = 64 * 1024
+    """SO_SNDBUF (Linux doubles it). Left alone it grows to megabytes: events that were given up as
+    sent wait there unseen, with every pong and Close behind them."""
+
+
+async def serve_websocket(
+    sockets: Sequence[socket.socket],
+    gate: Gate,
+    *,
+    draining: trio.Event,
+    handshake_s: float = 5,
+    limits: WebSocketLimits | None = None,
+    new_request_id: Callable[[], str] = random_request_id,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve streams on `sockets` (listening, non-blocking; TCP or unix), which it closes.
+
+    For each well-formed upgrade request `gate` returns the handler of the session, or raises
+    `Refused`, which is answered instead of the 101. The handler is cancelled when its peer goes
+    away; when it returns the connection is closed with 1000, when it raises with 1011. Request and
+    gate together have `handshake_s` seconds.
+
+    After `draining` was set no more is accepted, and this returns when every handler has: they
+    watch `draining` themselves. Cancelled, it ends them by force, with a Close 1012 where that
+    can be written at once. Raises nothing that a client or a handler caused.
+    """
+    listener = _Listener(gate, handshake_s, limits or WebSocketLimits(), new_request_id)
+    await serve_connections(
+        sockets,
+        listener.serve,
+        listener="observe",
+        most=listener.limits.connections,
+        draining=draining,
+        task_status=task_status,
+    )
+
+
+class _Listener:
+    """What the connections of one listener share."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        handshake_s: float,
+        limits: WebSocketLimits,
+        new_request_id: Callable[[], str],
+    ) -> None:
+        self.limits = limits
+        self._gate = gate
+        self._handshake_s = handshake_s
+        self._new_request_id = new_request_id
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        with suppress(OSError):
+            stream.setsockopt(
+                socket.SOL_SOCKET, socket.SO_SNDBUF, self.limits.send_buffer_bytes
+            )
+        reader = HeadReader(self.limits.head_bytes, websocket=True)
+        peer = peer_name(stream)
+        admitted: _Admitted | bytes = b""
+        with trio.move_on_after(self._handshake_s) as opening:
+            admitted = await self._admit(stream, reader, peer)
+        if opening.cancelled_caught:
+            late = Refused(
+                "request_timeout", f"not opened within {self._handshake_s:g} s"
+            )
+            admitted = problem_response(late, self._new_request_id())
+        if isinstance(admitted, _Admitted):
+            # What came behind the head, before it may: kept for the frames it must be.
+            early = reader.trailing_data[0]
+            session = _Session(stream, peer, self.limits)
+            await session.run(admitted, early)
+        elif admitted:
+            await self._answer(stream, admitted)
+
+    async def _admit(
+        self, stream: trio.SocketStream, reader: HeadReader, peer: str
+    ) -> "_Admitted | bytes":
+        """The session to open, or the answer instead; none (empty) to a peer that is gone."""
+        try:
+            request = await _read_request(stream, reader)
+            if request is None:
+                return b""
+            key = _upgrade_key(request)
+            handler = await self._gate(_upgrade_request(request, peer))
+        except h11.RemoteProtocolError:
+            refused = reader.refused or Refused("invalid_request", "unreadable")
+            return problem_response(refused, self._new_request_id())
+        except _NoUpgrade as error:
+            extra = (("sec-websocket-version", "13"),)
+            return problem_response(error.refused, self._new_request_id(), extra)
+        except Refused as refused:
+            return problem_response(refused, self._new_request_id())
+        except Exception as error:  # noqa: BLE001 - told to the client, and logged
+            request_id = self._new_request_id()
+            log_faults("gate_failed", error, listener="observe", request_id=request_id)
+            return closing_response(500, internal_problem(request_id))
+        return _Admitted(key, handler)
+
+    async def _answer(self, stream: trio.SocketStream, answer: bytes) -> None:
+        with (
+            trio.move_on_after(self.limits.close_s),
+            suppress(trio.BrokenResourceError),
+        ):
+            await stream.send_all(answer)
+            await close_gently(stream, self.limits.linger_s)
+
+
+@dataclass(frozen=True)
+class _Admitted:
+    key: str
+    handler: SessionHandler
+
+
+class _NoUpgrade(Exception):
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.refused = Refused("invalid_request", detail)
+
+
+async def _read_request(
+    stream: trio.SocketStream, reader: HeadReader
+) -> h11.Request | None:
+    """The head of the one request of this connection; None if the peer goes before its end."""
+    while True:
+        event = reader.next_event()
+        if isinstance(event, h11.Request):
+            return event
+        if event is not h11.NEED_DATA:
+            return None
+        try:
+            data = await stream.receive_some(_RECEIVE_BYTES)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return None
+        if not data:
+            return None
+        reader.receive_data(data)
+
+
+def _upgrade_key(request: h11.Request) -> str:
+    """The handshake's key, if the request is one of RFC 6455 section 4.2.1."""
+    headers = {name: value.decode("latin-1") for name, value in request.headers}
+    if request.method != b"GET" or request.http_version != b"1.1":
+        raise _NoUpgrade("a stream is opened with GET and HTTP/1.1")
+    connection = {
+        token.strip() for token in headers.get(b"connection", "").lower().split(",")
+    }
+    if (
+        headers.get(b"upgrade", "").strip().lower() != "websocket"
+        or "upgrade" not in connection
+    ):
+        raise _NoUpgrade(
+            "this listener serves WebSocket streams: open one with a WebSocket client"
+        )
+    if headers.get(b"sec-websocket-version") != "13":
+        raise _NoUpgrade("the WebSocket version spoken here is 13")
+    if b"transfer-encoding" in headers or headers.get(b"content-length", "0") != "0":
+        raise _NoUpgrade("a request that opens a stream has no body")
+    key = headers.get(b"sec-websocket-key", "")
+    if not _KEY.fullmatch(key):
+        raise _NoUpgrade("sec-websocket-key must be 16 bytes in base64")
+    return key
+
+
+def _upgrade_request(request: h11.Request, peer: str) -> UpgradeRequest:
+    path, _, query = request.target.decode("ascii").partition("?")
+    headers = [
+        (name.decode("ascii"), value.decode("latin-1"))
+        for name, value in request.headers
+    ]
+    return UpgradeRequest(path, query, headers, peer)
+
+
+class _Transport(trio.abc.Stream):
+    """What trio-websocket takes for the socket: a composed request first, then the peer's frames.
+
+    Pongs and Close go out by the same outbox as events, so none of them cuts another in two.
+    """
+
+    def __init__(
+        self,
+        stream: trio.SocketStream,
+        outbox: Outbox,
+        limits: WebSocketLimits,
+        key: str,
+        early: bytes,
+    ) -> None:
+        self._stream = stream
+        self._outbox = outbox
+        self._limits = limits
+        self._head = (
+            "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
+        ).encode("ascii")
+        self._early = early
+        self._opened = trio.Event()
+        self._fragments = FragmentCounter()
+        self._receiving = trio.CancelScope()
+        self._close_begun = False
+        self._closed = trio.Event()
+        self.close_sent = False
+
+    def opened(self) -> None:
+        """The 101 is out: frames may pass. Earlier, wsproto would take them for HTTP and fail."""
+        self._opened.set()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        await trio.lowlevel.checkpoint()
+        if self._head:
+            head, self._head = self._head, b""
+            return head
+        await self._opened.wait()
+        if self._close_begun:
+            raise trio.ClosedResourceError
+        data, self._early = self._early, b""
+        if not data:
+            with trio.CancelScope() as self._receiving:
+                data = await self._stream.receive_some(max_bytes)
+            if self._receiving.cancelled_caught:
+                raise trio.ClosedResourceError
+        try:
+            self._fragments.feed(data)
+        except TooManyFragments:
+            self._outbox.put(close_frame(1009, "too many fragments"))
+            self.close_sent = True
+            raise trio.BrokenResourceError from None
+        return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        if self._outbox.lost:
+            raise trio.BrokenResourceError
+        if self._close_begun:
+            raise trio.ClosedResourceError
+        # wsproto gives one whole frame at a time; before the 101, `H` would look like a Close.
+        if self._opened.is_set() and data[0] & 0x0F == _CLOSE_OPCODE:
+            self.close_sent = True
+        self._outbox.put(bytes(data))
+        await self._outbox.room()
+        if self._outbox.lost:
+            raise trio.BrokenResourceError
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._outbox.room()
+
+    async def aclose(self) -> None:
+        """Write what is left, then close; at once when cancelled or the peer is lost."""
+        if self._close_begun:
+            await self._closed.wait()
+            return
+        self._close_begun = True
+        self._receiving.cancel()  # only one task may read, and from here it is `close_gently`
+        self._outbox.finish()
+        try:
+            with trio.move_on_after(self._limits.close_s):
+                await self._outbox.ended.wait()
+                if not self._outbox.lost:
+                    await close_gently(self._stream, self._limits.linger_s)
+        finally:
+            self._stream.socket.close()
+            self._closed.set()
+
+
+class _Session:
+    """An open connection: trio-websocket's reader, our writer, a drain, and the handler."""
+
+    def __init__(
+        self, stream: trio.SocketStream, peer: str, limits: WebSocketLimits
+    ) -> None:
+        self.peer = peer
+        self._stream = stream
+        self._limits = limits
+        self._outbox = Outbox(
+            stream,
+            stall_s=limits.stall_s,
+            on_lost=self._peer_gone,
+            descriptor=stream.socket.fileno(),
+        )
+        self._transport: _Transport
+        self._websocket: WebSocketConnection
+        self._handling = trio.CancelScope()
+        self._closing = False
+        self._gone = trio.Event()
+
+    async def run(self, admitted: _Admitted, early: bytes) -> None:
+        self._transport = _Transport(
+            self._stream, self._outbox, self._limits, admitted.key, early
+        )
+        # The peer may ping once we have sent Close; wsproto then fails (LocalProtocolError).
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._outbox.run)
+                # Nothing waits for the peer here: the request is ours, and the 101 fits the kernel.
+                request = await wrap_server_stream(
+                    nursery,
+                    self._transport,
+                    max_message_size=self._limits.message_bytes,
+                    receive_buffer_size=_RECEIVE_BYTES,
+                )
+                self._websocket = await request.accept()
+                self._transport.opened()
+                nursery.start_soon(self._discard_messages)
+                await self._handle(admitted.handler)
+                await self._transport.aclose()
+                nursery.cancel_scope.cancel()
+        except* (ConnectionClosed, LocalProtocolError):
+            pass
+        finally:
+            self._gone.set()
+
+    async def _handle(self, handler: SessionHandler) -> None:
+        try:
+            code, reason = await self._run_handler(handler)
+        except BaseException:
+            # Ended by force: no time to wait for anything, but one frame may still fit.
+            if not self._outbox.unsent:
+                self._outbox.put(close_frame(1012, "shutting_down"))
+            raise
+        await self.close(code, reason)
+
+    async def _run_handler(self, handler: SessionHandler) -> tuple[int, str]:
+        """Run the session; the Close that follows from how it ended."""
+        ended = 1000, ""
+        try:
+            with self._handling:
+                await handler(self)
+        except* ConnectionGone:
+            pass
+        except* Exception as group:  # noqa: BLE001 - told to the client, and logged
+            log_faults("session_failed", group, listener="observe")
+            ended = 1011, "internal"
+        return ended
+
+    async def _discard_messages(self) -> None:
+        """Take every message, or trio-websocket stops reading, pings and Close with it."""
+        with suppress(ConnectionClosed):
+            while True:
+                await self._websocket.get_message()
+        self._peer_gone()
+
+    def _peer_gone(self) -> None:
+        self._gone.set()
+        if not self._closing:
+            self._handling.cancel()
+
+    @property
+    def unsent(self) -> int:
+        return self._outbox.unsent
+
+    async def send(self, data: bytes | str) -> None:
+        await self.send_frames(
+            text_frame(data.encode() if isinstance(data, str) else data)
+        )
+
+    async def send_frames(self, frames: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        await self._outbox.room()
+        self._require_open()
+        self._outbox.put(frames)
+
+    def offer(self, frames: bytes) -> bool:
+        self._require_open()
+        self._outbox.put(frames)
+        return not self._outbox.unsent
+
+    async def drained(self) -> None:
+        await trio.lowlevel.checkpoint()
+        await self._outbox.room(1)
+        self._require_open()
+
+    def _require_open(self) -> None:
+        if self._closing or self._gone.is_set() or self._transport.close_sent:
+            raise ConnectionGone("the connection is closed or closing")
+
+    async def close(self, code: int, reason: str) -> None:
+        if self._closing:
+            await self._gone.wait()
+            return
+        self._closing = True
+        try:
+            with trio.move_on_after(self._limits.close_s), suppress(ConnectionClosed):
+                await self._websocket.aclose(code, reason)
+        finally:
+            self._gone.set()
+
+    async def wait_gone(self) -> None:
+        await self._gone.wait()

@@ -1,0 +1,268 @@
+"""From TOML text to settings, with every fault found at once and named by file, line and key."""
+
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin
+
+import msgspec
+
+from yoi_daemon.model.addresses import parse_listen
+from yoi_daemon.model.errors import ConfigFault, ConfigurationError
+from yoi_daemon.model.ids import PLUGIN_ID_RULE, is_plugin_id
+from yoi_daemon.model.settings import Listen, Settings
+
+ENVIRONMENT_PREFIX = "YOI__"
+ENVIRONMENT = "environment"
+
+Path = tuple[str, ...]
+DecodeHook = Callable[[type, Any], Any]
+
+
+class Faults:
+    """Collects what is wrong; `raise_if_any` ends the collecting."""
+
+    def __init__(self, file: str, text: str = "", overridden: Mapping[Path, str] | None = None) -> None:
+        self._file = file
+        self._lines = _key_lines(text)
+        self._overridden = overridden or {}
+        self._found: list[ConfigFault] = []
+
+    def add(self, path: Path, expected: str) -> None:
+        """Notes a fault at `path`; the line is that of the nearest key the text has."""
+        if (variable := self._overridden.get(path)) is not None:
+            self._found.append(ConfigFault(file=ENVIRONMENT, key=variable, expected=expected))
+            return
+        line = next(
+            (self._lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self._lines), None
+        )
+        self._found.append(
+            ConfigFault(file=self._file, key=".".join(path), expected=expected, line=line)
+        )
+
+    def raise_if_any(self) -> None:
+        """Raises `ConfigurationError` with all faults, in the order of the file."""
+        if self._found:
+            raise ConfigurationError(sorted(self._found, key=lambda f: (f.file, f.line or 0, f.key)))
+
+
+def parse_settings(text: str, file: str, environ: Mapping[str, str]) -> Settings:
+    """Settings from the text of a configuration file and `YOI__…` variables laid over it.
+
+    Raises `ConfigurationError` with every fault. Values are never part of a fault.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError([_syntax_fault(file, str(error))]) from error
+    overridden = _lay_over(table, environ)
+    faults = Faults(file, text, overridden)
+    settings = convert_table(table, Settings, (), faults)
+    if settings is not None:
+        _check_rules(settings, faults)
+    faults.raise_if_any()
+    assert settings is not None
+    return settings
+
+
+def convert_table(
+    table: Any, into: Any, path: Path, faults: Faults, dec_hook: DecodeHook | None = None
+) -> Any:
+    """`table` as the msgspec struct `into`, field by field, so that one fault does not hide another.
+
+    Gives None where a fault was noted. msgspec's own messages name a type, never a value.
+    """
+    if not is_table(table):
+        faults.add(path, f"expected a table, got {_toml_type(table)}")
+        return None
+    given = table
+    fields = {field.encode_name: field for field in msgspec.structs.fields(into)}
+    values: dict[str, Any] = {}
+    complete = True
+    for key in given.keys() - fields.keys():
+        faults.add((*path, key), f"unknown key; this table has {', '.join(sorted(fields)) or 'none'}")
+        complete = False
+    for key, field in fields.items():
+        if key not in given:
+            if field.required:
+                faults.add((*path, key), f"is missing; expected {_describe(field.type)}")
+                complete = False
+            continue
+        value = _convert_value(given[key], field.type, (*path, key), faults, dec_hook)
+        if value is _FAULTY:
+            complete = False
+        else:
+            values[field.name] = value
+    if not complete:
+        return None
+    try:
+        return into(**values)
+    except (ValueError, TypeError) as error:  # an author's __post_init__ refused
+        faults.add(path, str(error))
+        return None
+
+
+_FAULTY = object()
+
+
+def _convert_value(
+    value: Any, kind: Any, path: Path, faults: Faults, dec_hook: DecodeHook | None
+) -> Any:
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        converted = convert_table(value, kind, path, faults, dec_hook)
+        return _FAULTY if converted is None else converted
+    if get_origin(kind) is dict and is_table(value):
+        of = get_args(kind)[1]
+        if isinstance(of, type) and issubclass(of, msgspec.Struct):
+            tables = {
+                key: convert_table(item, of, (*path, key), faults, dec_hook)
+                for key, item in value.items()
+            }
+            return _FAULTY if None in tables.values() else tables
+    try:
+        converted = cast(Any, msgspec.convert(value, kind, dec_hook=dec_hook))
+    except msgspec.ValidationError as error:
+        message = str(error)
+        # msgspec quotes a value that is none of a Literal's; a fault never does.
+        quotes = message.startswith("Invalid enum value")
+        faults.add(path, f"expected {_describe(kind)}" if quotes else _lower_first(message))
+        return _FAULTY
+    return converted
+
+
+def _check_rules(settings: Settings, faults: Faults) -> None:
+    """What a type cannot say."""
+    for plugin_id, plugin in settings.plugins.items():
+        at = ("plugins", plugin_id)
+        if not is_plugin_id(plugin_id):
+            faults.add(at, f"is no plugin id; expected {PLUGIN_ID_RULE}")
+        for low, high in _ORDERED_KEYS:
+            if getattr(plugin, low) > getattr(plugin, high):
+                faults.add((*at, low), f"expected at most {high}")
+    for name in settings.profiles:
+        if not is_plugin_id(name):
+            faults.add(("profiles", name), "expected a name of a-z, 0-9 and _")
+    _check_listen(settings.api.listen, ("api", "listen"), faults)
+    _check_listen(settings.observe.listen, ("observe", "listen"), faults)
+
+
+_ORDERED_KEYS = (
+    ("event_bytes", "queue_bytes"),
+    ("dispatch_warn_s", "dispatch_timeout_s"),
+    ("start_warn_s", "start_timeout_s"),
+    ("retry_min_s", "retry_max_s"),
+    ("restart_min_s", "restart_max_s"),
+    ("quarantine_min_s", "quarantine_max_s"),
+)
+
+
+def listen_addresses(listen: Listen) -> list[str]:
+    """The one or several addresses of a `listen` key."""
+    return [listen] if isinstance(listen, str) else listen
+
+
+def _check_listen(listen: Listen, path: Path, faults: Faults) -> None:
+    addresses = listen_addresses(listen)
+    if not addresses:
+        faults.add(path, "expected at least one address")
+    for address in addresses:
+        try:
+            parse_listen(address)
+        except ValueError as error:
+            faults.add(path, str(error))
+
+
+def _lay_over(table: dict[str, Any], environ: Mapping[str, str]) -> dict[Path, str]:
+    """Puts `YOI__A__B=value` at a.b of `table`; gives which variable set which key.
+
+    A value is read as TOML where it is TOML, else as a string.
+    """
+    overridden: dict[Path, str] = {}
+    for variable in sorted(environ):
+        if not variable.startswith(ENVIRONMENT_PREFIX):
+            continue
+        path = tuple(variable[len(ENVIRONMENT_PREFIX) :].lower().split("__"))
+        at: Any = table
+        for key in path[:-1]:
+            at = at.setdefault(key, {}) if is_table(at) else None
+        if not is_table(at):
+            raise ConfigurationError(
+                [ConfigFault(file=ENVIRONMENT, key=variable, expected="goes below a key that is no table")]
+            )
+        at[path[-1]] = _toml_or_text(environ[variable])
+        overridden[path] = variable
+    return overridden
+
+
+def is_table(value: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether a TOML value is a table."""
+    return isinstance(value, dict)
+
+
+def _toml_or_text(text: str) -> Any:
+    if "\n" not in text:
+        try:
+            return tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            pass
+    return text
+
+
+_HEADER = re.compile(r"\s*\[([^\[\]]+)\]\s*(?:#.*)?$")
+_KEY = re.compile(r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*=""")
+_PART = re.compile(r"""[A-Za-z0-9_-]+|"[^"]*"|'[^']*'""")
+
+
+def _key_lines(text: str) -> dict[Path, int]:
+    """The line of each header and key. tomllib tells none; a key inside a multi-line value may shadow."""
+    lines: dict[Path, int] = {}
+    table: Path = ()
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := _HEADER.match(line):
+            table = _parts(header[1])
+            lines.setdefault(table, number)
+        elif key := _KEY.match(line):
+            lines.setdefault((*table, *_parts(key[1])), number)
+    return lines
+
+
+def _parts(dotted: str) -> Path:
+    return tuple(part.strip("\"'") for part in _PART.findall(dotted))
+
+
+_PLACE = re.compile(r" \(at line (\d+), column \d+\)$")
+
+
+def _syntax_fault(file: str, message: str) -> ConfigFault:
+    place = _PLACE.search(message)
+    return ConfigFault(
+        file=file,
+        key="",
+        # The message's place is our `line`; its text names characters, not values.
+        expected=f"is not TOML: {_lower_first(_PLACE.sub('', message))}",
+        line=int(place[1]) if place else None,
+    )
+
+
+def _toml_type(value: Any) -> str:
+    names = {bool: "a boolean", int: "an integer", float: "a float", str: "a string", list: "an array"}
+    return names.get(type(value), "a table" if is_table(value) else "a date or time")
+
+
+def _describe(kind: Any) -> str:
+    origin = get_origin(kind)
+    if origin is Literal:
+        return "one of " + ", ".join(f'"{choice}"' for choice in get_args(kind))
+    if origin is Annotated:
+        return _describe(get_args(kind)[0])
+    if origin is list:
+        return "an array of " + _describe(get_args(kind)[0])
+    if origin in (Union, UnionType):
+        return " or ".join(_describe(choice) for choice in get_args(kind) if choice is not NoneType)
+    names = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
+    return names.get(kind) or getattr(kind, "__name__", str(kind))
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]

@@ -1,0 +1,73 @@
+"""Where the daemon looks: configuration, state and secrets."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from yoi_daemon.model.errors import ConfigFault, ConfigurationError
+
+CONFIG_FILE = "yoi-daemon.toml"
+PROGRAM = "yoi-daemon"
+
+
+class Directories(msgspec.Struct, frozen=True):
+    """The three directories, absolute."""
+
+    config: Path
+    state: Path
+    secrets: Path
+
+    @property
+    def config_file(self) -> Path:
+        """The configuration file; it need not exist."""
+        return self.config / CONFIG_FILE
+
+    @property
+    def plugins(self) -> Path:
+        """Where plugin modules are dropped."""
+        return self.config / "plugins"
+
+    @property
+    def daemon_file(self) -> Path:
+        """Says, while the daemon runs, where it listens."""
+        return self.state / "daemon.json"
+
+    @property
+    def admin_token_file(self) -> Path:
+        """Holds the token made at first start."""
+        return self.state / "admin.token"
+
+
+def find_directories(
+    config: str | None, state: str | None, environ: Mapping[str, str]
+) -> Directories:
+    """The directories by flag, by systemd's variables, or by the XDG rules, in this order.
+
+    Raises `ConfigurationError` when a directory can be told neither way because HOME is unset.
+    """
+    state_path = _find("--state", state, environ, "STATE_DIRECTORY", "XDG_STATE_HOME", ".local/state")
+    credentials = environ.get("CREDENTIALS_DIRECTORY")
+    return Directories(
+        config=_find("--config", config, environ, "CONFIGURATION_DIRECTORY", "XDG_CONFIG_HOME", ".config"),
+        state=state_path,
+        secrets=Path(credentials) if credentials else state_path / "secrets",
+    )
+
+
+def _find(
+    flag: str, given: str | None, environ: Mapping[str, str], systemd: str, xdg: str, home: str
+) -> Path:
+    if given:
+        return Path(given).absolute()
+    # systemd separates several directories by colons; the first is ours.
+    if by_systemd := environ.get(systemd, "").split(":")[0]:
+        return Path(by_systemd)
+    base = environ.get(xdg, "")
+    if base.startswith("/"):  # the XDG rules ignore a relative path
+        return Path(base) / PROGRAM
+    if not environ.get("HOME"):
+        raise ConfigurationError(
+            [ConfigFault(file="environment", key="HOME", expected=f"is unset; set it, or give {flag} DIR")]
+        )
+    return Path(environ["HOME"]) / home / PROGRAM

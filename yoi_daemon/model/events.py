@@ -1,0 +1,262 @@
+"""Observation events: the catalogue of kinds with the shape of each `data`, and the envelope."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import msgspec
+
+from yoi_daemon.model.states import ServiceState, WorkerState
+
+MAX_EVENT_BYTES = 262_144
+"""An event's `data`, encoded, is at most 256 KiB; PRODUCT promise to subscribers."""
+
+AttemptOutcome = Literal[
+    "handled", "retry_scheduled", "dispatch_timeout", "handler_failed", "interrupted", "invalid_event"
+]
+"""How one attempt to handle an ingress event ended."""
+
+EventOutcome = Literal["handled", "dead_lettered", "dropped", "coalesced"]
+"""How an accepted ingress event itself ended."""
+
+
+class Reason(msgspec.Struct, frozen=True):
+    """Why something is in the state it is in: a stable code and a sentence."""
+
+    code: str
+    message: str
+
+
+class Data(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The root of every `data` shape below."""
+
+
+class DaemonReady(Data, frozen=True):
+    """`daemon.ready`: the listeners answer."""
+
+    version: str
+
+
+class DaemonDraining(Data, frozen=True):
+    """`daemon.draining`: the daemon began its shutdown."""
+
+    queued: int
+
+
+class DaemonReloaded(Data, frozen=True):
+    """`daemon.reloaded`: configuration and plugins were read again and taken."""
+
+    plugins: tuple[str, ...]
+
+
+class DaemonReloadRefused(Data, frozen=True):
+    """`daemon.reload_refused`: what was read was bad; everything goes on as before."""
+
+    faults: tuple[str, ...]
+
+
+class PluginState(Data, frozen=True):
+    """`plugin.state`: a service moved to another state."""
+
+    state: ServiceState
+    before: ServiceState
+    reason: Reason
+    restarts: int
+    retry_in_s: float | None = None
+
+
+class PluginGaveUp(Data, frozen=True):
+    """`plugin.gave_up`: too many restarts; the next is tried after a long pause."""
+
+    restarts: int
+    within_s: float
+    retry_in_s: float | None = None
+
+
+class PluginSlow(Data, frozen=True):
+    """`plugin.slow`: a start or a handler takes longer than its warning time."""
+
+    doing: str
+    elapsed_s: float
+    limit_s: float
+    event_id: str | None = None
+
+
+class PluginWedged(Data, frozen=True):
+    """`plugin.wedged`: a call outlived its deadline and its grace; the lane is sealed."""
+
+    doing: str
+    where: str
+    event_id: str | None = None
+
+
+class IngressAccepted(Data, frozen=True):
+    """`plugin.ingress.accepted`: an event was put on a service's queue."""
+
+    event_id: str
+    ingress: str
+    source: str
+    queue_depth: int
+    redelivery_of: str | None = None
+
+
+class IngressAttempt(Data, frozen=True):
+    """`plugin.ingress.handled` and its sisters: one attempt ended so."""
+
+    event_id: str
+    ingress: str
+    attempt: int
+    duration_ms: float
+    code: str | None = None
+    message: str | None = None
+    where: str | None = None
+    retry_in_s: float | None = None
+
+
+class IngressDead(Data, frozen=True):
+    """`plugin.ingress.dead_lettered`: no attempt is left; the event is kept for an operator."""
+
+    event_id: str
+    ingress: str
+    attempts: int
+    outcome: AttemptOutcome
+
+
+class IngressDropped(Data, frozen=True):
+    """`plugin.ingress.dropped` and `.coalesced`: newer events took the place of waiting ones.
+
+    At most one such event a second for each ingress; `count` says how many it stands for.
+    """
+
+    ingress: str
+    count: int
+    last_event_id: str
+
+
+class IngressUnfinished(Data, frozen=True):
+    """`plugin.ingress.unfinished`: the daemon stops and these accepted events are not handled."""
+
+    count: int
+    kept: bool
+
+
+class WorkerCreated(Data, frozen=True):
+    """`worker.created`: a worker can be addressed."""
+
+    profile: str
+    label: str
+    state: WorkerState
+
+
+class WorkerStateChanged(Data, frozen=True):
+    """`worker.state`: a worker moved to another state."""
+
+    state: WorkerState
+    before: WorkerState
+    generation: int
+    reason: Reason | None = None
+
+
+class WorkerInputAccepted(Data, frozen=True):
+    """`worker.input_accepted`: an input will be a turn of this worker."""
+
+    item_id: str
+    inbox_depth: int
+
+
+class WorkerTurnStarted(Data, frozen=True):
+    """`worker.turn.started`: the engine runs on an input."""
+
+    generation: int
+    item_id: str
+
+
+class WorkerItem(Data, frozen=True):
+    """`worker.item`: an item was appended to the transcript; `text` is cut at 8 KiB."""
+
+    item_id: str
+    role: str
+    text: str
+    truncated: bool
+    full_bytes: int
+
+
+class WorkerTurnFinished(Data, frozen=True):
+    """`worker.turn.finished`: the engine is done with the input."""
+
+    generation: int
+    outcome: Literal["completed", "cancelled", "failed"]
+    duration_ms: float
+    reason: Reason | None = None
+
+
+CATALOGUE: Mapping[str, type[Data]] = {
+    "daemon.ready": DaemonReady,
+    "daemon.draining": DaemonDraining,
+    "daemon.reloaded": DaemonReloaded,
+    "daemon.reload_refused": DaemonReloadRefused,
+    "plugin.state": PluginState,
+    "plugin.gave_up": PluginGaveUp,
+    "plugin.slow": PluginSlow,
+    "plugin.wedged": PluginWedged,
+    "plugin.ingress.accepted": IngressAccepted,
+    "plugin.ingress.handled": IngressAttempt,
+    "plugin.ingress.retry_scheduled": IngressAttempt,
+    "plugin.ingress.dispatch_timeout": IngressAttempt,
+    "plugin.ingress.handler_failed": IngressAttempt,
+    "plugin.ingress.interrupted": IngressAttempt,
+    "plugin.ingress.dead_lettered": IngressDead,
+    "plugin.ingress.dropped": IngressDropped,
+    "plugin.ingress.coalesced": IngressDropped,
+    "plugin.ingress.unfinished": IngressUnfinished,
+    "worker.created": WorkerCreated,
+    "worker.state": WorkerStateChanged,
+    "worker.input_accepted": WorkerInputAccepted,
+    "worker.turn.started": WorkerTurnStarted,
+    "worker.item": WorkerItem,
+    "worker.turn.finished": WorkerTurnFinished,
+}
+"""Every kind the daemon itself emits. A plugin's own kinds are `<plugin_id>.<name>`, any JSON."""
+
+
+class Draft(msgspec.Struct, frozen=True, kw_only=True):
+    """An event before the log gave it a number. `data` is a catalogue shape, or any JSON value."""
+
+    kind: str
+    data: Any
+    runtime_id: str | None = None
+    worker_id: str | None = None
+    plugin_id: str | None = None
+    correlation_id: str | None = None
+
+
+class ObservationEvent(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="event"
+):
+    """What a subscriber sees: one text frame, the same bytes for every subscriber."""
+
+    cursor: str
+    seq: int
+    time: str
+    kind: str
+    runtime_id: str | None = None
+    worker_id: str | None = None
+    worker_seq: int | None = None
+    plugin_id: str | None = None
+    correlation_id: str | None = None
+    data: Any
+
+
+def format_time(unix_s: float) -> str:
+    """Unix seconds as RFC 3339 in UTC with microseconds: `2026-01-02T03:04:05.000006Z`."""
+    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+
+
+def matches_kind(kind: str, prefix: str) -> bool:
+    """Whether `kind` is `prefix` or lies below it; `worker.` and `worker` both take `worker.x`.
+
+    Boundaries hold: `worker` never takes `workerx.y`.
+    """
+    if prefix.endswith("."):
+        return kind.startswith(prefix)
+    return kind == prefix or kind.startswith(prefix + ".")

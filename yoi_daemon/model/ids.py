@@ -1,0 +1,58 @@
+"""Identifiers: how they are made, and which names a plugin may have."""
+
+import os
+import re
+import time
+from collections.abc import Callable
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sorts as the number does
+_RANDOM_BITS = 80
+_PLUGIN_ID = re.compile(r"[a-z][a-z0-9_]{0,31}")
+
+RESERVED_PLUGIN_IDS = frozenset({"daemon", "log", "plugin", "runtime", "tool", "worker"})
+PLUGIN_ID_RULE = (
+    "a lower-case letter, then up to 31 of a-z, 0-9 and _, without __, "
+    f"and none of {', '.join(sorted(RESERVED_PLUGIN_IDS))}"
+)
+
+
+class IdSource:
+    """Makes identifiers that sort by the time they were made, also within one millisecond.
+
+    An identifier is `prefix_` and 26 characters: 48 bits of Unix milliseconds, 80 bits of chance.
+    When the clock stands still or steps back the chance part counts up instead, so that the order
+    holds for one source. `clock` gives Unix seconds, `random_bytes` so many random bytes.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.time,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._clock = clock
+        self._random_bytes = random_bytes
+        self._last = 0
+
+    def new(self, prefix: str) -> str:
+        """The next identifier, such as `evt_06f5…`."""
+        milliseconds = int(self._clock() * 1000)
+        if milliseconds > self._last >> _RANDOM_BITS:
+            chance = int.from_bytes(self._random_bytes(_RANDOM_BITS // 8), "big")
+            # The top bit is left free, so that counting up cannot run into the milliseconds.
+            self._last = milliseconds << _RANDOM_BITS | chance >> 1
+        else:
+            self._last += 1
+        number = self._last
+        return prefix + "_" + "".join(_ALPHABET[number >> shift & 31] for shift in _SHIFTS)
+
+
+_SHIFTS = range(125, -1, -5)
+
+
+def is_plugin_id(name: str) -> bool:
+    """Whether `name` may be a plugin's id (`PLUGIN_ID_RULE`)."""
+    return (
+        _PLUGIN_ID.fullmatch(name) is not None
+        and "__" not in name
+        and name not in RESERVED_PLUGIN_IDS
+    )

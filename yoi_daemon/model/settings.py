@@ -1,0 +1,134 @@
+"""The configuration's shape. Every number carries its unit in its key; every default is stated here."""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+Bytes = Annotated[int, Meta(ge=1024, le=1 << 40)]
+Listen = str | list[str]
+Grant = Literal["workers:read", "workers:command"]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The root of every table of the configuration: an unknown key is a fault."""
+
+
+class ApiSettings(Section, frozen=True):
+    """`[api]`: the REST listener."""
+
+    listen: Listen = "127.0.0.1:7420"
+    hosts: list[str] = []
+    origins: list[str] = []
+
+
+class ObserveSettings(Section, frozen=True):
+    """`[observe]`: the stream's listener, and the window of events that resume."""
+
+    enabled: bool | Literal["auto"] = "auto"
+    listen: Listen = "127.0.0.1:7421"
+    hosts: list[str] = []
+    origins: list[str] = []
+    heartbeat_s: Seconds = 15
+    max_subscribers: Count = 4096
+    window_events: Count = 100_000
+    window_bytes: Bytes = 67_108_864
+    window_age_s: Annotated[float, Meta(gt=0)] = 604_800
+
+
+class StoreSettings(Section, frozen=True):
+    """`[store]`: where accepted events and the log are kept."""
+
+    kind: Literal["memory"] = "memory"
+
+
+class DaemonSettings(Section, frozen=True):
+    """`[daemon]`: the process."""
+
+    stop_timeout_s: Annotated[float, Meta(ge=1, le=3600)] = 10
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class PluginHostSettings(Section, frozen=True):
+    """`[plugin_host]`: rules for all plugins."""
+
+    require_enable: bool = False
+
+
+class PluginSettings(Section, frozen=True):
+    """`[plugins.NAME]`: how the host treats one plugin; `config` is the author's own table."""
+
+    enabled: bool | None = None
+    critical: bool = False
+    isolation: Literal["inline"] = "inline"
+    grants: list[Grant] = []
+    config: dict[str, Any] = {}
+    # the lane
+    queue_events: Count = 256
+    queue_bytes: Bytes = 4_194_304
+    event_bytes: Bytes = 1_048_576
+    dispatch_timeout_s: Seconds = 30
+    dispatch_warn_s: Seconds = 5
+    dispatch_grace_s: Seconds = 5
+    # retries of an event
+    attempts: Annotated[int, Meta(ge=1, le=100)] = 3
+    retry_min_s: Seconds = 1
+    retry_max_s: Seconds = 30
+    # the service's life
+    start_timeout_s: Seconds = 30
+    start_warn_s: Seconds = 10
+    drain_s: Seconds = 10
+    cancel_s: Seconds = 5
+    stop_hook_s: Seconds = 5
+    status_timeout_s: Seconds = 1
+    restart: Literal["permanent", "transient", "temporary"] = "permanent"
+    restart_attempts: Annotated[int, Meta(ge=0, le=1000)] = 5
+    restart_window_s: Seconds = 300
+    restart_min_s: Seconds = 1
+    restart_max_s: Seconds = 60
+    restart_healthy_s: Seconds = 300
+    quarantine_min_s: Seconds = 300
+    quarantine_max_s: Seconds = 3600
+
+
+class ProfileSettings(Section, frozen=True):
+    """`[profiles.NAME]`: what a worker of this profile is made of."""
+
+    engine: Literal["echo"]
+
+
+class RuntimeSettings(Section, frozen=True):
+    """`[runtime]`: bounds of the embedded runtime."""
+
+    max_workers: Count = 1000
+    max_input_bytes: Bytes = 262_144
+    inbox_inputs: Annotated[int, Meta(ge=1, le=10_000)] = 16
+    transcript_items: Count = 10_000
+    transcript_bytes: Bytes = 16_777_216
+    retained_workers: Count = 1000
+    stop_grace_s: Seconds = 5
+    turn_timeout_s: Seconds = 3600
+
+
+class Settings(Section, frozen=True):
+    """The whole file."""
+
+    api: ApiSettings = ApiSettings()
+    observe: ObserveSettings = ObserveSettings()
+    store: StoreSettings = StoreSettings()
+    daemon: DaemonSettings = DaemonSettings()
+    plugin_host: PluginHostSettings = PluginHostSettings()
+    runtime: RuntimeSettings = RuntimeSettings()
+    plugins: dict[str, PluginSettings] = {}
+    profiles: dict[str, ProfileSettings] = {}
+
+    def for_plugin(self, plugin_id: str) -> PluginSettings:
+        """The settings of one plugin; the defaults where the file does not name it."""
+        return self.plugins.get(plugin_id) or PluginSettings()
+
+    def is_enabled(self, plugin_id: str) -> bool:
+        """Whether a module found under this id is to be loaded."""
+        enabled = self.for_plugin(plugin_id).enabled
+        return not self.plugin_host.require_enable if enabled is None else enabled

@@ -1,0 +1,53 @@
+"""The state machines, each a table. A transition that is not in the table is a bug and raises."""
+
+from collections.abc import Mapping
+from typing import Generic, Literal, TypeVar
+
+from yoi_daemon.model.errors import YoiError
+
+ServiceState = Literal["ready", "starting", "running", "stopping", "stopped", "failed"]
+WorkerState = Literal["idle", "running", "stopping", "stopped", "failed"]
+
+State = TypeVar("State", bound=str)
+
+SERVICE_TRANSITIONS: Mapping[ServiceState, frozenset[ServiceState]] = {
+    "ready": frozenset({"starting", "stopped", "failed"}),
+    "starting": frozenset({"running", "stopping", "failed"}),
+    "running": frozenset({"stopping", "failed"}),
+    "stopping": frozenset({"stopped", "failed"}),
+    "stopped": frozenset({"starting", "ready", "failed"}),
+    # To ready: a reload gave a plugin that has no service. To stopped: an operator ends the retries.
+    "failed": frozenset({"starting", "ready", "stopped", "failed"}),
+}
+
+WORKER_TRANSITIONS: Mapping[WorkerState, frozenset[WorkerState]] = {
+    "idle": frozenset({"running", "stopping", "stopped", "failed"}),
+    "running": frozenset({"idle", "stopping", "failed"}),
+    "stopping": frozenset({"stopped", "failed"}),
+    "stopped": frozenset(),
+    "failed": frozenset(),
+}
+
+WORKER_TERMINAL: frozenset[WorkerState] = frozenset(
+    state for state, following in WORKER_TRANSITIONS.items() if not following
+)
+
+
+class UndefinedTransitionError(YoiError):
+    """The program asked for a transition that its table does not have."""
+
+
+class Machine(Generic[State]):
+    """A state that moves only along its table."""
+
+    def __init__(self, table: Mapping[State, frozenset[State]], state: State) -> None:
+        self._table = table
+        self.state = state
+
+    def move(self, to: State) -> State:
+        """Goes to `to` and gives the state that was left. Raises `UndefinedTransitionError`."""
+        before = self.state
+        if to not in self._table[before]:
+            raise UndefinedTransitionError(f"{before} → {to} is not in the table")
+        self.state = to
+        return before

@@ -1,0 +1,205 @@
+"""The way in: an event is checked, given room, committed and queued; only then is it accepted."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from yoi_daemon.eventlog.interface import EventLog
+from yoi_daemon.model.errors import Refused
+from yoi_daemon.model.events import Draft, IngressAccepted, format_time
+from yoi_daemon.model.ids import IdSource
+from yoi_daemon.model.plugins import IngressReceipt
+from yoi_daemon.plugins.delivery import Delivery
+from yoi_daemon.plugins.service import Service
+from yoi_daemon.plugins.signatures import delivery_key, handed_headers, verify_signature
+from yoi_daemon.sdk.plugin import IngressSpec
+
+_any_json = msgspec.json.Decoder(Any)
+
+
+class Admission:
+    """Accepts events for services. Clocks give seconds."""
+
+    def __init__(
+        self,
+        event_log: EventLog,
+        ids: IdSource,
+        *,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self._event_log = event_log
+        self._ids = ids
+        self._clock = clock
+        self._wall_clock = wall_clock
+
+    async def accept(
+        self, service: Service, ingress: str, payload: bytes, *, key: str | None = None
+    ) -> IngressReceipt:
+        """Accepts JSON from the API. Returns after the commit; cancelled, the event may be accepted or not.
+
+        Raises `Refused`: `ingress_not_found`, `service_unavailable`, `service_failed`,
+        `payload_too_large`, `invalid_event`, `queue_full`, `delivery_id_conflict`.
+        """
+        spec = self._spec(service, ingress)
+        self._check(service, spec, payload)
+        return await self._take(service, spec, payload, source="api", key=key)
+
+    async def accept_hook(
+        self, service: Service, ingress: str, body: bytes, headers: Mapping[str, str]
+    ) -> IngressReceipt:
+        """Accepts a webhook whose signature is right. `headers` are in lower case.
+
+        Raises `Refused` as `accept` does, and `unauthenticated`, before anything about the body.
+        """
+        spec = self._spec(service, ingress)
+        loaded = service.loaded
+        if spec.verify is None or loaded is None:
+            raise Refused(
+                "ingress_not_found", f"plugin {service.plugin_id} has no webhook {ingress}"
+            )
+        verify_signature(spec.verify, loaded.config, headers, body)
+        self._check(service, spec, body)
+        names = (*handed_headers(spec.verify), *spec.headers)
+        handed = {name: headers[name] for name in names if name in headers}
+        return await self._take(
+            service,
+            spec,
+            body,
+            source="hook",
+            key=delivery_key(spec.verify, headers),
+            headers=handed,
+            exact=body,
+        )
+
+    def tick(self, service: Service, spec: IngressSpec) -> None:
+        """Queues a timer's event, unless one of it still waits or the queue is full; both are counted."""
+        if service.refusal() is not None:
+            return
+        payload = msgspec.json.encode({"scheduled_at": format_time(self._wall_clock())})
+        if service.lane.is_waiting(spec.name):
+            service.settlement.counters["skipped"] += 1
+            return
+        try:
+            service.lane.reserve(len(payload))
+        except Refused:
+            service.settlement.counters["dropped"] += 1
+            return
+        self._append(service, self._delivery(spec, payload, source="timer"), None)
+
+    def _spec(self, service: Service, ingress: str) -> IngressSpec:
+        if (refused := service.refusal()) is not None:
+            raise refused
+        spec = None if service.loaded is None else service.loaded.plugin.ingresses.get(ingress)
+        if spec is None or spec.period_s is not None:
+            raise Refused(
+                "ingress_not_found",
+                f"plugin {service.plugin_id} has no ingress {ingress}; see plugin show {service.plugin_id}",
+            )
+        return spec
+
+    def _check(self, service: Service, spec: IngressSpec, payload: bytes) -> None:
+        limit = service.settings.event_bytes
+        if len(payload) > limit:
+            raise Refused(
+                "payload_too_large",
+                f"the event is {len(payload)} bytes; this plugin takes up to {limit}",
+                bytes=len(payload),
+                max_bytes=limit,
+            )
+        try:
+            spec.decoder.decode(payload)
+        except msgspec.ValidationError as error:
+            raise Refused("invalid_event", f"the payload does not fit ingress {spec.name}: {error}") from error
+        except msgspec.DecodeError as error:
+            raise Refused("invalid_event", f"the payload is not JSON: {error}") from error
+        except RecursionError as error:
+            raise Refused("invalid_event", "the payload is nested too deeply") from error
+
+    async def _take(
+        self,
+        service: Service,
+        spec: IngressSpec,
+        payload: bytes,
+        *,
+        source: str,
+        key: str | None,
+        headers: Mapping[str, str] | None = None,
+        exact: bytes = b"",
+    ) -> IngressReceipt:
+        if key is not None:
+            first = await service.delivery_keys.claim(spec.name, key, payload)
+            if first is not None:
+                return first
+        try:
+            service.lane.reserve(len(payload))
+            delivery = self._delivery(spec, payload, source=source, headers=headers, body=exact)
+            # No checkpoint from the look-up of the key to here.
+            receipt, seq = self._append(service, delivery, key)
+        except BaseException:
+            if key is not None:
+                service.delivery_keys.abandon(spec.name, key)
+            raise
+        await self._event_log.committed(seq)
+        return receipt
+
+    def _delivery(
+        self,
+        spec: IngressSpec,
+        payload: bytes,
+        *,
+        source: str,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+    ) -> Delivery:
+        return Delivery(
+            event_id=self._ids.new("evt"),
+            correlation_id=self._ids.new("cor"),
+            source=source,
+            ingress=spec.name,
+            payload=payload,
+            created_at=format_time(self._wall_clock()),
+            accepted_s=self._clock(),
+            headers=headers,
+            body=body,
+        )
+
+    def _append(
+        self, service: Service, delivery: Delivery, key: str | None
+    ) -> tuple[IngressReceipt, int]:
+        """Numbers the acceptance. The log delivers at the commit, whatever becomes of the requester."""
+        depth = service.lane.statistics().depth
+
+        def deliver() -> None:
+            service.settlement.counters["accepted"] += 1
+            service.lane.deliver(delivery)
+            if key is not None:
+                service.delivery_keys.settle(delivery.ingress, key, delivery.payload, receipt)
+
+        seq = -1
+        try:
+            seq = self._event_log.append(
+                Draft(
+                    kind="plugin.ingress.accepted",
+                    plugin_id=service.plugin_id,
+                    correlation_id=delivery.correlation_id,
+                    data=IngressAccepted(
+                        event_id=delivery.event_id,
+                        ingress=delivery.ingress,
+                        source=delivery.source,
+                        queue_depth=depth,
+                    ),
+                ),
+                deliver,
+            )
+        finally:
+            if seq < 0:
+                service.lane.release(delivery.size)
+        receipt = IngressReceipt(
+            event_id=delivery.event_id,
+            correlation_id=delivery.correlation_id,
+            queue_depth=depth,
+            cursor=self._event_log.cursors.encode(seq),
+        )
+        return receipt, seq

@@ -1,0 +1,142 @@
+"""The context a plugin's functions get: fenced, so that what comes after the verdict has no effect."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from types import SimpleNamespace
+from typing import Any, Protocol, TypeVar
+
+import trio
+from structlog.typing import FilteringBoundLogger
+
+from yoi_daemon.eventlog.interface import EventLog
+from yoi_daemon.model.events import Draft
+from yoi_daemon.model.settings import Grant
+from yoi_daemon.sdk.config import Config
+from yoi_daemon.sdk.context import Workers
+
+T = TypeVar("T")
+Check = Callable[[], None]
+"""Raises `sdk.AttemptClosedError` when effects are no longer wanted."""
+
+
+class WorkersFor(Protocol):
+    """Makes the worker commands of one call; the composition root gives it."""
+
+    def __call__(
+        self, plugin_id: str, grants: Sequence[Grant], check: Check, correlation_id: str | None
+    ) -> Workers:
+        """Commands as far as `grants` go; each asks `check` before it has an effect."""
+        ...
+
+
+class Surroundings:
+    """What all contexts of one service's generation share."""
+
+    __slots__ = ("config", "event_log", "grants", "local", "logger", "plugin_id", "workers_for")
+
+    def __init__(
+        self,
+        *,
+        plugin_id: str,
+        config: Config,
+        grants: Sequence[Grant],
+        event_log: EventLog,
+        logger: FilteringBoundLogger,
+        workers_for: WorkersFor,
+    ) -> None:
+        self.plugin_id = plugin_id
+        self.config = config
+        self.grants = grants
+        self.event_log = event_log
+        self.logger = logger
+        self.workers_for = workers_for
+        self.local = SimpleNamespace()
+
+
+class CallContext:
+    """Implements `sdk.Context` for one call."""
+
+    __slots__ = ("_check", "_correlation_id", "_event_id", "_stack", "_surroundings")
+
+    def __init__(
+        self,
+        surroundings: Surroundings,
+        check: Check,
+        *,
+        correlation_id: str | None = None,
+        event_id: str | None = None,
+        stack: AsyncExitStack | None = None,
+    ) -> None:
+        self._surroundings = surroundings
+        self._check = check
+        self._correlation_id = correlation_id
+        self._event_id = event_id
+        self._stack = stack
+
+    @property
+    def config(self) -> Any:
+        return self._surroundings.config
+
+    @property
+    def local(self) -> Any:
+        return self._surroundings.local
+
+    @property
+    def log(self) -> FilteringBoundLogger:
+        around = self._surroundings
+        bound = {"correlation_id": self._correlation_id, "event_id": self._event_id}
+        return around.logger.bind(**{key: value for key, value in bound.items() if value is not None})
+
+    @property
+    def workers(self) -> Workers:
+        around = self._surroundings
+        return around.workers_for(around.plugin_id, around.grants, self._check, self._correlation_id)
+
+    async def emit(self, kind: str, data: Any = None) -> None:
+        around = self._surroundings
+        await around.event_log.room()
+        self._check()
+        around.event_log.append(
+            Draft(
+                kind=f"{around.plugin_id}.{kind}",
+                data=data,
+                plugin_id=around.plugin_id,
+                correlation_id=self._correlation_id,
+            )
+        )
+
+    async def enter(self, manager: AbstractAsyncContextManager[T]) -> T:
+        if self._stack is None:
+            raise RuntimeError("ctx.enter is for start only: what it enters lives as long as the service")
+        return await self._stack.enter_async_context(manager)
+
+
+class StartContext(CallContext):
+    """The context of `start`: it alone may enter resources, and only while `start` runs.
+
+    It notes which nurseries came with a resource, so that one that came without can be told.
+    """
+
+    __slots__ = ("_entered", "_open")
+
+    def __init__(self, surroundings: Surroundings, stack: AsyncExitStack, check: Check) -> None:
+        super().__init__(surroundings, check, stack=stack)
+        self._entered: set[trio.Nursery] = set()
+        self._open = True
+
+    async def enter(self, manager: AbstractAsyncContextManager[T]) -> T:
+        if not self._open:
+            raise RuntimeError("ctx.enter is for start only: what it enters lives as long as the service")
+        task = trio.lowlevel.current_task()
+        before = set(task.child_nurseries)
+        entered = await super().enter(manager)
+        self._entered |= set(task.child_nurseries) - before
+        return entered
+
+    def end(self) -> None:
+        """`start` has returned. What it keeps of this context can still emit; entering is over."""
+        self._open = False
+
+    def left_behind(self) -> int:
+        """How many nurseries are open in this task that no resource brought."""
+        return len(set(trio.lowlevel.current_task().child_nurseries) - self._entered)

@@ -1,0 +1,159 @@
+"""An accepted event on its way through a lane, and one attempt to handle it."""
+
+from collections.abc import Mapping
+
+import msgspec
+import trio
+
+from yoi_daemon.model.events import AttemptOutcome
+from yoi_daemon.sdk.context import AttemptClosedError
+
+
+class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How one attempt ended. `where` is the innermost file and line of the plugin itself."""
+
+    attempt: int
+    outcome: AttemptOutcome
+    started_at: str
+    duration_ms: float
+    code: str | None = None
+    message: str | None = None
+    where: str | None = None
+
+
+class Delivery:
+    """An accepted event, as bytes: what the host keeps, and all a handler is told of it.
+
+    `size` is what it counts against `queue_bytes`. `attempt` is the number of the latest attempt,
+    `failures` how many of them used one up (an interrupted one does not).
+    """
+
+    __slots__ = (
+        "accepted_s",
+        "attempt",
+        "attempts",
+        "body",
+        "correlation_id",
+        "created_at",
+        "event_id",
+        "failures",
+        "headers",
+        "ingress",
+        "not_before",
+        "payload",
+        "redelivery_of",
+        "size",
+        "source",
+        "withdrawn",
+    )
+
+    def __init__(
+        self,
+        *,
+        event_id: str,
+        correlation_id: str,
+        source: str,
+        ingress: str,
+        payload: bytes,
+        created_at: str,
+        accepted_s: float,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        redelivery_of: str | None = None,
+    ) -> None:
+        self.event_id = event_id
+        self.correlation_id = correlation_id
+        self.source = source
+        self.ingress = ingress
+        self.payload = payload
+        self.created_at = created_at
+        self.accepted_s = accepted_s
+        self.headers = headers or {}
+        self.body = body
+        self.redelivery_of = redelivery_of
+        self.size = len(payload) + (0 if body is payload else len(body))
+        self.attempt = 0
+        self.failures = 0
+        self.attempts: list[AttemptRecord] = []
+        self.not_before = 0.0
+        self.withdrawn = False
+
+
+class LaneLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """The bounds of a lane, in events, bytes and seconds."""
+
+    queue_events: int
+    queue_bytes: int
+    dispatch_timeout_s: float
+    dispatch_warn_s: float
+    dispatch_grace_s: float
+
+
+class Call:
+    """A call of an author's function against a deadline that the watchdog holds (monotonic seconds).
+
+    While `is_open` its effects count; the verdict closes it in the same step. `scope` is cancelled at
+    `due`; when `grace_s` more have passed, `give_up`, the scope inside it, is shielded: the call is
+    wedged, and a function that swallows its cancellation no longer spins a core.
+    """
+
+    __slots__ = ("due", "give_up", "grace_s", "is_late", "is_open", "is_wedged", "scope", "started_s", "warn_at")
+
+    def __init__(
+        self,
+        started_s: float,
+        *,
+        timeout_s: float,
+        warn_s: float,
+        grace_s: float,
+        scope: trio.CancelScope,
+        give_up: trio.CancelScope,
+    ) -> None:
+        self.started_s = started_s
+        self.due = started_s + timeout_s
+        self.warn_at = started_s + warn_s
+        self.grace_s = grace_s
+        self.scope = scope
+        self.give_up = give_up
+        self.is_open = True
+        self.is_late = False
+        self.is_wedged = False
+
+    def check(self) -> None:
+        """Every effect passes here first. Raises `AttemptClosedError` once the verdict has fallen."""
+        if not self.is_open:
+            raise AttemptClosedError("this call was judged already; its effects are refused")
+
+
+class Attempt(Call):
+    """One run of a handler on one event."""
+
+    __slots__ = ("delivery",)
+
+    def __init__(self, delivery: Delivery, started_s: float, limits: LaneLimits, scope: trio.CancelScope, give_up: trio.CancelScope) -> None:
+        # Spelled out, not by super(): this runs for every event.
+        self.delivery = delivery
+        self.started_s = started_s
+        self.due = started_s + limits.dispatch_timeout_s
+        self.warn_at = started_s + limits.dispatch_warn_s
+        self.grace_s = limits.dispatch_grace_s
+        self.scope = scope
+        self.give_up = give_up
+        self.is_open = True
+        self.is_late = False
+        self.is_wedged = False
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """What an executor says of a handler that did not succeed.
+
+    `retry_after_s` is set where the handler asked for a retry and named its time.
+    """
+
+    outcome: AttemptOutcome
+    code: str
+    message: str
+    where: str | None = None
+    asked_retry: bool = False
+    retry_after_s: float | None = None
+

@@ -1,0 +1,154 @@
+"""Where handlers run. Messages in, messages out, so that a process can stand where a task stands."""
+
+import os
+import traceback
+import types
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+import msgspec
+import trio
+
+from yoi_daemon.plugins.delivery import Attempt, Failure
+from yoi_daemon.plugins.loading import LoadedPlugin
+from yoi_daemon.sdk.context import Context, IngressEvent, Retry
+from yoi_daemon.sdk.plugin import Function
+
+MAX_MESSAGE_CHARS = 500
+"""What is kept of an exception's text: enough to recognise it, bounded for logs and events."""
+
+
+class Executor(Protocol):
+    """Runs a service's functions. One conformance suite holds every implementation."""
+
+    async def handle(self, attempt: Attempt) -> Failure | None:
+        """Runs the handler of the attempt's ingress; None when it succeeded.
+
+        Nothing a handler raises leaves but as a `Failure`; only the cancellation of a scope around
+        the call does.
+        """
+        ...
+
+
+class InlineExecutor:
+    """Runs handlers as part of the dispatcher's own task; a plain `def` in a thread of its own."""
+
+    def __init__(
+        self, loaded: LoadedPlugin, context_for: Callable[[Attempt], Context[Any]]
+    ) -> None:
+        self._loaded = loaded
+        self._ingresses = loaded.plugin.ingresses
+        self._context_for = context_for
+        # Of its own: a handler that blocks its thread must not take one from the rest of the daemon.
+        self._threads = trio.CapacityLimiter(1)
+
+    async def handle(self, attempt: Attempt) -> Failure | None:
+        delivery = attempt.delivery
+        spec = self._ingresses.get(delivery.ingress)
+        if spec is None:
+            return Failure(
+                outcome="invalid_event",
+                code="ingress_not_found",
+                message=f"the plugin no longer has the ingress {delivery.ingress}",
+            )
+        try:
+            payload = spec.decoder.decode(delivery.payload)
+        except msgspec.DecodeError as error:
+            return Failure(outcome="invalid_event", code="invalid_event", message=str(error))
+        event: IngressEvent[Any] = IngressEvent(
+            id=delivery.event_id,
+            source=delivery.source,
+            ingress=delivery.ingress,
+            payload=payload,
+            created_at=delivery.created_at,
+            attempt=delivery.attempt,
+            correlation_id=delivery.correlation_id,
+            headers=delivery.headers,
+            body=delivery.body,
+        )
+        try:
+            context = self._context_for(attempt)
+            if spec.function.is_async:
+                await spec.function.call(context, event)
+            else:
+                await trio.to_thread.run_sync(
+                    spec.function.call, context, event, limiter=self._threads
+                )
+        except Retry as retry:
+            return Failure(
+                outcome="handler_failed",
+                code="retry",
+                message=_short(str(retry) or "the handler asked for a retry"),
+                asked_retry=True,
+                retry_after_s=retry.after_s,
+            )
+        except BaseException as error:  # noqa: BLE001 (a plugin ends itself, not the daemon)
+            reraise_cancellation(error)
+            return failure_of(error, self._loaded)
+        return None
+
+
+async def call_function(function: Function, *arguments: Any) -> Any:
+    """Calls an author's function, a plain `def` in a thread. What it raises comes out."""
+    if function.is_async:
+        return await function.call(*arguments)
+    return await trio.to_thread.run_sync(
+        function.call, *arguments, limiter=trio.CapacityLimiter(1)
+    )
+
+
+def reraise_cancellation(error: BaseException) -> None:
+    """Raises the cancellation in `error` where a scope around us was cancelled; else does nothing.
+
+    Errors of a handler's clean-up that come along with it are left out: the cancellation was first.
+    A `Cancelled` that an author kept and raised again, with nothing cancelled, is an error like another.
+    """
+    if trio.current_effective_deadline() != float("-inf"):
+        return
+    if isinstance(error, trio.Cancelled):
+        raise error
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        cancelled = group.subgroup(trio.Cancelled)
+        if cancelled is not None:
+            raise cancelled from None
+
+
+def failure_of(error: BaseException, loaded: LoadedPlugin) -> Failure:
+    """What is told of an exception: its type and text, and the innermost place in the plugin."""
+    leaf = error
+    while isinstance(leaf, BaseExceptionGroup):
+        leaf = cast("BaseExceptionGroup[BaseException]", leaf).exceptions[0]
+    return Failure(
+        outcome="handler_failed",
+        code="handler_failed",
+        message=_short(f"{type(leaf).__name__}: {leaf}" if str(leaf) else type(leaf).__name__),
+        where=place_in(leaf, loaded),
+    )
+
+
+def place_in(error: BaseException, loaded: LoadedPlugin) -> str | None:
+    """The innermost frame of `error` that lies in the plugin, as `plugins/NAME.py:LINE`."""
+    place: str | None = None
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        place = _place(frame, line, loaded) or place
+    return place
+
+
+def frame_in(task: trio.lowlevel.Task, loaded: LoadedPlugin) -> str | None:
+    """Where in the plugin `task` is now, as `plugins/NAME.py:LINE`."""
+    place: str | None = None
+    for frame, line in task.iter_await_frames():
+        place = _place(frame, line, loaded) or place
+    return place
+
+
+def _place(frame: types.FrameType, line: int, loaded: LoadedPlugin) -> str | None:
+    file = frame.f_code.co_filename
+    if file == loaded.file or file.startswith(loaded.folder + os.sep):
+        return f"plugins/{os.path.relpath(file, loaded.base)}:{line}"
+    return None
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= MAX_MESSAGE_CHARS else text[: MAX_MESSAGE_CHARS - 1] + "…"

@@ -1,0 +1,297 @@
+"""A service's lane: a bounded memory channel, one dispatcher, a deadline for each attempt.
+
+Admission reserves room synchronously, before the commit; the room is given back at the event's end.
+So the channel itself is never the limit, and depth counts everything unfinished: being committed,
+queued, parked for a retry, in hand. Handlers run one at a time. Up to 64 events share one cancel
+scope, and one watchdog serves all lanes, because a deadline of its own costs an event more than
+everything else together (43 µs against 5, measured on Trio 0.35).
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+import trio
+
+from yoi_daemon.model.errors import Refused
+from yoi_daemon.plugins.delivery import Attempt, Delivery, Failure, LaneLimits
+from yoi_daemon.plugins.executor import Executor
+
+BATCH_EVENTS = 64
+SLICE_S = 0.005
+"""A batch ends after 5 ms, so that a busy lane lets the others run."""
+
+
+class LaneStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """A lane now. `depth` and `bytes` count everything unfinished; `parked` waits for its retry."""
+
+    depth: int
+    capacity: int
+    bytes: int
+    bytes_capacity: int
+    parked: int
+    oldest_waiting_s: float | None
+    in_hand: str | None
+
+
+class Judge(Protocol):
+    """Says what becomes of an attempt. Synchronous: verdict and consequence are one step."""
+
+    def __call__(
+        self, lane: "Lane", attempt: Attempt, failure: Failure | None, duration_s: float
+    ) -> None:
+        """`failure` is None for a handled event. Calls one of `finish`, `park`, `hold`, `put_back`."""
+        ...
+
+
+class Lane:
+    """One service's queue and its dispatcher. It outlives the service's restarts."""
+
+    def __init__(
+        self, limits: LaneLimits, judge: Judge, *, clock: Callable[[], float] = trio.current_time
+    ) -> None:
+        self.limits = limits
+        self._judge = judge
+        self._clock = clock
+        # Twice the capacity: withdrawn events leave their shells in the channel until taken.
+        self._send, self._receive = trio.open_memory_channel[Delivery](2 * limits.queue_events)
+        self._unfinished: dict[str, Delivery] = {}
+        self._reserved = 0
+        self._reserved_bytes = 0
+        self._front: deque[Delivery] = deque()
+        self._parked: list[tuple[float, str, Delivery]] = []
+        self._idle: trio.CancelScope | None = None
+        self._draining = False
+        self._halted = False
+        self._room = trio.Event()
+        self.current: Attempt | None = None
+        self.is_sealed = False
+
+    # -- admission
+
+    def reserve(self, size: int) -> None:
+        """Takes room for one event of `size` bytes, or raises `Refused` (`queue_full`)."""
+        limits = self.limits
+        if (
+            self._reserved >= limits.queue_events
+            or self._reserved_bytes + size > limits.queue_bytes
+        ):
+            raise Refused(
+                "queue_full",
+                "the service's queue is full; send again later",
+                retry_after_s=1.0,
+                queue_depth=self._reserved,
+                queue_capacity=limits.queue_events,
+                queue_bytes=self._reserved_bytes,
+                queue_bytes_capacity=limits.queue_bytes,
+            )
+        self._reserved += 1
+        self._reserved_bytes += size
+
+    def release(self, size: int) -> None:
+        """Gives back room that `reserve` took."""
+        self._reserved -= 1
+        self._reserved_bytes -= size
+        room, self._room = self._room, trio.Event()
+        room.set()
+
+    async def wait_for_room(self) -> None:
+        """Waits until some room was given back. Somebody else may take it first."""
+        await self._room.wait()
+
+    def deliver(self, delivery: Delivery) -> None:
+        """Queues an event whose room is reserved. Synchronous; called when its commit is announced."""
+        self._unfinished[delivery.event_id] = delivery
+        try:
+            self._send.send_nowait(delivery)
+        except trio.WouldBlock:
+            self._sweep_shells()
+            self._send.send_nowait(delivery)
+
+    def withdraw(self, delivery: Delivery) -> None:
+        """Takes back an event that still waits in the queue, and its room with it."""
+        delivery.withdrawn = True
+        self.finish(delivery)
+
+    def is_waiting(self, ingress: str) -> bool:
+        """Whether an event of this ingress is unfinished."""
+        return any(delivery.ingress == ingress for delivery in self._unfinished.values())
+
+    def oldest_queued(self, wanted: Callable[[Delivery], bool]) -> Delivery | None:
+        """The oldest queued event that was not attempted yet and is `wanted`."""
+        in_hand = self.current.delivery if self.current is not None else None
+        return next(
+            (
+                delivery
+                for delivery in self._unfinished.values()
+                if delivery.attempt == 0 and delivery is not in_hand and wanted(delivery)
+            ),
+            None,
+        )
+
+    # -- the end of an attempt, called by the judge
+
+    def finish(self, delivery: Delivery) -> None:
+        """The event ended: handled, dead, dropped. Its room is given back."""
+        del self._unfinished[delivery.event_id]
+        self.release(delivery.size)
+
+    def park(self, delivery: Delivery, delay_s: float) -> None:
+        """Tries again after `delay_s`; later events go first."""
+        delivery.not_before = self._clock() + delay_s
+        heapq.heappush(self._parked, (delivery.not_before, delivery.event_id, delivery))
+
+    def hold(self, delivery: Delivery, delay_s: float) -> None:
+        """Tries again after `delay_s`; the lane waits."""
+        delivery.not_before = self._clock() + delay_s
+        self._front.appendleft(delivery)
+
+    def put_back(self, delivery: Delivery) -> None:
+        """Keeps an interrupted event at the head of the queue for the service's next start."""
+        self._front.appendleft(delivery)
+
+    # -- dispatch
+
+    def drain(self) -> None:
+        """Tells the dispatcher to leave once the queue is empty. What is parked or held stays."""
+        self._draining = True
+        self._wake_dispatcher()
+
+    def halt(self) -> None:
+        """Tells the dispatcher to leave after the event in hand. What is queued stays."""
+        self._halted = True
+        self.drain()
+
+    def seal(self) -> None:
+        """Gives up the handler in hand for good: it no longer sees its cancellation, and nothing follows it."""
+        self.is_sealed = True
+        if self.current is not None:
+            self.current.give_up.shield = True
+
+    def _wake_dispatcher(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+
+    def statistics(self) -> LaneStatistics:
+        """The lane now."""
+        oldest = next(iter(self._unfinished.values()), None)
+        return LaneStatistics(
+            depth=self._reserved,
+            capacity=self.limits.queue_events,
+            bytes=self._reserved_bytes,
+            bytes_capacity=self.limits.queue_bytes,
+            parked=len(self._parked),
+            oldest_waiting_s=None if oldest is None else self._clock() - oldest.accepted_s,
+            in_hand=None if self.current is None else self.current.delivery.event_id,
+        )
+
+    async def run(self, executor: Executor) -> None:
+        """The dispatcher: hands events to `executor` one at a time, until drained, sealed or cancelled.
+
+        Cancelled, the event in hand is judged `interrupted` and the others stay where they are.
+        """
+        self._draining = self._halted = False
+        while (delivery := await self._next_or_wait()) is not None:
+            await self._run_batch(delivery, executor)
+            if self._front:
+                await trio.lowlevel.checkpoint()  # the queue is not empty, so nothing else yields
+
+    async def _run_batch(self, delivery: Delivery, executor: Executor) -> None:
+        """Handles up to `BATCH_EVENTS` under one scope. No event is in hand when it returns."""
+        attempt: Attempt | None = None
+        try:
+            # The inner scope is shielded when a handler is given up for wedged: what swallows a pending
+            # cancellation would otherwise spin a core.
+            with trio.CancelScope() as scope, trio.CancelScope() as give_up:
+                begun_s = self._clock()
+                for _ in range(BATCH_EVENTS):
+                    attempt = self._begin(delivery, scope, give_up)
+                    failure = await executor.handle(attempt)
+                    if scope.cancel_called:
+                        break  # judged late although it came back: the scope is spent
+                    self._end(attempt, failure)
+                    attempt = None
+                    following = self._next()
+                    if following is None:
+                        return
+                    delivery = following
+                    if self._clock() - begun_s > SLICE_S:
+                        break
+                if attempt is None:
+                    self._front.appendleft(delivery)
+        except BaseException:
+            # Only somebody else's cancellation comes here: what a handler raises is a value.
+            if attempt is not None:
+                self._end(attempt, LATE if attempt.is_late else INTERRUPTED)
+            raise
+        if attempt is not None:
+            self._end(attempt, LATE)
+
+    def _begin(
+        self, delivery: Delivery, scope: trio.CancelScope, give_up: trio.CancelScope
+    ) -> Attempt:
+        delivery.attempt += 1
+        attempt = Attempt(delivery, self._clock(), self.limits, scope, give_up)
+        self.current = attempt
+        return attempt
+
+    def _end(self, attempt: Attempt, failure: Failure | None) -> None:
+        attempt.is_open = False
+        self.current = None
+        self._judge(self, attempt, failure, self._clock() - attempt.started_s)
+
+    def _next(self) -> Delivery | None:
+        """The event whose turn it is, if there is one now."""
+        if self._halted:
+            return None
+        if self._front:
+            if self._front[0].not_before <= self._clock():
+                return self._front.popleft()
+            return None  # held: later events wait
+        if self._parked and self._parked[0][0] <= self._clock():
+            return heapq.heappop(self._parked)[2]
+        try:
+            while (delivery := self._receive.receive_nowait()).withdrawn:
+                pass
+        except trio.WouldBlock:
+            return None
+        return delivery
+
+    async def _next_or_wait(self) -> Delivery | None:
+        while (delivery := self._next()) is None:
+            if self._draining or self.is_sealed:
+                return None
+            if self._front:
+                due = self._front[0].not_before
+            elif self._parked:
+                due = self._parked[0][0]
+            else:
+                due = float("inf")
+            with trio.CancelScope(deadline=due) as self._idle:
+                if self._front:
+                    await trio.sleep_forever()  # until the held event is due, or drain
+                # Leaves the taken event where `_next` finds it first; a cancelled receive takes none.
+                self._front.append(await self._receive.receive())
+            self._idle = None
+            if self._front and self._front[0].withdrawn:
+                self._front.popleft()
+        return delivery
+
+    def _sweep_shells(self) -> None:
+        kept: list[Delivery] = []
+        try:
+            while True:
+                kept.append(self._receive.receive_nowait())
+        except trio.WouldBlock:
+            pass
+        for delivery in kept:
+            if not delivery.withdrawn:
+                self._send.send_nowait(delivery)
+
+
+INTERRUPTED = Failure(outcome="interrupted", code="interrupted", message="the service was stopped")
+LATE = Failure(
+    outcome="dispatch_timeout", code="dispatch_timeout", message="the handler outlived its deadline"
+)

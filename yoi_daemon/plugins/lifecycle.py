@@ -1,0 +1,110 @@
+"""Where a service is in its life, since when and why. Each move is an event and a log line."""
+
+from collections.abc import Callable
+
+import msgspec
+from structlog.typing import FilteringBoundLogger
+
+from yoi_daemon.eventlog.interface import EventLog
+from yoi_daemon.model.errors import Refused
+from yoi_daemon.model.events import Draft, PluginState, Reason, format_time
+from yoi_daemon.model.states import SERVICE_TRANSITIONS, Machine, ServiceState
+
+
+class ServiceFailed(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a service failed; `where` is the innermost place in the plugin."""
+
+    code: str
+    message: str
+    where: str | None = None
+
+
+class Lifecycle:
+    """The state of one service and its public account of it. Times are monotonic but `since`."""
+
+    def __init__(
+        self,
+        plugin_id: str,
+        event_log: EventLog,
+        logger: FilteringBoundLogger,
+        *,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self._plugin_id = plugin_id
+        self._event_log = event_log
+        self._logger = logger
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._machine: Machine[ServiceState] = Machine(SERVICE_TRANSITIONS, "ready")
+        self._since_wall_s = wall_clock()
+        self.since_s = clock()
+        self.reason = Reason("loading", "the module is being loaded")
+        self.retry_at_s: float | None = None
+        self.restarts = 0
+        self.is_quarantined = False
+        self.seq = 0
+        """The number of the latest move's event: a command's cursor."""
+
+    @property
+    def state(self) -> ServiceState:
+        return self._machine.state
+
+    @property
+    def since(self) -> str:
+        """When the state began, RFC 3339."""
+        return format_time(self._since_wall_s)
+
+    @property
+    def retry_at(self) -> str | None:
+        """When the host starts the service again, RFC 3339."""
+        if self.retry_at_s is None:
+            return None
+        return format_time(self._wall_clock() + self.retry_at_s - self._clock())
+
+    def explain(self, code: str, message: str) -> None:
+        """Changes the reason without a move."""
+        self.reason = Reason(code, message)
+
+    def move(
+        self, to: ServiceState, code: str, message: str, *, retry_in_s: float | None = None
+    ) -> None:
+        """Goes to `to`. Raises `UndefinedTransitionError`."""
+        before = self._machine.move(to)
+        self.since_s = self._clock()
+        self._since_wall_s = self._wall_clock()
+        self.reason = Reason(code, message)
+        self.retry_at_s = None if retry_in_s is None else self.since_s + retry_in_s
+        data = PluginState(
+            state=to, before=before, reason=self.reason, restarts=self.restarts, retry_in_s=retry_in_s
+        )
+        self.seq = self._event_log.append(
+            Draft(kind="plugin.state", plugin_id=self._plugin_id, data=data)
+        )
+        level = "error" if to == "failed" else "info"
+        getattr(self._logger, level)(
+            f"service {to}", before=before, code=code, reason=message, retry_in_s=retry_in_s
+        )
+
+    def refusal(self) -> Refused | None:
+        """Why nothing is accepted now, if so.
+
+        While a retry is near the queue goes on accepting, so that a webhook is not lost to a restart.
+        """
+        state = self.state
+        if state == "failed" and (self.retry_at_s is None or self.is_quarantined):
+            return Refused(
+                "service_failed",
+                f"the service failed: {self.reason.message}",
+                retry_after_s=self._retry_after_s(),
+                state=state,
+                reason={"code": self.reason.code, "message": self.reason.message},
+            )
+        if state in ("stopping", "stopped"):
+            return Refused(
+                "service_unavailable", f"the service is {state}; start it, or wait", state=state
+            )
+        return None
+
+    def _retry_after_s(self) -> float | None:
+        return None if self.retry_at_s is None else max(1.0, round(self.retry_at_s - self._clock(), 1))

@@ -1,0 +1,197 @@
+"""From a module's file to a plugin: read, compiled from those bytes, run, and its settings decoded."""
+
+import hashlib
+import sys
+import traceback
+import types
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from yoi_daemon.model.configuration import Faults, convert_table
+from yoi_daemon.model.errors import ConfigurationError, YoiError
+from yoi_daemon.plugins.discovery import Found
+from yoi_daemon.sdk.config import Config, Secret
+from yoi_daemon.sdk.plugin import API_VERSION, Plugin, PluginDefinitionError
+
+MODULE_PREFIX = "yoi_plugins."
+"""Plugin modules live under this name, so that one called `json.py` shadows nothing."""
+
+
+class LoadFailed(YoiError):
+    """A module cannot be a plugin as it is. No restart is spent on it: it waits for a change.
+
+    `code` is `unreadable`, `syntax_error`, `import_failed`, `api_version`, `definition_error` or
+    `configuration_error`; `message` says where and what to do.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+
+class LoadedPlugin(msgspec.Struct, frozen=True):
+    """A plugin ready to start. `digest` is the SHA-256 of the file its code was compiled from."""
+
+    plugin: Plugin[Any]
+    config: Config
+    digest: str
+    file: str
+    folder: str
+    base: str
+
+
+def load_plugin(found: Found, table: dict[str, Any], *, config_file: Path, secrets: Path) -> LoadedPlugin:
+    """Runs the module and decodes `table`, its `[plugins.NAME.config]`. Blocking: call it in a thread.
+
+    Raises `LoadFailed`.
+    """
+    source, code = compile_plugin(found)
+    plugin = _run_module(found, code)
+    config = load_config(plugin, table, found.plugin_id, config_file=config_file, secrets=secrets)
+    is_package = found.file.name == "__init__.py"
+    return LoadedPlugin(
+        plugin=plugin,
+        config=config,
+        digest=hashlib.sha256(source).hexdigest(),
+        file=str(found.file),
+        # A single module is its own folder: nothing lies below it.
+        folder=str(found.file.parent if is_package else found.file),
+        base=str(found.file.parent.parent if is_package else found.file.parent),
+    )
+
+
+def compile_plugin(found: Found) -> tuple[bytes, types.CodeType]:
+    """The module's bytes, and the code compiled from just these: no `.pyc` is looked for or written.
+
+    Raises `LoadFailed`: `unreadable`, `syntax_error`.
+    """
+    try:
+        source = found.file.read_bytes()
+    except OSError as error:
+        raise LoadFailed("unreadable", f"{_name(found)}: {error.strerror}") from error
+    try:
+        return source, compile(source, str(found.file), "exec", dont_inherit=True)
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        place = f"{_name(found)}:{line}" if line else _name(found)
+        raise LoadFailed("syntax_error", f"{place}: {getattr(error, 'msg', error)}") from error
+
+
+def load_config(
+    plugin: Plugin[Any], table: dict[str, Any], plugin_id: str, *, config_file: Path, secrets: Path
+) -> Config:
+    """The author's settings. Raises `LoadFailed` (`configuration_error`) with every fault."""
+    text = ""
+    with suppress(OSError, UnicodeDecodeError):  # without it only line numbers are lost
+        text = config_file.read_text(encoding="utf-8")
+    faults = Faults(str(config_file), text)
+
+    def decode(kind: type, value: Any) -> Any:
+        if kind is Secret:
+            return _read_secret(value, secrets)
+        raise NotImplementedError(kind)
+
+    config = convert_table(table, plugin.config_type, ("plugins", plugin_id, "config"), faults, decode)
+    try:
+        faults.raise_if_any()
+    except ConfigurationError as error:
+        raise LoadFailed("configuration_error", str(error)) from error
+    return config
+
+
+def _read_secret(name: Any, secrets: Path) -> Secret:
+    """The secret in the file `name`. What is wrong is told without the name: it may be a pasted secret."""
+    if not isinstance(name, str) or not name or "/" in name or name.startswith("."):
+        raise ValueError(f"expected the name of a file in {secrets}")
+    try:
+        text = (secrets / name).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ValueError(f"there is no file of this name in {secrets}; make it, readable by the daemon only") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"the file of this name in {secrets} cannot be read as text") from error
+    value = text.strip("\r\n")
+    if not value:
+        raise ValueError(f"the file of this name in {secrets} is empty")
+    return Secret(value)
+
+
+def _run_module(found: Found, code: types.CodeType) -> Plugin[Any]:
+    name = MODULE_PREFIX + found.plugin_id
+    module = types.ModuleType(name)
+    module.__file__ = str(found.file)
+    if found.file.name == "__init__.py":
+        module.__path__ = [str(found.file.parent)]
+        module.__package__ = name
+    before = sys.modules.get(name)
+    sys.modules[name] = module  # msgspec and typing look annotations up here
+    try:
+        exec(code, module.__dict__)
+    except PluginDefinitionError as error:
+        _restore(name, before)
+        raise LoadFailed("definition_error", f"{_name(found)}: {error}") from error
+    except BaseException as error:
+        _restore(name, before)
+        raise LoadFailed(
+            "import_failed", f"{_name(found)}{_line(error, found)}: {type(error).__name__}: {error}"
+        ) from error
+    plugin = getattr(module, "plugin", None)
+    try:
+        return _checked(plugin, found)
+    except LoadFailed:
+        _restore(name, before)
+        raise
+
+
+def _checked(plugin: Any, found: Found) -> Plugin[Any]:
+    if not isinstance(plugin, Plugin):
+        raise LoadFailed(
+            "definition_error",
+            f'{_name(found)}: expected plugin = Plugin("{found.plugin_id}") at the module\'s top',
+        )
+    checked: Plugin[Any] = plugin
+    if checked.name != found.plugin_id:
+        raise LoadFailed(
+            "definition_error",
+            f'{_name(found)}: Plugin("{checked.name}") must have the name of its file, "{found.plugin_id}"',
+        )
+    if not 1 <= checked.api_version <= API_VERSION:
+        raise LoadFailed(
+            "api_version",
+            f"{_name(found)}: asks for version {checked.api_version} of the plugin interface; "
+            f"this daemon has 1 to {API_VERSION}",
+        )
+    if not checked.has_service:
+        raise LoadFailed("definition_error", f"{_name(found)}: declares nothing; add a start or an ingress")
+    for spec in checked.ingresses.values():
+        if spec.verify is not None and not _has_secret(checked.config_type):
+            raise LoadFailed(
+                "definition_error",
+                f"{_name(found)}: ingress {spec.name} verifies signatures; its Config needs a field "
+                "`secret: Secret` or `secret: list[Secret]`",
+            )
+    return checked
+
+
+def _has_secret(config_type: type[Config]) -> bool:
+    kinds = {field.name: field.type for field in msgspec.structs.fields(config_type)}
+    return kinds.get("secret") in (Secret, list[Secret])
+
+
+def _restore(name: str, before: types.ModuleType | None) -> None:
+    if before is None:
+        sys.modules.pop(name, None)
+    else:
+        sys.modules[name] = before
+
+
+def _name(found: Found) -> str:
+    return f"plugins/{found.file.name if found.file.name != '__init__.py' else found.plugin_id}"
+
+
+def _line(error: BaseException, found: Found) -> str:
+    lines = [n for frame, n in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == str(found.file)]
+    return f":{lines[-1]}" if lines else ""

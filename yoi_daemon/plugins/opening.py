@@ -1,0 +1,85 @@
+"""Opens the plugin host: discovery, a supervised task for each plugin, one watchdog for all."""
+
+import random
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+import trio
+
+from yoi_daemon.eventlog.interface import EventLog
+from yoi_daemon.model.directories import Directories
+from yoi_daemon.model.ids import IdSource
+from yoi_daemon.model.settings import PluginSettings, Settings
+from yoi_daemon.plugins.admission import Admission
+from yoi_daemon.plugins.context import WorkersFor
+from yoi_daemon.plugins.discovery import discover
+from yoi_daemon.plugins.host import PluginHost
+from yoi_daemon.plugins.loading import LoadedPlugin, LoadFailed, load_plugin
+from yoi_daemon.plugins.service import Parts, Service
+from yoi_daemon.plugins.sources import run_timers
+from yoi_daemon.plugins.watchdog import run_watchdog
+
+LOAD_WAIT_S = 10.0
+"""How long opening waits for the imports; a slower one goes on by itself."""
+
+
+@asynccontextmanager
+async def open_plugins(
+    directories: Directories,
+    settings: Settings,
+    event_log: EventLog,
+    ids: IdSource,
+    workers_for: WorkersFor,
+    *,
+    wall_clock: Callable[[], float] = time.time,
+    uniform: Callable[[float, float], float] = random.uniform,
+) -> AsyncGenerator[PluginHost]:
+    """The host of every enabled module in the plugin directory.
+
+    Yields when the modules were imported, each good or bad; their services start by themselves.
+    Leaving it cancels what still runs: stop the host first.
+    """
+    admission = Admission(event_log, ids, clock=trio.current_time, wall_clock=wall_clock)
+    host = PluginHost(admission)
+
+    def load(plugin_id: str, plugin_settings: PluginSettings) -> LoadedPlugin:
+        found = discover(directories.plugins).found.get(plugin_id)
+        if found is None:
+            raise LoadFailed("unreadable", f"plugins/{plugin_id}.py is gone; put it back, or reload")
+        return load_plugin(
+            found,
+            plugin_settings.config,
+            config_file=directories.config_file,
+            secrets=directories.secrets,
+        )
+
+    async def timers(service: Service, loaded: LoadedPlugin) -> None:
+        await run_timers(loaded.plugin.ingresses.values(), partial(admission.tick, service))
+
+    parts = Parts(
+        event_log=event_log,
+        workers_for=workers_for,
+        clock=trio.current_time,
+        wall_clock=wall_clock,
+        uniform=uniform,
+        load=load,
+        timers=timers,
+    )
+    discovery = await trio.to_thread.run_sync(discover, directories.plugins)
+    host.faults = discovery.faults
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_watchdog, lambda: host.services.values())
+        for plugin_id in discovery.found:
+            if settings.is_enabled(plugin_id):
+                service = Service(plugin_id, settings.for_plugin(plugin_id), parts)
+                host.add(service)
+                nursery.start_soon(service.supervise, name=f"supervise {plugin_id}")
+        with trio.move_on_after(LOAD_WAIT_S):
+            for service in host.services.values():
+                await service.is_loaded.wait()
+        try:
+            yield host
+        finally:
+            nursery.cancel_scope.cancel()

@@ -1,0 +1,61 @@
+"""When a failed service is tried again. Pure: time and chance come in as arguments."""
+
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from yoi_daemon.model.settings import PluginSettings
+
+
+class Restart(msgspec.Struct, frozen=True):
+    """Try again after `delay_s`. `gave_up` says that it is a quarantine: the lane refuses meanwhile."""
+
+    delay_s: float
+    gave_up: bool = False
+
+
+class RestartPolicy:
+    """Counts restarts of one service.
+
+    Up to `restart_attempts` in `restart_window_s`, each after a back-off from `restart_min_s` doubling
+    to `restart_max_s`; then a quarantine of `quarantine_min_s`, doubling to `quarantine_max_s` each time
+    the half-open try fails. `uniform(low, high)` spreads each back-off by a quarter either way.
+    """
+
+    def __init__(self, settings: PluginSettings, uniform: Callable[[float, float], float]) -> None:
+        self._settings = settings
+        self._uniform = uniform
+        self._times: deque[float] = deque()
+        self._quarantines = 0
+
+    @property
+    def restarts(self) -> int:
+        """Restarts spent since the last clearing."""
+        return len(self._times)
+
+    @property
+    def is_quarantined(self) -> bool:
+        """Whether it gave up and was not healthy since."""
+        return self._quarantines > 0
+
+    def next_restart(self, now: float) -> Restart:
+        """What to do about a failure at `now` (monotonic seconds)."""
+        settings = self._settings
+        while self._times and self._times[0] <= now - settings.restart_window_s:
+            self._times.popleft()
+        if self._quarantines or len(self._times) >= settings.restart_attempts:
+            delay_s = min(
+                settings.quarantine_max_s, settings.quarantine_min_s * 2 ** min(self._quarantines, 30)
+            )
+            self._quarantines += 1
+            return Restart(delay_s, gave_up=True)
+        backoff_s = settings.restart_min_s * 2 ** min(len(self._times), 30)
+        self._times.append(now)
+        spread_s = self._uniform(0.75, 1.25) * backoff_s
+        return Restart(min(settings.restart_max_s, max(settings.restart_min_s, spread_s)))
+
+    def clear(self) -> None:
+        """Forgets every restart: the service was healthy long enough, or an operator started it."""
+        self._times.clear()
+        self._quarantines = 0

@@ -1,0 +1,164 @@
+"""What becomes of an event after an attempt: handled, tried again, kept for an operator."""
+
+from collections import Counter, deque
+from collections.abc import Callable
+from statistics import quantiles
+
+from structlog.typing import FilteringBoundLogger
+
+from yoi_daemon.eventlog.interface import EventLog
+from yoi_daemon.model.events import Draft, IngressAttempt, IngressDead, format_time
+from yoi_daemon.model.plugins import DispatchTimes, LastError
+from yoi_daemon.model.settings import PluginSettings
+from yoi_daemon.plugins.deadletters import DeadLetters
+from yoi_daemon.plugins.delivery import Attempt, AttemptRecord, Delivery, Failure
+from yoi_daemon.plugins.lane import Lane
+
+TIMES_KEPT = 256
+
+
+class Settlement:
+    """Judges the attempts of one service: counters, events, retries and dead letters in one step each."""
+
+    def __init__(
+        self,
+        plugin_id: str,
+        settings: PluginSettings,
+        event_log: EventLog,
+        dead_letters: DeadLetters,
+        logger: FilteringBoundLogger,
+        *,
+        wall_clock: Callable[[], float],
+        uniform: Callable[[float, float], float],
+    ) -> None:
+        self._plugin_id = plugin_id
+        self.settings = settings
+        self._event_log = event_log
+        self._dead_letters = dead_letters
+        self._logger = logger
+        self._wall_clock = wall_clock
+        self._uniform = uniform
+        self._times_ms: deque[float] = deque(maxlen=TIMES_KEPT)
+        self.counters: Counter[str] = Counter()
+        self.last_error: LastError | None = None
+        self.digest = ""
+        self.holds: Callable[[str], bool] = lambda _ingress: False
+        """Whether a retry of this ingress keeps the order."""
+
+    def judge(self, lane: Lane, attempt: Attempt, failure: Failure | None, duration_s: float) -> None:
+        """See `lane.Judge`."""
+        delivery = attempt.delivery
+        duration_ms = round(duration_s * 1000, 3)
+        self._times_ms.append(duration_ms)
+        if failure is None:
+            self.counters["handled"] += 1
+            self._emit("handled", delivery, duration_ms)
+            lane.finish(delivery)
+            return
+        self.counters[failure.outcome] += 1
+        delivery.attempts.append(self._record(delivery, failure, duration_ms, duration_s))
+        if failure.outcome == "interrupted":
+            self._emit("interrupted", delivery, duration_ms, failure)
+            lane.put_back(delivery)
+            return
+        delivery.failures += 1
+        self.note_error(failure.code, failure.message, failure.where, delivery.event_id)
+        is_last = failure.outcome == "invalid_event" or delivery.failures >= self.settings.attempts
+        if is_last:
+            self._emit(failure.outcome, delivery, duration_ms, failure)
+            self._bury(lane, delivery, failure)
+            return
+        delay_s = self._delay(delivery.failures, failure)
+        self.counters["retry_scheduled"] += 1
+        self._emit(
+            "retry_scheduled" if failure.asked_retry else failure.outcome,
+            delivery,
+            duration_ms,
+            failure,
+            delay_s,
+        )
+        (lane.hold if self.holds(delivery.ingress) else lane.park)(delivery, delay_s)
+
+    def note_error(
+        self, code: str, message: str, where: str | None = None, event_id: str | None = None
+    ) -> None:
+        """Keeps the latest failure for the plugin's record, and logs it."""
+        self.last_error = LastError(
+            code=code,
+            message=message,
+            time=format_time(self._wall_clock()),
+            where=where,
+            event_id=event_id,
+        )
+        self._logger.warning("plugin error", code=code, reason=message, where=where, event_id=event_id)
+
+    def dispatch_times(self) -> DispatchTimes:
+        """How long the latest attempts took."""
+        times = sorted(self._times_ms)
+        if len(times) < 2:
+            only = times[0] if times else 0.0
+            return DispatchTimes(count=len(times), p50_ms=only, p99_ms=only, max_ms=only)
+        cuts = quantiles(times, n=100, method="inclusive")
+        return DispatchTimes(count=len(times), p50_ms=cuts[49], p99_ms=cuts[98], max_ms=times[-1])
+
+    def _bury(self, lane: Lane, delivery: Delivery, failure: Failure) -> None:
+        self.counters["dead_lettered"] += 1
+        self._dead_letters.add(delivery, self.digest, format_time(self._wall_clock()))
+        data = IngressDead(
+            event_id=delivery.event_id,
+            ingress=delivery.ingress,
+            attempts=delivery.attempt,
+            outcome=failure.outcome,
+        )
+        self._append("plugin.ingress.dead_lettered", delivery, data)
+        lane.finish(delivery)
+
+    def _delay(self, failures: int, failure: Failure) -> float:
+        settings = self.settings
+        if failure.retry_after_s is not None:
+            return max(0.0, failure.retry_after_s)
+        backoff_s = settings.retry_min_s * 2 ** min(failures - 1, 30)
+        return min(settings.retry_max_s, backoff_s * self._uniform(0.75, 1.25))
+
+    def _record(
+        self, delivery: Delivery, failure: Failure, duration_ms: float, duration_s: float
+    ) -> AttemptRecord:
+        return AttemptRecord(
+            attempt=delivery.attempt,
+            outcome=failure.outcome,
+            started_at=format_time(self._wall_clock() - duration_s),
+            duration_ms=duration_ms,
+            code=failure.code,
+            message=failure.message,
+            where=failure.where,
+        )
+
+    def _emit(
+        self,
+        name: str,
+        delivery: Delivery,
+        duration_ms: float,
+        failure: Failure | None = None,
+        retry_in_s: float | None = None,
+    ) -> None:
+        data = IngressAttempt(
+            event_id=delivery.event_id,
+            ingress=delivery.ingress,
+            attempt=delivery.attempt,
+            duration_ms=duration_ms,
+            code=None if failure is None else failure.code,
+            message=None if failure is None else failure.message,
+            where=None if failure is None else failure.where,
+            retry_in_s=retry_in_s,
+        )
+        self._append(f"plugin.ingress.{name}", delivery, data)
+
+    def _append(self, kind: str, delivery: Delivery, data: IngressAttempt | IngressDead) -> None:
+        self._event_log.append(
+            Draft(
+                kind=kind,
+                plugin_id=self._plugin_id,
+                correlation_id=delivery.correlation_id,
+                data=data,
+            )
+        )

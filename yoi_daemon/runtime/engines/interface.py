@@ -1,0 +1,43 @@
+"""What an engine is: it runs one turn of a conversation, and may stream, fail or hang."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from yoi_daemon.model.workers import Role
+from yoi_daemon.runtime.transcript import Item
+
+
+class Turn(Protocol):
+    """What an engine is given for one turn. When the turn has ended, what comes late is refused."""
+
+    @property
+    def input(self) -> str:
+        """The input of this turn; it is the last item of `history` already."""
+        ...
+
+    @property
+    def history(self) -> Sequence[Item]:
+        """The transcript as far as it is kept, oldest first."""
+        ...
+
+    async def append(self, role: Role, text: str) -> None:
+        """Adds an item to the transcript. Waits while too much is uncommitted.
+
+        Raises `TurnClosedError` when the turn has ended.
+        """
+        ...
+
+
+class TurnClosedError(Exception):
+    """The turn was cancelled or has ended: its effects are refused."""
+
+
+class Engine(Protocol):
+    """Makes a worker's answers. One object serves all workers of a profile and keeps nothing of them."""
+
+    async def run(self, turn: Turn) -> None:
+        """Runs one turn to its end. What it raises fails the turn, not the worker.
+
+        Cancelled, it should end at once; its worker goes on.
+        """
+        ...

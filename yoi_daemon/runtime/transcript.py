@@ -1,0 +1,116 @@
+"""A worker's transcript: bounded, and read in bounded pages that say what they cut."""
+
+from collections import deque
+
+import msgspec
+
+from yoi_daemon.model.errors import Refused
+from yoi_daemon.model.workers import Role, TranscriptItem, cut_text
+
+
+class Item(msgspec.Struct, frozen=True, kw_only=True):
+    """One item, whole."""
+
+    item_id: str
+    role: Role
+    text: str
+    time: str
+    size: int
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """Items, and the item ids at which the pages before and after go on."""
+
+    items: tuple[TranscriptItem, ...]
+    before: str | None
+    after: str | None
+
+
+class Transcript:
+    """The latest items of one worker: at most `max_items` and `max_bytes` of text, the last one always."""
+
+    def __init__(self, *, max_items: int, max_bytes: int) -> None:
+        self._max_items = max_items
+        self._max_bytes = max_bytes
+        self._items: deque[Item] = deque()
+        self._bytes = 0
+        self.let_go = 0
+        """Items dropped because a bound was reached."""
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def items(self) -> tuple[Item, ...]:
+        """All items kept, oldest first."""
+        return tuple(self._items)
+
+    def append(self, *, item_id: str, role: Role, text: str, time: str) -> Item:
+        """Adds an item and lets the oldest go beyond a bound."""
+        item = Item(
+            item_id=item_id, role=role, text=text, time=time, size=len(text.encode("utf-8"))
+        )
+        self._items.append(item)
+        self._bytes += item.size
+        while len(self._items) > 1 and (
+            len(self._items) > self._max_items or self._bytes > self._max_bytes
+        ):
+            self._bytes -= self._items.popleft().size
+            self.let_go += 1
+        return item
+
+    def page(self, *, after: str | None, before: str | None, limit: int, max_bytes: int) -> Page:
+        """The latest `limit` items; or the first ones after `after`; or the last ones before `before`.
+
+        The texts together are at most `max_bytes` of UTF-8; an item that alone is larger is cut at a
+        character. Raises `Refused` (`invalid_request`) for both ids at once or an unknown one.
+        """
+        if after is not None and before is not None:
+            raise Refused("invalid_request", "give after or before, not both")
+        items = list(self._items)
+        ids = [item.item_id for item in items]
+        if after is not None:
+            start, stop = _position(ids, after, self.let_go) + 1, len(items)
+            chosen = range(start, min(stop, start + limit))
+        else:
+            stop = len(items) if before is None else _position(ids, before, self.let_go)
+            chosen = range(max(0, stop - limit), stop)
+        # From the end that was asked for, until the bytes are spent; the first one always, cut if need be.
+        shown: list[TranscriptItem] = []
+        left = max_bytes
+        forwards = after is not None
+        for index in chosen if forwards else reversed(chosen):
+            item = items[index]
+            if shown and item.size > left:
+                break
+            text, full_bytes = cut_text(item.text, left)
+            left -= min(item.size, left)
+            shown.append(
+                TranscriptItem(
+                    item_id=item.item_id,
+                    role=item.role,
+                    text=text,
+                    time=item.time,
+                    truncated=len(text) < len(item.text),
+                    full_bytes=full_bytes,
+                )
+            )
+        if not forwards:
+            shown.reverse()
+        if not shown:
+            return Page(items=(), before=None, after=None)
+        first, last = shown[0].item_id, shown[-1].item_id
+        return Page(
+            items=tuple(shown),
+            before=first if first != ids[0] else None,
+            after=last if last != ids[-1] else None,
+        )
+
+
+def _position(ids: list[str], item_id: str, let_go: int) -> int:
+    try:
+        return ids.index(item_id)
+    except ValueError as error:
+        detail = "this transcript has no such item"
+        if let_go:
+            detail += f"; it let go of its {let_go} oldest"
+        raise Refused("invalid_request", detail) from error

@@ -1,0 +1,38 @@
+"""An author's settings, and secrets in them."""
+
+from typing import Any, NoReturn
+
+import msgspec
+
+
+class Config(msgspec.Struct, forbid_unknown_fields=True):
+    """The root of an author's `Settings`: `[plugins.NAME.config]` is decoded into it, unknown keys are faults."""
+
+
+class Secret:
+    """A value read from a file in the secrets directory. It cannot be printed, formatted or serialised."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The value itself. Hand it only to what needs it."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+    __str__ = __repr__
+
+    def __format__(self, format_spec: str) -> str:
+        return repr(self)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Secret cannot be serialised")
+
+    def __eq__(self, other: Any) -> bool:
+        return isinstance(other, Secret) and self._value == other._value
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]

@@ -1,0 +1,203 @@
+"""How an author declares a plugin: one object, and decorators that note functions on it."""
+
+import inspect
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+    overload,
+)
+
+import msgspec
+
+from yoi_daemon.sdk.config import Config
+from yoi_daemon.sdk.context import Context, IngressEvent
+
+API_VERSION = 1
+"""The version of this interface. A plugin that asks for a later one is refused, and says so."""
+
+Verify = Literal["github"]
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
+    C = TypeVarWithDefault("C", bound=Config, default=Config)
+else:
+    C = TypeVar("C", bound=Config)
+
+Q = TypeVar("Q")
+Done = TypeVar("Done", bound="Awaitable[None] | None")
+Answer = TypeVar("Answer", bound="Awaitable[Mapping[str, Any]] | Mapping[str, Any]")
+
+_INGRESS_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+
+class PluginDefinitionError(TypeError):
+    """A declaration that cannot work; the message names the function, its line and what is expected."""
+
+
+class Function(msgspec.Struct, frozen=True):
+    """A function an author declared; a plain `def` is run in a thread."""
+
+    call: Callable[..., Any]
+    is_async: bool
+
+
+class IngressSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One declared ingress. `payload` is the type it decodes to; `period_s` makes it a timer's."""
+
+    name: str
+    function: Function
+    payload: Any
+    decoder: msgspec.json.Decoder[Any]
+    verify: Verify | None = None
+    headers: tuple[str, ...] = ()
+    on_retry: Literal["park", "hold"] = "park"
+    period_s: float | None = None
+
+
+class Plugin(Generic[C]):
+    """A plugin's declarations. Making one has no effect but these notes."""
+
+    @overload
+    def __init__(self: "Plugin[Config]", name: str, *, api_version: int = API_VERSION) -> None: ...
+    @overload
+    def __init__(self, name: str, *, config: type[C], api_version: int = API_VERSION) -> None: ...
+    def __init__(self, name: str, *, config: Any = Config, api_version: int = API_VERSION) -> None:
+        self.name = name
+        self.config_type: type[C] = config
+        self.api_version = api_version
+        self.ingresses: dict[str, IngressSpec] = {}
+        self.on_start: Function | None = None
+        self.on_status: Function | None = None
+        self.on_stop: Function | None = None
+
+    @property
+    def has_service(self) -> bool:
+        """Whether there is anything with a life to manage."""
+        return bool(self.ingresses) or self.on_start is not None
+
+    def start(self, function: Callable[[Context[C]], Done], /) -> Callable[[Context[C]], Done]:
+        """Initialise and return. What was entered with `ctx.enter` is closed by the host."""
+        self.on_start = _function(function, "(ctx)", 1, self.on_start)
+        return function
+
+    def stop(self, function: Callable[[Context[C]], Done], /) -> Callable[[Context[C]], Done]:
+        """Called once after the last handler, before resources are closed."""
+        self.on_stop = _function(function, "(ctx)", 1, self.on_stop)
+        return function
+
+    def status(self, function: Callable[[Context[C]], Answer], /) -> Callable[[Context[C]], Answer]:
+        """Answers with a small JSON object, shown under `detail`; asked with a deadline."""
+        self.on_status = _function(function, "(ctx)", 1, self.on_status)
+        return function
+
+    def ingress(
+        self,
+        name: str,
+        *,
+        verify: Verify | None = None,
+        headers: tuple[str, ...] = (),
+        on_retry: Literal["park", "hold"] = "park",
+    ) -> Callable[
+        [Callable[[Context[C], IngressEvent[Q]], Done]], Callable[[Context[C], IngressEvent[Q]], Done]
+    ]:
+        """Handles the events of one ingress: serially, with a deadline, retried on `Retry`, crash and timeout.
+
+        `verify="github"` makes it a webhook too, at `/hooks/<plugin>/<name>`: the signature is
+        checked with the Settings field `secret` before the event is accepted. `headers` names the
+        request headers to hand on. `on_retry` says whether a retry lets later events by (`park`)
+        or keeps their order (`hold`).
+        """
+        if not _INGRESS_NAME.fullmatch(name):
+            raise PluginDefinitionError(
+                f"ingress {name!r}: expected a lower-case letter, then up to 63 of a-z, 0-9 and _"
+            )
+
+        def declare(
+            function: Callable[[Context[C], IngressEvent[Q]], Done],
+        ) -> Callable[[Context[C], IngressEvent[Q]], Done]:
+            lower = tuple(header.lower() for header in headers)
+            self._add(name, function, verify=verify, headers=lower, on_retry=on_retry)
+            return function
+
+        return declare
+
+    def every(
+        self, *, seconds: float = 0, minutes: float = 0, hours: float = 0
+    ) -> Callable[
+        [Callable[[Context[C], IngressEvent[Q]], Done]], Callable[[Context[C], IngressEvent[Q]], Done]
+    ]:
+        """Handles a timer's events, through the same queue; a tick is left out while one still waits."""
+        period_s = seconds + 60 * minutes + 3600 * hours
+        if not 0.1 <= period_s <= 31_536_000:
+            raise PluginDefinitionError("every: expected a period of 0.1 seconds to a year")
+
+        def declare(
+            function: Callable[[Context[C], IngressEvent[Q]], Done],
+        ) -> Callable[[Context[C], IngressEvent[Q]], Done]:
+            self._add(function.__name__, function, period_s=period_s)
+            return function
+
+        return declare
+
+    def _add(self, name: str, function: Callable[..., Any], **options: Any) -> None:
+        if name in self.ingresses:
+            raise PluginDefinitionError(f"{_place(function)}: ingress {name!r} is declared twice")
+        payload = _payload_type(function)
+        try:
+            decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(payload)
+        except TypeError as error:
+            raise PluginDefinitionError(
+                f"{_place(function)}: IngressEvent[{payload!r}]: {error}"
+            ) from error
+        self.ingresses[name] = IngressSpec(
+            name=name,
+            function=_function(function, "(ctx, event)", 2),
+            payload=payload,
+            decoder=decoder,
+            **options,
+        )
+
+
+def _function(
+    call: Callable[..., Any], form: str, arity: int, earlier: Function | None = None
+) -> Function:
+    if earlier is not None:
+        raise PluginDefinitionError(f"{_place(call)}: declared twice; the first is {_place(earlier.call)}")
+    if len(inspect.signature(call).parameters) != arity:
+        raise PluginDefinitionError(f"{_place(call)} must take {form}")
+    return Function(call, inspect.iscoroutinefunction(call))
+
+
+def _payload_type(function: Callable[..., Any]) -> Any:
+    names = list(inspect.signature(function).parameters)
+    try:
+        hints = get_type_hints(function)
+    except NameError as error:
+        raise PluginDefinitionError(
+            f"{_place(function)}: the annotation {error.name!r} cannot be read at run time; "
+            "import or define it at the module's top, not under TYPE_CHECKING"
+        ) from error
+    kind = cast(Any, hints.get(names[1], IngressEvent)) if len(names) == 2 else IngressEvent
+    if kind is IngressEvent or kind is Any:
+        return Any
+    if get_origin(kind) is IngressEvent:
+        return get_args(kind)[0]
+    raise PluginDefinitionError(
+        f"{_place(function)}: the second parameter must be IngressEvent or IngressEvent[T]"
+    )
+
+
+def _place(function: Callable[..., Any]) -> str:
+    code = getattr(function, "__code__", None)
+    name = getattr(function, "__qualname__", repr(function))
+    return f"{name} (line {code.co_firstlineno})" if code is not None else name

@@ -1,0 +1,220 @@
+"""The daemon's life in one file: opened, listening, asked to stop, stopped in order within one budget."""
+
+import faulthandler
+import importlib
+import importlib.util
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import msgspec
+import structlog
+import trio
+
+from yoi_daemon.api.app import make_app
+from yoi_daemon.daemon.daemon import Daemon
+from yoi_daemon.daemon.logs import configure_logs
+from yoi_daemon.daemon.opening import open_daemon
+from yoi_daemon.daemon.settings_file import read_settings
+from yoi_daemon.daemon.statedir import admin_token, hold_state_directory, write_daemon_file
+from yoi_daemon.front.access import Tokens, names_of
+from yoi_daemon.front.http import serve_http
+from yoi_daemon.front.sockets import ListenFailed, ListeningSocket, open_sockets
+from yoi_daemon.model.addresses import parse_listen, url
+from yoi_daemon.model.configuration import listen_addresses
+from yoi_daemon.model.directories import Directories
+from yoi_daemon.model.errors import ConfigFault, ConfigurationError
+from yoi_daemon.model.settings import Listen, Settings
+
+EXTRA_MODULE = "trio_websocket"
+EXTRA_COMMAND = "pip install 'yoi-daemon[observe]'"
+
+LISTENERS_SHARE = 0.25
+PLUGINS_SHARE = 0.6
+"""Of `stop_timeout_s`: for open connections to end, then for plugins; the rest is for workers and the log."""
+LAST_RESORT_S = 5.0
+"""After the whole budget and this, every stack is dumped and the process ends itself."""
+EXIT_AT_ONCE = 130
+"""What a second SIGINT ends with: 128 + SIGINT, as shells say it."""
+
+
+class Bound(msgspec.Struct, frozen=True):
+    """The sockets the daemon listens on; `observe` is empty without the stream."""
+
+    api: list[ListeningSocket]
+    observe: list[ListeningSocket]
+
+
+def run(
+    directories: Directories, environ: Mapping[str, str], announce: Callable[[str], None]
+) -> None:
+    """Runs a daemon until SIGTERM or SIGINT; returns after a clean stop.
+
+    `announce` is called once with the ready line. Raises, before anything listens,
+    `ConfigurationError` and `NotAllowed`; and `StorageFailed` when a commit fails.
+    """
+    settings = read_settings(directories, environ)
+    configure_logs(settings.daemon.log_level)
+    wants_observe = _wants_observe(settings, directories)
+    with hold_state_directory(directories), ExitStack() as sockets:
+        tokens = Tokens(admin_token(directories))
+        bound = Bound(
+            api=_listen(settings.api.listen, "api", directories, sockets),
+            observe=_listen(settings.observe.listen, "observe", directories, sockets)
+            if wants_observe
+            else [],
+        )
+        trio.run(_serve, directories, settings, tokens, bound, announce)
+
+
+async def _serve(
+    directories: Directories,
+    settings: Settings,
+    tokens: Tokens,
+    bound: Bound,
+    announce: Callable[[str], None],
+) -> None:
+    async with trio.open_nursery() as nursery:
+        stop = trio.Event()
+        await nursery.start(_watch_signals, stop, directories)
+        budget_s = settings.daemon.stop_timeout_s
+        async with open_daemon(directories, settings, tokens) as daemon:
+            # Each listener has a nursery of its own, so that each can be ended by itself, by force too.
+            async with trio.open_nursery() as api, trio.open_nursery() as observe:
+                await api.start(_serve_api, daemon, bound, budget_s * LISTENERS_SHARE)
+                if bound.observe:
+                    await observe.start(_serve_observe, daemon, bound)
+                _announce(daemon, bound, announce)
+                await stop.wait()
+                deadline = trio.current_time() + budget_s
+                faulthandler.dump_traceback_later(budget_s + LAST_RESORT_S, exit=True)
+                structlog.get_logger("daemon").info("stopping", budget_s=budget_s)
+                daemon.begin_draining()
+                force_at = trio.current_time() + budget_s * LISTENERS_SHARE
+                api.cancel_scope.deadline = observe.cancel_scope.deadline = force_at
+            with trio.move_on_at(min(deadline, trio.current_time() + budget_s * PLUGINS_SHARE)):
+                await daemon.plugins.stop(budget_s=budget_s * PLUGINS_SHARE)
+            await _leave_wedged(daemon, directories)
+        nursery.cancel_scope.cancel()
+    faulthandler.cancel_dump_traceback_later()
+    structlog.get_logger("daemon").info("stopped")
+
+
+async def _watch_signals(
+    stop: trio.Event,
+    directories: Directories,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        interrupts = 0
+        async for number in signals:
+            interrupts += number == signal.SIGINT
+            if interrupts > 1:
+                _exit_now(EXIT_AT_ONCE, directories)
+            stop.set()
+
+
+async def _serve_api(
+    daemon: Daemon,
+    bound: Bound,
+    graceful_s: float,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    settings = daemon.settings.api
+    names = names_of([one.address for one in bound.api], settings.hosts, settings.origins)
+    await serve_http(
+        make_app(daemon, names),
+        [one.socket for one in bound.api],
+        draining=daemon.draining,
+        graceful_s=graceful_s,
+        new_request_id=partial(daemon.ids.new, "req"),
+        task_status=task_status,
+    )
+
+
+async def _serve_observe(
+    daemon: Daemon,
+    bound: Bound,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    # Imported only here: without the extra nothing of it may be.
+    server = importlib.import_module("yoi_daemon.observe.server")
+    settings = daemon.settings.observe
+    names = names_of([one.address for one in bound.observe], settings.hosts, settings.origins)
+    await server.ObserveServer(daemon, names).serve(
+        [one.socket for one in bound.observe], task_status=task_status
+    )
+
+
+def _announce(daemon: Daemon, bound: Bound, announce: Callable[[str], None]) -> None:
+    api = url(bound.api[0].address, "http")
+    observe = url(bound.observe[0].address, "ws") if bound.observe else None
+    daemon.observed.url = observe
+    content: dict[str, Any] = {
+        "pid": os.getpid(),
+        "api": api,
+        "observe": observe,
+        "epoch": daemon.event_log.cursors.epoch,
+        "version": daemon.version,
+    }
+    write_daemon_file(daemon.directories, content)
+    daemon.note_ready()
+    announce(f"ready api={api} observe={observe or 'off'}")
+
+
+async def _leave_wedged(daemon: Daemon, directories: Directories) -> None:
+    """Ends the process where a sealed lane still runs: what ignores its cancellation cannot be awaited."""
+    wedged = daemon.plugins.wedged()
+    if not wedged:
+        return
+    log = daemon.event_log
+    with trio.move_on_after(1):
+        await log.committed(log.appended)
+    structlog.get_logger("daemon").warning("stopped beside sealed lanes", plugins=list(wedged))
+    _exit_now(0, directories)
+
+
+def _exit_now(code: int, directories: Directories) -> None:
+    directories.daemon_file.unlink(missing_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _wants_observe(settings: Settings, directories: Directories) -> bool:
+    enabled = settings.observe.enabled
+    is_there = importlib.util.find_spec(EXTRA_MODULE) is not None
+    if enabled is True and not is_there:
+        raise ConfigurationError(
+            [
+                ConfigFault(
+                    file=str(directories.config_file),
+                    key="observe.enabled",
+                    expected=f"the stream needs an extra that is not installed: {EXTRA_COMMAND}",
+                )
+            ]
+        )
+    return is_there if enabled == "auto" else enabled
+
+
+def _listen(
+    listen: Listen, section: str, directories: Directories, sockets: ExitStack
+) -> list[ListeningSocket]:
+    addresses = [parse_listen(address) for address in listen_addresses(listen)]
+    try:
+        opened = open_sockets(addresses, f"[{section}] listen")
+    except ListenFailed as error:
+        fault = ConfigFault(
+            file=str(directories.config_file), key=f"{section}.listen", expected=str(error)
+        )
+        raise ConfigurationError([fault]) from error
+    for one in opened:
+        sockets.callback(one.close)
+    return opened
+
+
