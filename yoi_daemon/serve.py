@@ -216,5 +216,3 @@ def _listen(
     for one in opened:
         sockets.callback(one.close)
     return opened
-
-

@@ -78,9 +78,7 @@ def _half_closed(payload: bytes) -> Attack:
     return attack
 
 
-def _never_reads(
-    payload: bytes, *, connections: int = 1, held_s: float = 1.0
-) -> Attack:
+def _never_reads(payload: bytes, *, connections: int = 1, held_s: float = 1.0) -> Attack:
     """Leaves with everything unread."""
 
     def attack(port: int) -> None:

@@ -88,9 +88,7 @@ class Server:
         """As many are open as before the attack."""
         deadline = time.monotonic() + _SETTLE_S
         while (count := self._count_descriptors()) > self._descriptors:
-            assert time.monotonic() < deadline, (
-                f"{count - self._descriptors} descriptors leaked"
-            )
+            assert time.monotonic() < deadline, f"{count - self._descriptors} descriptors leaked"
             time.sleep(0.02)
 
     def terminate(self) -> str:

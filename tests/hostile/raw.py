@@ -4,20 +4,23 @@ import base64
 import socket
 import struct
 from collections.abc import Iterable
+from contextlib import suppress
 
 MARKER = b"hostile-marker"
 """Somewhere in most requests; it must never show in the server's log."""
 KEY = base64.b64encode(b"0123456789abcdef")
 
 
-def connect(
-    port: int, *, receive_buffer: int | None = None, timeout: float = 3
-) -> socket.socket:
+def connect(port: int, *, receive_buffer: int | None = None, timeout: float = 3) -> socket.socket:
     opened = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     if receive_buffer is not None:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     opened.settimeout(timeout)
-    opened.connect(("127.0.0.1", port))
+    try:
+        opened.connect(("127.0.0.1", port))
+    except BaseException:
+        opened.close()
+        raise
     return opened
 
 
@@ -30,11 +33,9 @@ def reset(opened: socket.socket) -> None:
 def read_all(opened: socket.socket) -> bytes:
     """What comes until the end, a reset or the socket's timeout."""
     parts: list[bytes] = []
-    try:
+    with suppress(OSError):
         while part := opened.recv(65536):
             parts.append(part)
-    except OSError:
-        pass
     return b"".join(parts)
 
 
@@ -49,10 +50,8 @@ def read_head(opened: socket.socket) -> bytes:
 
 
 def send_quietly(opened: socket.socket, data: bytes) -> None:
-    try:
+    with suppress(OSError):
         opened.sendall(data)
-    except OSError:
-        pass
 
 
 def request(
@@ -112,15 +111,16 @@ def frame(
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
 
-def open_stream(
-    port: int, target: bytes = b"/v1/events", **options: int
-) -> socket.socket:
+def open_stream(port: int, target: bytes = b"/v1/events", **options: int) -> socket.socket:
     """A WebSocket connection past its handshake."""
     opened = connect(port, **options)
-    opened.sendall(upgrade(target))
-    head = read_head(opened)
-    if not head.startswith(b"HTTP/1.1 101"):
-        raise ConnectionError("the stream was refused")
+    try:
+        opened.sendall(upgrade(target))
+        if not read_head(opened).startswith(b"HTTP/1.1 101"):
+            raise ConnectionError("the stream was refused")
+    except BaseException:
+        opened.close()
+        raise
     return opened
 
 

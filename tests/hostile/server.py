@@ -84,9 +84,7 @@ async def gate(draining: trio.Event, upgrade: UpgradeRequest) -> SessionHandler:
     async def ticks(connection: Connection) -> None:
         if upgrade.path == "/raises":
             raise RuntimeError("secret words")
-        await connection.send(
-            json.dumps({"path": upgrade.path, "query": upgrade.query})
-        )
+        await connection.send(json.dumps({"path": upgrade.path, "query": upgrade.query}))
         while upgrade.path == "/flood" and not draining.is_set():
             await connection.send(b"x" * 8000)
         with trio.move_on_after(60):
@@ -159,9 +157,7 @@ async def stock(draining: trio.Event, options: dict[str, float]) -> None:
                 shutdown_trigger=draining.wait,
             )
         )
-        server = await nursery.start(
-            trio_websocket.serve_websocket, ticks, "127.0.0.1", 0, None
-        )
+        server = await nursery.start(trio_websocket.serve_websocket, ticks, "127.0.0.1", 0, None)
         ready(int(binds[0].rpartition(":")[2]), server.port)
         await draining.wait()
         nursery.cancel_scope.deadline = trio.current_time() + 2

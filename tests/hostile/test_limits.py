@@ -1,11 +1,12 @@
 """Too many connections, and too few descriptors, end neither the listener nor the process."""
 
 import resource
+import time
 
 import pytest
 
 from tests.hostile.process import Server
-from tests.hostile.raw import connect, read_all, request
+from tests.hostile.raw import connect, read_all
 
 pytestmark = pytest.mark.prove
 
@@ -28,10 +29,7 @@ def test_running_out_of_descriptors_is_waited_out(listener: str) -> None:
     with Server("guarded") as server:
         resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (40, 40))
         held = [connect(server.port[listener]) for _ in range(60)]
-        held[0].sendall(
-            request()
-        )  # so the process has certainly come as far as to accept
-        read_all_briefly(held[0])
+        time.sleep(0.5)  # so that it has come as far as to accept more than it can
         for opened in held:
             opened.close()
         server.check_descriptors()
@@ -39,6 +37,3 @@ def test_running_out_of_descriptors_is_waited_out(listener: str) -> None:
         log = server.terminate()
         server.check_log(log)
         assert log.count("accept_failed") == 1
-
-
-def read_all_briefly(opened: object) -> None: ...

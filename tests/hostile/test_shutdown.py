@@ -25,8 +25,7 @@ def test_it_ends_beside_clients_that_never_read() -> None:
         for opened in held:
             opened.sendall(request(b"/flood"))
         held += [
-            open_stream(server.port["websocket"], b"/flood", receive_buffer=4096)
-            for _ in range(20)
+            open_stream(server.port["websocket"], b"/flood", receive_buffer=4096) for _ in range(20)
         ]
         time.sleep(0.5)
         server.check_health()
@@ -37,13 +36,15 @@ def test_it_ends_beside_clients_that_never_read() -> None:
 
 def test_the_stock_servers_hang_beside_a_client_that_never_reads() -> None:
     """The negative control: hypercorn's write is shielded and has no deadline."""
-    with Server("stock") as server:
-        with connect(server.port["http"], receive_buffer=4096) as opened:
-            opened.sendall(request(b"/flood"))
-            time.sleep(0.5)
-            os.kill(server.pid, signal.SIGTERM)
-            time.sleep(3)
-            assert server.alive
+    with (
+        Server("stock") as server,
+        connect(server.port["http"], receive_buffer=4096) as opened,
+    ):
+        opened.sendall(request(b"/flood"))
+        time.sleep(0.5)
+        os.kill(server.pid, signal.SIGTERM)
+        time.sleep(3)
+        assert server.alive
 
 
 def test_a_stream_that_watches_draining_ends_whole() -> None:

@@ -101,9 +101,7 @@ def _together(behind: bytes) -> Attack:
     return attack
 
 
-def _floods(
-    unit: bytes, *, count: int, reads: bool, closes: int | None = None
-) -> Attack:
+def _floods(unit: bytes, *, count: int, reads: bool, closes: int | None = None) -> Attack:
     def attack(port: int) -> None:
         with open_stream(port, receive_buffer=4096) as opened:
             opened.settimeout(1)
@@ -118,10 +116,7 @@ def _floods(
 
 def _never_reads(connections: int, held_s: float) -> Attack:
     def attack(port: int) -> None:
-        opened = [
-            open_stream(port, b"/flood", receive_buffer=4096)
-            for _ in range(connections)
-        ]
+        opened = [open_stream(port, b"/flood", receive_buffer=4096) for _ in range(connections)]
         time.sleep(held_s)
         for one in opened:
             one.close()
@@ -163,16 +158,12 @@ def _endless_fragments(port: int) -> None:
 def websocket_clients() -> Iterator[Client]:
     for name, attack, expect in _CLIENTS:
         yield Client(name, "websocket", attack, expect)
-    yield Client(
-        "silence", "websocket", says(b"", timeout=3), b"HTTP/1.1 408 ", {"head_s": 0.5}
-    )
+    yield Client("silence", "websocket", says(b"", timeout=3), b"HTTP/1.1 408 ", {"head_s": 0.5})
     yield Client(
         "half a head", "websocket", says(upgrade()[:40], timeout=3), b"HTTP/1.1 408 ",
         {"head_s": 0.5},
     )  # fmt: skip
-    yield Client(
-        "events unread are cut", "websocket", _is_cut_off, b"", {"stall_s": 0.5}
-    )
+    yield Client("events unread are cut", "websocket", _is_cut_off, b"", {"stall_s": 0.5})
 
 
 def _lacks(*names: bytes) -> Attack:

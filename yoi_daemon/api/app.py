@@ -33,7 +33,9 @@ ROUTES: tuple[Route, ...] = (
     *workers.ROUTES,
 )
 
-Asgi = Callable[[Any, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
+Asgi = Callable[
+    [Any, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]
+]
 
 
 def make_app(daemon: Daemon, names: Names, routes: Sequence[Route] = ROUTES) -> Asgi:
@@ -100,7 +102,9 @@ def _guarded(app: QuartTrio, daemon: Daemon, names: Names) -> Asgi:
         receive: Callable[[], Awaitable[Any]],
         send: Callable[[Any], Awaitable[None]],
     ) -> None:
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
+        }
         try:
             names.check(headers.get("host"), headers.get("origin"), headers.get("sec-fetch-site"))
         except Refused as refused:

@@ -32,7 +32,9 @@ class Answer(msgspec.Struct, frozen=True):
 class Call:
     """One authorised request, as handlers see it."""
 
-    def __init__(self, daemon: Daemon, params: Mapping[str, str], principal: Principal | None) -> None:
+    def __init__(
+        self, daemon: Daemon, params: Mapping[str, str], principal: Principal | None
+    ) -> None:
         self.daemon = daemon
         self.params = params
         self.principal = principal
@@ -48,7 +50,9 @@ class Call:
             data = cast(bytes, await quart_request.get_data(as_text=False))
         except RequestEntityTooLarge as error:
             raise Refused(
-                "payload_too_large", "the body is larger than this daemon takes", max_bytes=MAX_BODY_BYTES
+                "payload_too_large",
+                "the body is larger than this daemon takes",
+                max_bytes=MAX_BODY_BYTES,
             ) from error
         except RequestTimeout as error:
             raise Refused(
@@ -123,7 +127,9 @@ def refusal_of(error: HTTPException) -> Refused:
     """What the web framework refuses by itself, in our words."""
     match error.code:
         case 404:
-            return Refused("route_not_found", "there is nothing at this path; the README lists the routes")
+            return Refused(
+                "route_not_found", "there is nothing at this path; the README lists the routes"
+            )
         case 405:
             return Refused("method_not_allowed", "this path has other methods")
         case 413:

@@ -40,7 +40,9 @@ async def show_runtime(call: Call) -> Answer:
 async def list_workers(call: Call) -> Answer:
     """A page of one runtime's workers."""
     asked = call.query(after=None, limit=100)
-    page = await _runtime(call).workers(after=asked["after"], limit=min(asked["limit"], MAX_LIST_ITEMS))
+    page = await _runtime(call).workers(
+        after=asked["after"], limit=min(asked["limit"], MAX_LIST_ITEMS)
+    )
     return Answer(_page(page.items, page.next))
 
 
@@ -87,9 +89,7 @@ async def send_input(call: Call) -> Answer:
 
 async def show_transcript(call: Call) -> Answer:
     """A bounded page of the transcript."""
-    asked = call.query(
-        after=None, before=None, limit=DEFAULT_PAGE_ITEMS, max_bytes=MAX_PAGE_BYTES
-    )
+    asked = call.query(after=None, before=None, limit=DEFAULT_PAGE_ITEMS, max_bytes=MAX_PAGE_BYTES)
     return Answer(await _runtime(call).transcript(call.params["worker_id"], **asked))
 
 

@@ -28,7 +28,6 @@ _ADVICE: Mapping[Code, str] = {
     "plugin_not_found": "'yoi-daemon plugin list' shows the plugins",
     "ingress_not_found": "'yoi-daemon plugin show PLUGIN' shows its ingresses",
     "worker_not_found": "'yoi-daemon worker list' shows the workers",
-    "profile_not_found": "builtin:echo is always there; others stand in yoi-daemon.toml",
     "cursor_expired": "begin again with --from earliest",
     "cursor_unknown": "begin again with --from earliest",
     "service_failed": "'yoi-daemon plugin show PLUGIN' shows the reason",

@@ -38,7 +38,7 @@ def list_plugins(options: Client) -> None:
                 row.since,
                 row.queue,
                 row.restarts,
-                row.reason and str(row.reason),
+                row.why,
             )
             for row in told.items
         ],

@@ -48,7 +48,7 @@ def status(options: Client) -> None:
                 plugin.queue,
                 None if plugin.oldest_waiting_s is None else duration(plugin.oldest_waiting_s),
                 plugin.restarts,
-                plugin.reason and str(plugin.reason),
+                plugin.why,
             )
             for plugin in told.plugins
         ],

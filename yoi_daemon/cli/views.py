@@ -49,6 +49,13 @@ class Plugin(View):
     critical: bool = False
 
     @property
+    def why(self) -> str | None:
+        """Why it is in its state, where the state itself does not say enough."""
+        if self.reason is None or self.reason.code == self.state:
+            return None
+        return str(self.reason)
+
+    @property
     def queue(self) -> str:
         """Depth and, where it is told, capacity."""
         if self.queue_capacity is None:

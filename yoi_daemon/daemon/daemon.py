@@ -18,9 +18,7 @@ from yoi_daemon.model.workers import Diagnostic, RuntimeSummary
 from yoi_daemon.plugins.host import PluginHost
 from yoi_daemon.registry.registry import Registry
 
-NOT_DURABLE = (
-    "kept in memory: accepted events, the log and workers are lost when the process ends"
-)
+NOT_DURABLE = "kept in memory: accepted events, the log and workers are lost when the process ends"
 
 
 class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):

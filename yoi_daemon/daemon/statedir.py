@@ -73,7 +73,9 @@ def write_daemon_file(directories: Directories, content: dict[str, Any]) -> None
     try:
         _write_whole(directories.daemon_file, json.dumps(content) + "\n")
     except OSError as error:
-        raise NotAllowed(f"{directories.daemon_file} cannot be written: {error.strerror}") from error
+        raise NotAllowed(
+            f"{directories.daemon_file} cannot be written: {error.strerror}"
+        ) from error
 
 
 def _write_whole(path: Path, text: str) -> None:

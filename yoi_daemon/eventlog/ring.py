@@ -26,7 +26,9 @@ class Ring:
         self._max_age_s = window_age_s
         self._clock = clock
         self._entries: list[Entry] = []
-        self._start = 0  # entries before it are let go; the list is cut now and then, not at each step
+        self._start = (
+            0  # entries before it are let go; the list is cut now and then, not at each step
+        )
         self._bytes = 0
         self.head = head
         self.evicted = 0

@@ -44,9 +44,7 @@ class Principal(msgspec.Struct, frozen=True):
     def require(self, scope: Scope) -> None:
         """Raises `Refused` (`forbidden`) without the scope."""
         if scope not in self.scopes:
-            raise Refused(
-                "forbidden", f"this token lacks the scope {scope}", scope=scope
-            )
+            raise Refused("forbidden", f"this token lacks the scope {scope}", scope=scope)
 
 
 class Tokens:
@@ -59,9 +57,7 @@ class Tokens:
         """The owner of the bearer token in an `Authorization` header. Raises `Refused` (`unauthenticated`)."""
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
-            raise Refused(
-                "unauthenticated", "send a token: Authorization: Bearer TOKEN"
-            )
+            raise Refused("unauthenticated", "send a token: Authorization: Bearer TOKEN")
         given = _digest(token.strip())
         found: Principal | None = None
         for digest, principal in self._digests.items():
@@ -86,9 +82,7 @@ class Names:
         self._hosts = frozenset(host.lower() for host in hosts)
         self._origins = frozenset(origins)
 
-    def check(
-        self, host: str | None, origin: str | None, fetch_site: str | None
-    ) -> None:
+    def check(self, host: str | None, origin: str | None, fetch_site: str | None) -> None:
         """Raises `Refused`: `host_not_allowed`, `origin_not_allowed`."""
         if (host or "").lower() not in self._hosts:
             raise Refused(
@@ -101,14 +95,10 @@ class Names:
                 "no page of this origin may ask; add it to origins if it should",
             )
         if origin is None and fetch_site in ("cross-site", "same-site"):
-            raise Refused(
-                "origin_not_allowed", "a browser sent this for another site's page"
-            )
+            raise Refused("origin_not_allowed", "a browser sent this for another site's page")
 
 
-def names_of(
-    addresses: Sequence[Address], hosts: Iterable[str], origins: Iterable[str]
-) -> Names:
+def names_of(addresses: Sequence[Address], hosts: Iterable[str], origins: Iterable[str]) -> Names:
     """The names of a listener: its addresses as bound, their loopback names, and the configured ones.
 
     A configured name without a port is taken with each port that is listened on.

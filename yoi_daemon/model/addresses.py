@@ -44,11 +44,7 @@ def parse_listen(text: str) -> Address:
             raise ValueError(EXPECTED)
         return UnixAddress(path)
     host, colon, digits = text.rpartition(":")
-    if (
-        not colon
-        or not (digits.isascii() and digits.isdecimal())
-        or int(digits[:6]) > 65535
-    ):
+    if not colon or not (digits.isascii() and digits.isdecimal()) or int(digits[:6]) > 65535:
         raise ValueError(EXPECTED)
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]

@@ -23,7 +23,9 @@ DecodeHook = Callable[[type, Any], Any]
 class Faults:
     """Collects what is wrong; `raise_if_any` ends the collecting."""
 
-    def __init__(self, file: str, text: str = "", overridden: Mapping[Path, str] | None = None) -> None:
+    def __init__(
+        self, file: str, text: str = "", overridden: Mapping[Path, str] | None = None
+    ) -> None:
         self._file = file
         self._lines = _key_lines(text)
         self._overridden = overridden or {}
@@ -35,7 +37,8 @@ class Faults:
             self._found.append(ConfigFault(file=ENVIRONMENT, key=variable, expected=expected))
             return
         line = next(
-            (self._lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self._lines), None
+            (self._lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self._lines),
+            None,
         )
         self._found.append(
             ConfigFault(file=self._file, key=".".join(path), expected=expected, line=line)
@@ -44,7 +47,9 @@ class Faults:
     def raise_if_any(self) -> None:
         """Raises `ConfigurationError` with all faults, in the order of the file."""
         if self._found:
-            raise ConfigurationError(sorted(self._found, key=lambda f: (f.file, f.line or 0, f.key)))
+            raise ConfigurationError(
+                sorted(self._found, key=lambda f: (f.file, f.line or 0, f.key))
+            )
 
 
 def parse_settings(text: str, file: str, environ: Mapping[str, str]) -> Settings:
@@ -81,7 +86,9 @@ def convert_table(
     values: dict[str, Any] = {}
     complete = True
     for key in given.keys() - fields.keys():
-        faults.add((*path, key), f"unknown key; this table has {', '.join(sorted(fields)) or 'none'}")
+        faults.add(
+            (*path, key), f"unknown key; this table has {', '.join(sorted(fields)) or 'none'}"
+        )
         complete = False
     for key, field in fields.items():
         if key not in given:
@@ -109,19 +116,19 @@ _FAULTY = object()
 def _convert_value(
     value: Any, kind: Any, path: Path, faults: Faults, dec_hook: DecodeHook | None
 ) -> Any:
-    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+    if _is_struct(kind):
         converted = convert_table(value, kind, path, faults, dec_hook)
         return _FAULTY if converted is None else converted
     if get_origin(kind) is dict and is_table(value):
         of = get_args(kind)[1]
-        if isinstance(of, type) and issubclass(of, msgspec.Struct):
+        if _is_struct(of):
             tables = {
                 key: convert_table(item, of, (*path, key), faults, dec_hook)
                 for key, item in value.items()
             }
             return _FAULTY if None in tables.values() else tables
     try:
-        converted = cast(Any, msgspec.convert(value, kind, dec_hook=dec_hook))
+        converted: Any = msgspec.convert(value, kind, dec_hook=dec_hook)
     except msgspec.ValidationError as error:
         message = str(error)
         # msgspec quotes a value that is none of a Literal's; a fault never does.
@@ -129,6 +136,10 @@ def _convert_value(
         faults.add(path, f"expected {_describe(kind)}" if quotes else _lower_first(message))
         return _FAULTY
     return converted
+
+
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
 def _check_rules(settings: Settings, faults: Faults) -> None:
@@ -188,7 +199,11 @@ def _lay_over(table: dict[str, Any], environ: Mapping[str, str]) -> dict[Path, s
             at = at.setdefault(key, {}) if is_table(at) else None
         if not is_table(at):
             raise ConfigurationError(
-                [ConfigFault(file=ENVIRONMENT, key=variable, expected="goes below a key that is no table")]
+                [
+                    ConfigFault(
+                        file=ENVIRONMENT, key=variable, expected="goes below a key that is no table"
+                    )
+                ]
             )
         at[path[-1]] = _toml_or_text(environ[variable])
         overridden[path] = variable
@@ -210,7 +225,9 @@ def _toml_or_text(text: str) -> Any:
 
 
 _HEADER = re.compile(r"\s*\[([^\[\]]+)\]\s*(?:#.*)?$")
-_KEY = re.compile(r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*=""")
+_KEY = re.compile(
+    r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*="""
+)
 _PART = re.compile(r"""[A-Za-z0-9_-]+|"[^"]*"|'[^']*'""")
 
 
@@ -246,8 +263,14 @@ def _syntax_fault(file: str, message: str) -> ConfigFault:
 
 
 def _toml_type(value: Any) -> str:
-    names = {bool: "a boolean", int: "an integer", float: "a float", str: "a string", list: "an array"}
-    return names.get(type(value), "a table" if is_table(value) else "a date or time")
+    names: dict[Any, str] = {
+        bool: "a boolean",
+        int: "an integer",
+        float: "a float",
+        str: "a string",
+        list: "an array",
+    }
+    return names.get(value.__class__, "a table" if is_table(value) else "a date or time")
 
 
 def _describe(kind: Any) -> str:

@@ -46,10 +46,14 @@ def find_directories(
 
     Raises `ConfigurationError` when a directory can be told neither way because HOME is unset.
     """
-    state_path = _find("--state", state, environ, "STATE_DIRECTORY", "XDG_STATE_HOME", ".local/state")
+    state_path = _find(
+        "--state", state, environ, "STATE_DIRECTORY", "XDG_STATE_HOME", ".local/state"
+    )
     credentials = environ.get("CREDENTIALS_DIRECTORY")
     return Directories(
-        config=_find("--config", config, environ, "CONFIGURATION_DIRECTORY", "XDG_CONFIG_HOME", ".config"),
+        config=_find(
+            "--config", config, environ, "CONFIGURATION_DIRECTORY", "XDG_CONFIG_HOME", ".config"
+        ),
         state=state_path,
         secrets=Path(credentials) if credentials else state_path / "secrets",
     )
@@ -68,6 +72,10 @@ def _find(
         return Path(base) / PROGRAM
     if not environ.get("HOME"):
         raise ConfigurationError(
-            [ConfigFault(file="environment", key="HOME", expected=f"is unset; set it, or give {flag} DIR")]
+            [
+                ConfigFault(
+                    file="environment", key="HOME", expected=f"is unset; set it, or give {flag} DIR"
+                )
+            ]
         )
     return Path(environ["HOME"]) / home / PROGRAM

@@ -12,7 +12,12 @@ MAX_EVENT_BYTES = 262_144
 """An event's `data`, encoded, is at most 256 KiB; PRODUCT promise to subscribers."""
 
 AttemptOutcome = Literal[
-    "handled", "retry_scheduled", "dispatch_timeout", "handler_failed", "interrupted", "invalid_event"
+    "handled",
+    "retry_scheduled",
+    "dispatch_timeout",
+    "handler_failed",
+    "interrupted",
+    "invalid_event",
 ]
 """How one attempt to handle an ingress event ended."""
 

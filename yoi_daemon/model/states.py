@@ -8,7 +8,7 @@ from yoi_daemon.model.errors import YoiError
 ServiceState = Literal["ready", "starting", "running", "stopping", "stopped", "failed"]
 WorkerState = Literal["idle", "running", "stopping", "stopped", "failed"]
 
-State = TypeVar("State", bound=str)
+State = TypeVar("State")
 
 SERVICE_TRANSITIONS: Mapping[ServiceState, frozenset[ServiceState]] = {
     "ready": frozenset({"starting", "stopped", "failed"}),
@@ -42,7 +42,7 @@ class Machine(Generic[State]):
 
     def __init__(self, table: Mapping[State, frozenset[State]], state: State) -> None:
         self._table = table
-        self.state = state
+        self.state: State = state
 
     def move(self, to: State) -> State:
         """Goes to `to` and gives the state that was left. Raises `UndefinedTransitionError`."""

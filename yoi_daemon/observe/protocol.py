@@ -140,7 +140,8 @@ def read_query(query: str) -> Asked:
     kinds = tuple(asked["kinds"].split(",")) if asked.get("kinds") else ()
     if len(kinds) > MAX_KINDS or not all(_KIND.fullmatch(kind) for kind in kinds):
         raise _bad_request(
-            "bad_kinds", f"expected up to {MAX_KINDS} kinds or prefixes such as worker.,plugin.state"
+            "bad_kinds",
+            f"expected up to {MAX_KINDS} kinds or prefixes such as worker.,plugin.state",
         )
     return Asked(cursor=asked.get("cursor", "latest"), kinds=kinds)
 

@@ -72,9 +72,7 @@ class ObserveServer:
         What is wrong with the rest is told on the stream, where a client can read it.
         """
         headers = dict(request.headers)
-        self._names.check(
-            headers.get("host"), headers.get("origin"), headers.get("sec-fetch-site")
-        )
+        self._names.check(headers.get("host"), headers.get("origin"), headers.get("sec-fetch-site"))
         refuse_token_in_query(request.query)
         principal = self._daemon.tokens.authenticate(headers.get("authorization"))
         principal.require("events:read")

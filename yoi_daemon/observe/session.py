@@ -66,7 +66,9 @@ class Session:
                 frames = subscription.take()
             except PositionExpiredError:
                 overrun = StreamRefused(
-                    "slow_consumer", "overrun", "the window passed this subscriber; resume to learn what is left"
+                    "slow_consumer",
+                    "overrun",
+                    "the window passed this subscriber; resume to learn what is left",
                 )
                 await self.refuse(overrun, subscription.position)
                 return
@@ -77,9 +79,14 @@ class Session:
                 continue
             if self._draining.is_set():
                 await self._bookmark(subscription, "draining")
-                after_s = round(self._uniform(0.2, 2.0), 2)  # spread, so that not all come back at once
+                after_s = round(
+                    self._uniform(0.2, 2.0), 2
+                )  # spread, so that not all come back at once
                 ending = StreamRefused(
-                    "shutting_down", "draining", "the daemon stops; come back", retry_after_s=after_s
+                    "shutting_down",
+                    "draining",
+                    "the daemon stops; come back",
+                    retry_after_s=after_s,
                 )
                 await self.refuse(ending, subscription.position)
                 return

@@ -111,7 +111,9 @@ class Admission:
         try:
             spec.decoder.decode(payload)
         except msgspec.ValidationError as error:
-            raise Refused("invalid_event", f"the payload does not fit ingress {spec.name}: {error}") from error
+            raise Refused(
+                "invalid_event", f"the payload does not fit ingress {spec.name}: {error}"
+            ) from error
         except msgspec.DecodeError as error:
             raise Refused("invalid_event", f"the payload is not JSON: {error}") from error
         except RecursionError as error:

@@ -85,12 +85,16 @@ class CallContext:
     def log(self) -> FilteringBoundLogger:
         around = self._surroundings
         bound = {"correlation_id": self._correlation_id, "event_id": self._event_id}
-        return around.logger.bind(**{key: value for key, value in bound.items() if value is not None})
+        return around.logger.bind(
+            **{key: value for key, value in bound.items() if value is not None}
+        )
 
     @property
     def workers(self) -> Workers:
         around = self._surroundings
-        return around.workers_for(around.plugin_id, around.grants, self._check, self._correlation_id)
+        return around.workers_for(
+            around.plugin_id, around.grants, self._check, self._correlation_id
+        )
 
     async def emit(self, kind: str, data: Any = None) -> None:
         around = self._surroundings
@@ -107,7 +111,9 @@ class CallContext:
 
     async def enter(self, manager: AbstractAsyncContextManager[T]) -> T:
         if self._stack is None:
-            raise RuntimeError("ctx.enter is for start only: what it enters lives as long as the service")
+            raise RuntimeError(
+                "ctx.enter is for start only: what it enters lives as long as the service"
+            )
         return await self._stack.enter_async_context(manager)
 
 
@@ -126,7 +132,9 @@ class StartContext(CallContext):
 
     async def enter(self, manager: AbstractAsyncContextManager[T]) -> T:
         if not self._open:
-            raise RuntimeError("ctx.enter is for start only: what it enters lives as long as the service")
+            raise RuntimeError(
+                "ctx.enter is for start only: what it enters lives as long as the service"
+            )
         task = trio.lowlevel.current_task()
         before = set(task.child_nurseries)
         entered = await super().enter(manager)

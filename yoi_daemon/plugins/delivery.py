@@ -97,7 +97,17 @@ class Call:
     wedged, and a function that swallows its cancellation no longer spins a core.
     """
 
-    __slots__ = ("due", "give_up", "grace_s", "is_late", "is_open", "is_wedged", "scope", "started_s", "warn_at")
+    __slots__ = (
+        "due",
+        "give_up",
+        "grace_s",
+        "is_late",
+        "is_open",
+        "is_wedged",
+        "scope",
+        "started_s",
+        "warn_at",
+    )
 
     def __init__(
         self,
@@ -130,7 +140,14 @@ class Attempt(Call):
 
     __slots__ = ("delivery",)
 
-    def __init__(self, delivery: Delivery, started_s: float, limits: LaneLimits, scope: trio.CancelScope, give_up: trio.CancelScope) -> None:
+    def __init__(
+        self,
+        delivery: Delivery,
+        started_s: float,
+        limits: LaneLimits,
+        scope: trio.CancelScope,
+        give_up: trio.CancelScope,
+    ) -> None:
         # Spelled out, not by super(): this runs for every event.
         self.delivery = delivery
         self.started_s = started_s
@@ -156,4 +173,3 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     where: str | None = None
     asked_retry: bool = False
     retry_after_s: float | None = None
-

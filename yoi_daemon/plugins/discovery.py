@@ -45,10 +45,16 @@ def discover(directory: Path) -> Discovery:
         else:
             continue
         if not is_plugin_id(name):
-            faults.append(ConfigFault(file=str(entry), key="", expected=f"expected the name {PLUGIN_ID_RULE}"))
+            faults.append(
+                ConfigFault(file=str(entry), key="", expected=f"expected the name {PLUGIN_ID_RULE}")
+            )
         elif name in found:
             faults.append(
-                ConfigFault(file=str(entry), key="", expected=f"{found[name].file} has the same name; remove one")
+                ConfigFault(
+                    file=str(entry),
+                    key="",
+                    expected=f"{found[name].file} has the same name; remove one",
+                )
             )
         else:
             found[name] = Found(name, file)

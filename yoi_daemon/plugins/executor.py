@@ -92,9 +92,7 @@ async def call_function(function: Function, *arguments: Any) -> Any:
     """Calls an author's function, a plain `def` in a thread. What it raises comes out."""
     if function.is_async:
         return await function.call(*arguments)
-    return await trio.to_thread.run_sync(
-        function.call, *arguments, limiter=trio.CapacityLimiter(1)
-    )
+    return await trio.to_thread.run_sync(function.call, *arguments, limiter=trio.CapacityLimiter(1))
 
 
 def reraise_cancellation(error: BaseException) -> None:

@@ -110,7 +110,9 @@ class Generation:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                nursery.start_soon(self._live, nursery, name=f"service {self.surroundings.plugin_id}")
+                nursery.start_soon(
+                    self._live, nursery, name=f"service {self.surroundings.plugin_id}"
+                )
         except BaseException as error:  # noqa: BLE001 (a plugin ends itself, not the daemon)
             reraise_cancellation(error)
             if self.end is None:

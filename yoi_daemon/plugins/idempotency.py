@@ -41,9 +41,7 @@ class DeliveryKeys:
         (`delivery_id_conflict`) for another body.
         """
         if not 1 <= len(key) <= MAX_KEY_CHARS:
-            raise Refused(
-                "invalid_request", f"a delivery key has 1 to {MAX_KEY_CHARS} characters"
-            )
+            raise Refused("invalid_request", f"a delivery key has 1 to {MAX_KEY_CHARS} characters")
         at = (ingress, key)
         while (under_way := self._under_way.get(at)) is not None:
             await under_way.wait()

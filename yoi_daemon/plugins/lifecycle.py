@@ -76,7 +76,11 @@ class Lifecycle:
         self.reason = Reason(code, message)
         self.retry_at_s = None if retry_in_s is None else self.since_s + retry_in_s
         data = PluginState(
-            state=to, before=before, reason=self.reason, restarts=self.restarts, retry_in_s=retry_in_s
+            state=to,
+            before=before,
+            reason=self.reason,
+            restarts=self.restarts,
+            retry_in_s=retry_in_s,
         )
         self.seq = self._event_log.append(
             Draft(kind="plugin.state", plugin_id=self._plugin_id, data=data)
@@ -107,4 +111,6 @@ class Lifecycle:
         return None
 
     def _retry_after_s(self) -> float | None:
-        return None if self.retry_at_s is None else max(1.0, round(self.retry_at_s - self._clock(), 1))
+        return (
+            None if self.retry_at_s is None else max(1.0, round(self.retry_at_s - self._clock(), 1))
+        )

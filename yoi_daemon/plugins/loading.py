@@ -6,7 +6,7 @@ import traceback
 import types
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -44,7 +44,9 @@ class LoadedPlugin(msgspec.Struct, frozen=True):
     base: str
 
 
-def load_plugin(found: Found, table: dict[str, Any], *, config_file: Path, secrets: Path) -> LoadedPlugin:
+def load_plugin(
+    found: Found, table: dict[str, Any], *, config_file: Path, secrets: Path
+) -> LoadedPlugin:
     """Runs the module and decodes `table`, its `[plugins.NAME.config]`. Blocking: call it in a thread.
 
     Raises `LoadFailed`.
@@ -95,7 +97,9 @@ def load_config(
             return _read_secret(value, secrets)
         raise NotImplementedError(kind)
 
-    config = convert_table(table, plugin.config_type, ("plugins", plugin_id, "config"), faults, decode)
+    config = convert_table(
+        table, plugin.config_type, ("plugins", plugin_id, "config"), faults, decode
+    )
     try:
         faults.raise_if_any()
     except ConfigurationError as error:
@@ -110,7 +114,9 @@ def _read_secret(name: Any, secrets: Path) -> Secret:
     try:
         text = (secrets / name).read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise ValueError(f"there is no file of this name in {secrets}; make it, readable by the daemon only") from error
+        raise ValueError(
+            f"there is no file of this name in {secrets}; make it, readable by the daemon only"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"the file of this name in {secrets} cannot be read as text") from error
     value = text.strip("\r\n")
@@ -152,7 +158,7 @@ def _checked(plugin: Any, found: Found) -> Plugin[Any]:
             "definition_error",
             f'{_name(found)}: expected plugin = Plugin("{found.plugin_id}") at the module\'s top',
         )
-    checked: Plugin[Any] = plugin
+    checked = cast("Plugin[Any]", plugin)
     if checked.name != found.plugin_id:
         raise LoadFailed(
             "definition_error",
@@ -165,7 +171,9 @@ def _checked(plugin: Any, found: Found) -> Plugin[Any]:
             f"this daemon has 1 to {API_VERSION}",
         )
     if not checked.has_service:
-        raise LoadFailed("definition_error", f"{_name(found)}: declares nothing; add a start or an ingress")
+        raise LoadFailed(
+            "definition_error", f"{_name(found)}: declares nothing; add a start or an ingress"
+        )
     for spec in checked.ingresses.values():
         if spec.verify is not None and not _has_secret(checked.config_type):
             raise LoadFailed(
@@ -193,5 +201,9 @@ def _name(found: Found) -> str:
 
 
 def _line(error: BaseException, found: Found) -> str:
-    lines = [n for frame, n in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == str(found.file)]
+    lines = [
+        n
+        for frame, n in traceback.walk_tb(error.__traceback__)
+        if frame.f_code.co_filename == str(found.file)
+    ]
     return f":{lines[-1]}" if lines else ""

@@ -47,7 +47,9 @@ async def open_plugins(
     def load(plugin_id: str, plugin_settings: PluginSettings) -> LoadedPlugin:
         found = discover(directories.plugins).found.get(plugin_id)
         if found is None:
-            raise LoadFailed("unreadable", f"plugins/{plugin_id}.py is gone; put it back, or reload")
+            raise LoadFailed(
+                "unreadable", f"plugins/{plugin_id}.py is gone; put it back, or reload"
+            )
         return load_plugin(
             found,
             plugin_settings.config,

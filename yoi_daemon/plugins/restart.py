@@ -46,7 +46,8 @@ class RestartPolicy:
             self._times.popleft()
         if self._quarantines or len(self._times) >= settings.restart_attempts:
             delay_s = min(
-                settings.quarantine_max_s, settings.quarantine_min_s * 2 ** min(self._quarantines, 30)
+                settings.quarantine_max_s,
+                settings.quarantine_min_s * 2 ** min(self._quarantines, 30),
             )
             self._quarantines += 1
             return Restart(delay_s, gave_up=True)

@@ -65,7 +65,9 @@ class Service:
         self.is_loaded = trio.Event()
         """The first load has come to an end, good or bad."""
         self._parts = parts
-        self._logger: FilteringBoundLogger = structlog.get_logger("plugin").bind(plugin_id=plugin_id)
+        self._logger: FilteringBoundLogger = structlog.get_logger("plugin").bind(
+            plugin_id=plugin_id
+        )
         self.lifecycle = Lifecycle(
             plugin_id, parts.event_log, self._logger, clock=parts.clock, wall_clock=parts.wall_clock
         )
@@ -129,7 +131,8 @@ class Service:
             critical=self.settings.critical,
             tools=(),
             ingresses=tuple(
-                IngressInfo(name=spec.name, verify=spec.verify, every_s=spec.period_s) for spec in specs
+                IngressInfo(name=spec.name, verify=spec.verify, every_s=spec.period_s)
+                for spec in specs
             ),
         )
 
@@ -215,7 +218,9 @@ class Service:
                 )
                 self._take(loaded, self.settings)
             if limit.cancelled_caught:
-                self._fail_load(LoadFailed("import_timeout", f"the import took over {LOAD_TIMEOUT_S:g} s"))
+                self._fail_load(
+                    LoadFailed("import_timeout", f"the import took over {LOAD_TIMEOUT_S:g} s")
+                )
         except LoadFailed as failure:
             self._fail_load(failure)
         finally:
@@ -228,7 +233,9 @@ class Service:
         self.settlement.settings = settings
         self.lane.limits = lane_limits(settings)
         ingresses = loaded.plugin.ingresses
-        self.settlement.holds = lambda name: name in ingresses and ingresses[name].on_retry == "hold"
+        self.settlement.holds = lambda name: (
+            name in ingresses and ingresses[name].on_retry == "hold"
+        )
 
     def _fail_load(self, failure: LoadFailed) -> None:
         # No restart is spent: it waits for a change or a command.
@@ -291,7 +298,9 @@ class Service:
             if end.failed:
                 self.settlement.note_error(end.code, end.message, end.where)
             hook = generation.hook_failure
-            code, message = ("stopped", "stopped by command") if hook is None else (hook.code, hook.message)
+            code, message = (
+                ("stopped", "stopped by command") if hook is None else (hook.code, hook.message)
+            )
             self.lifecycle.move("stopped", code, message)
             return
         if end.failed:
@@ -328,7 +337,8 @@ class Service:
     def _refuse_wedged(self) -> None:
         if self.is_wedged:
             raise Refused(
-                "invalid_state", f"{self.lifecycle.reason.message}; only a restart of the daemon frees it"
+                "invalid_state",
+                f"{self.lifecycle.reason.message}; only a restart of the daemon frees it",
             )
 
     # -- the watchdog's side
@@ -352,7 +362,9 @@ class Service:
         self._logger.warning("slow", doing=doing, elapsed_s=round(elapsed_s, 1), event_id=event_id)
         self._append(
             "plugin.slow",
-            PluginSlow(doing=doing, elapsed_s=round(elapsed_s, 3), limit_s=limit_s, event_id=event_id),
+            PluginSlow(
+                doing=doing, elapsed_s=round(elapsed_s, 3), limit_s=limit_s, event_id=event_id
+            ),
         )
 
     def on_wedged(self, call: Call) -> None:
@@ -432,7 +444,9 @@ class Service:
             await answered.wait()
         if limit.cancelled_caught or call.is_late:
             limit_s = self.settings.status_timeout_s
-            return _status_diagnostic("status_timeout", f"status did not return within {limit_s:g} s")
+            return _status_diagnostic(
+                "status_timeout", f"status did not return within {limit_s:g} s"
+            )
         return answer
 
     def _append(self, kind: str, data: Data) -> None:
@@ -474,7 +488,8 @@ def _bounded(answer: Any) -> Any:
     encoded = msgspec.json.encode(answer)
     if len(encoded) > MAX_DETAIL_BYTES:
         return _status_diagnostic(
-            "status_too_large", f"status answered {len(encoded)} bytes; at most {MAX_DETAIL_BYTES} are shown"
+            "status_too_large",
+            f"status answered {len(encoded)} bytes; at most {MAX_DETAIL_BYTES} are shown",
         )
     # Decoded again: the page shares no object with the plugin.
     return msgspec.json.decode(encoded)

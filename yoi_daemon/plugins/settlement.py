@@ -45,7 +45,9 @@ class Settlement:
         self.holds: Callable[[str], bool] = lambda _ingress: False
         """Whether a retry of this ingress keeps the order."""
 
-    def judge(self, lane: Lane, attempt: Attempt, failure: Failure | None, duration_s: float) -> None:
+    def judge(
+        self, lane: Lane, attempt: Attempt, failure: Failure | None, duration_s: float
+    ) -> None:
         """See `lane.Judge`."""
         delivery = attempt.delivery
         duration_ms = round(duration_s * 1000, 3)
@@ -90,7 +92,9 @@ class Settlement:
             where=where,
             event_id=event_id,
         )
-        self._logger.warning("plugin error", code=code, reason=message, where=where, event_id=event_id)
+        self._logger.warning(
+            "plugin error", code=code, reason=message, where=where, event_id=event_id
+        )
 
     def dispatch_times(self) -> DispatchTimes:
         """How long the latest attempts took."""

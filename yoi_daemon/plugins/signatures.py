@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 from collections.abc import Mapping
+from typing import cast
 
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.sdk.config import Config, Secret
@@ -13,7 +14,9 @@ GITHUB_DELIVERY = "x-github-delivery"
 GITHUB_HEADERS = ("x-github-event", GITHUB_DELIVERY)
 
 
-def verify_signature(verify: Verify, config: Config, headers: Mapping[str, str], body: bytes) -> None:
+def verify_signature(
+    verify: Verify, config: Config, headers: Mapping[str, str], body: bytes
+) -> None:
     """Checks `body` against the Settings field `secret`; any of several secrets will do.
 
     `headers` are in lower case. Raises `Refused` (`unauthenticated`), in the same words whatever was wrong.
@@ -48,7 +51,6 @@ def handed_headers(verify: Verify) -> tuple[str, ...]:
 
 
 def _secrets(config: Config) -> list[Secret]:
-    secret = getattr(config, "secret", None)
-    if isinstance(secret, Secret):
-        return [secret]
-    return secret if isinstance(secret, list) else []
+    # Loading has seen to it that the field is one of the two.
+    secret = cast("Secret | list[Secret]", getattr(config, "secret", []))
+    return [secret] if isinstance(secret, Secret) else secret

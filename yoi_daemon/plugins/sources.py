@@ -19,7 +19,9 @@ async def run_timers(ingresses: Iterable[IngressSpec], tick: Callable[[IngressSp
                 nursery.start_soon(_run_timer, spec, spec.period_s, tick)
 
 
-async def _run_timer(spec: IngressSpec, period_s: float, tick: Callable[[IngressSpec], None]) -> None:
+async def _run_timer(
+    spec: IngressSpec, period_s: float, tick: Callable[[IngressSpec], None]
+) -> None:
     due = trio.current_time()
     while True:
         late_s = trio.current_time() - due

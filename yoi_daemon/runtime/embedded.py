@@ -56,7 +56,9 @@ class EmbeddedRuntime:
 
     async def workers(self, *, after: str | None = None, limit: int = 100) -> WorkerPage:
         # Ids sort by time, so a worker that is gone by now still marks a place.
-        ids = [worker_id for worker_id in sorted(self._workers) if after is None or worker_id > after]
+        ids = [
+            worker_id for worker_id in sorted(self._workers) if after is None or worker_id > after
+        ]
         chosen = ids[: max(1, limit)]
         return WorkerPage(
             items=tuple(self._workers[worker_id].summary() for worker_id in chosen),
@@ -82,7 +84,9 @@ class EmbeddedRuntime:
             self._check_input(input)
         limit = self._around.settings.max_workers
         if sum(not worker.is_over for worker in self._workers.values()) >= limit:
-            raise Refused("limit_reached", f"{limit} workers run already; stop some, or raise the limit")
+            raise Refused(
+                "limit_reached", f"{limit} workers run already; stop some, or raise the limit"
+            )
         worker = Worker(
             self._around.ids.new("wrk"),
             engine,

@@ -267,4 +267,3 @@ class _Turn:
 
     def close(self) -> None:
         self._open = False
-

@@ -9,7 +9,6 @@ from typing import (
     Generic,
     Literal,
     TypeVar,
-    cast,
     get_args,
     get_origin,
     get_type_hints,
@@ -108,7 +107,8 @@ class Plugin(Generic[C]):
         headers: tuple[str, ...] = (),
         on_retry: Literal["park", "hold"] = "park",
     ) -> Callable[
-        [Callable[[Context[C], IngressEvent[Q]], Done]], Callable[[Context[C], IngressEvent[Q]], Done]
+        [Callable[[Context[C], IngressEvent[Q]], Done]],
+        Callable[[Context[C], IngressEvent[Q]], Done],
     ]:
         """Handles the events of one ingress: serially, with a deadline, retried on `Retry`, crash and timeout.
 
@@ -134,7 +134,8 @@ class Plugin(Generic[C]):
     def every(
         self, *, seconds: float = 0, minutes: float = 0, hours: float = 0
     ) -> Callable[
-        [Callable[[Context[C], IngressEvent[Q]], Done]], Callable[[Context[C], IngressEvent[Q]], Done]
+        [Callable[[Context[C], IngressEvent[Q]], Done]],
+        Callable[[Context[C], IngressEvent[Q]], Done],
     ]:
         """Handles a timer's events, through the same queue; a tick is left out while one still waits."""
         period_s = seconds + 60 * minutes + 3600 * hours
@@ -172,7 +173,9 @@ def _function(
     call: Callable[..., Any], form: str, arity: int, earlier: Function | None = None
 ) -> Function:
     if earlier is not None:
-        raise PluginDefinitionError(f"{_place(call)}: declared twice; the first is {_place(earlier.call)}")
+        raise PluginDefinitionError(
+            f"{_place(call)}: declared twice; the first is {_place(earlier.call)}"
+        )
     if len(inspect.signature(call).parameters) != arity:
         raise PluginDefinitionError(f"{_place(call)} must take {form}")
     return Function(call, inspect.iscoroutinefunction(call))
@@ -187,7 +190,7 @@ def _payload_type(function: Callable[..., Any]) -> Any:
             f"{_place(function)}: the annotation {error.name!r} cannot be read at run time; "
             "import or define it at the module's top, not under TYPE_CHECKING"
         ) from error
-    kind = cast(Any, hints.get(names[1], IngressEvent)) if len(names) == 2 else IngressEvent
+    kind = hints.get(names[1], IngressEvent) if len(names) == 2 else IngressEvent
     if kind is IngressEvent or kind is Any:
         return Any
     if get_origin(kind) is IngressEvent:
