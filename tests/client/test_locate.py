@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -167,3 +169,10 @@ def test_which_processes_count_as_alive() -> None:
     assert not process_is_alive(0)  # would be our own group
     assert not process_is_alive(-1)
     assert not process_is_alive(10**30)
+
+
+def test_a_killed_process_that_nobody_reaped_is_not_alive() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        # Waits for its end and leaves it a zombie.
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert not process_is_alive(child.pid)

@@ -72,7 +72,7 @@ class Call:
         data = await self.json_bytes()
         try:
             return msgspec.json.decode(data, type=kind)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Refused("invalid_request", f"the body does not fit: {error}") from error
 
     def query(self, **defaults: Any) -> dict[str, Any]:

@@ -32,9 +32,9 @@ def events(
     plugin: str | None,
     kinds: tuple[str, ...],
 ) -> None:
-    """Follow what happens, one line an event; resumes by itself when the daemon restarts.
+    """Follow what happens, also across restarts.
 
-    With --json each line is the event as the daemon sent it. Ctrl-C ends it, with exit code 0.
+    One line an event; where the connection is cut, following resumes by itself. With --json each line is the event as the daemon sent it. Ctrl-C ends it, with exit code 0.
     """
     if worker is not None and plugin is not None:
         raise click.UsageError("--worker and --plugin are two scopes: give one of them")

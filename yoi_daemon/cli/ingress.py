@@ -25,9 +25,9 @@ from yoi_daemon.client.rest import Daemon, path_of
 @click.option("--key", metavar="KEY", help="Idempotency key: the same key is accepted once.")
 @client_options
 def ingress(options: Client, plugin: str, name: str, data: str, key: str | None) -> None:
-    """Feed an event to ingress NAME of PLUGIN, and print the receipt.
+    """Feed an event to a plugin.
 
-    The receipt says that the event is on the plugin's queue; 'yoi-daemon events --plugin PLUGIN'
+    The event goes to ingress NAME of PLUGIN. The receipt that is printed says that the event is on the plugin's queue; 'yoi-daemon events --plugin PLUGIN'
     shows what becomes of it.
     """
     payload = read_payload(data)

@@ -25,7 +25,9 @@ class LazyCommand(NamedTuple):
 
 COMMANDS: Mapping[str, LazyCommand] = {
     "run": LazyCommand("run", "run", "Run the daemon in the foreground."),
-    "check": LazyCommand("check", "check", "Say everything that is wrong with the configuration."),
+    "check": LazyCommand(
+        "check", "check", "Say what is wrong with the configuration and the plugins."
+    ),
     "status": LazyCommand("status", "status", "Say whether the daemon is well, and if not, who."),
     "events": LazyCommand("events", "events", "Follow what happens, also across restarts."),
     "ingress": LazyCommand("ingress", "ingress", "Feed an event to a plugin."),

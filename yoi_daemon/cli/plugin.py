@@ -67,7 +67,10 @@ def show(options: Client, plugin_id: str) -> None:
 @click.argument("name")
 @common_options
 def new(options: Common, name: str) -> None:
-    """Write a plugin NAME, and a test of it, into the configuration directory."""
+    """Write a plugin and a test of it.
+
+    They are plugins/NAME.py and tests/test_NAME.py in the configuration directory.
+    """
     if not is_plugin_id(name):
         raise click.BadParameter(
             f"{name!r} is no name for a plugin: it is {PLUGIN_ID_RULE}", param_hint="NAME"

@@ -23,7 +23,7 @@ _CALM_STATES = frozenset({"ready", "running", "stopped"})
 @click.command()
 @client_options
 def status(options: Client) -> None:
-    """Say whether the daemon is well, and if not, who is to blame.
+    """Say whether the daemon is well, and if not, who.
 
     The exit code says whether a daemon answered, not whether it is well.
     """

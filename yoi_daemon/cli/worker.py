@@ -100,7 +100,10 @@ def create(
 def send(
     options: Client, address: WorkerAddress, text: str, when_busy: str | None, key: str | None
 ) -> None:
-    """Send TEXT to a worker; '-' reads it from standard input."""
+    """Send a text to a worker.
+
+    A TEXT of '-' is read from standard input.
+    """
     if text == "-":
         text = sys.stdin.read()
     body = {"text": text} | ({} if when_busy is None else {"when_busy": when_busy})
@@ -126,7 +129,10 @@ def transcript(
     before: str | None,
     after: str | None,
 ) -> None:
-    """Print a page of what a worker was told and said: the latest, unless told otherwise."""
+    """Print what a worker was told and said.
+
+    One page: the latest, unless --before or --after say otherwise.
+    """
     params = {"limit": limit, "max_bytes": max_bytes, "before": before, "after": after}
 
     async def get(daemon: Daemon) -> Answer:

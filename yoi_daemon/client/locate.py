@@ -127,7 +127,7 @@ def check_url(url: str) -> None:
 
 
 def process_is_alive(pid: int) -> bool:
-    """Whether a process with this id exists; one that belongs to another user counts."""
+    """Whether a process with this id runs; another user's counts, a zombie does not."""
     if pid <= 0:
         return False
     try:
@@ -135,8 +135,14 @@ def process_is_alive(pid: int) -> bool:
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
+        pass  # somebody else's, and there
+    try:
+        # Where nothing reaps orphans, as in many containers, a killed daemon stays as a zombie.
+        status = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
         return True
-    return True
+    # `pid (name) state …`, and the name may hold anything, parentheses too; see proc(5).
+    return status.rpartition(b")")[2].split()[:1] != [b"Z"]
 
 
 def _places(state: str | None, environ: Mapping[str, str], runtime: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """The event log in memory: the same interface and order of steps, without the promise to survive."""
 
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 import trio
@@ -55,9 +55,8 @@ class MemoryEventLog:
         if draft.runtime_id is not None and draft.worker_id is not None:
             worker = (draft.runtime_id, draft.worker_id)
             worker_seq = self._worker_seqs.get(worker, 0) + 1
-            self._worker_seqs[worker] = worker_seq
-        seq = self.appended = self.appended + 1
-        frame = _encoder.encode(
+        seq = self.appended + 1
+        frame = _encode(
             ObservationEvent(
                 cursor=self.cursors.encode(seq),
                 seq=seq,
@@ -69,8 +68,12 @@ class MemoryEventLog:
                 plugin_id=draft.plugin_id,
                 correlation_id=draft.correlation_id,
                 data=data,
-            )
+            ),
+            "the event",
         )
+        self.appended = seq
+        if worker is not None and worker_seq is not None:
+            self._worker_seqs[worker] = worker_seq
         entry = Entry(seq, draft.kind, worker, draft.plugin_id, self._clock(), frame)
         self._pending.append((entry, on_commit))
         self._pending_bytes += len(frame)
@@ -157,17 +160,19 @@ class MemoryEventLog:
 
 
 def _encode_data(draft: Draft) -> msgspec.Raw:
-    try:
-        data: bytes = _encoder.encode(draft.data)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise Refused(
-            "invalid_event", f"the data of {draft.kind} is not JSON: {error}", kind=draft.kind
-        ) from error
+    data = _encode(draft.data, f"the data of {draft.kind!a}")
     if len(data) > MAX_EVENT_BYTES:
         raise Refused(
             "payload_too_large",
-            f"the data of {draft.kind} is {len(data)} bytes; at most {MAX_EVENT_BYTES} are carried",
+            f"the data of {draft.kind!a} is {len(data)} bytes; at most {MAX_EVENT_BYTES} are carried",
             bytes=len(data),
             max_bytes=MAX_EVENT_BYTES,
         )
     return msgspec.Raw(data)
+
+
+def _encode(value: Any, what: str) -> bytes:
+    try:
+        return _encoder.encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise Refused("invalid_event", f"{what} is not JSON: {error}") from error

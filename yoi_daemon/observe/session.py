@@ -1,6 +1,7 @@
 """One subscriber's session, on any transport: hello, replay, then live until one side ends it."""
 
 from collections.abc import Callable
+from math import inf
 from typing import Protocol
 
 import trio
@@ -47,6 +48,7 @@ class Session:
         self._heartbeat_s = heartbeat_s
         self._draining = draining
         self._uniform = uniform
+        self._silent_at = inf
 
     async def refuse(self, refused: StreamRefused, position: int | None = None) -> None:
         """Says why, then closes."""
@@ -59,7 +61,7 @@ class Session:
         Ends early, by cancellation or by what the transport raises, when the peer goes.
         """
         subscription = Subscription(self._log, wanted, position)
-        await self._transport.send_messages([hello(self._log, self._heartbeat_s, resume)])
+        await self._send([hello(self._log, self._heartbeat_s, resume)])
         is_live = False
         while True:
             try:
@@ -73,7 +75,10 @@ class Session:
                 await self.refuse(overrun, subscription.position)
                 return
             if frames:
-                await self._transport.send_messages(list(frames))
+                await self._send(list(frames))
+            # Silence is what this subscriber hears, whatever its filter keeps from it.
+            if trio.current_time() >= self._silent_at:
+                await self._bookmark(subscription, "idle")
             if not subscription.caught_up:
                 await trio.lowlevel.checkpoint()
                 continue
@@ -93,12 +98,15 @@ class Session:
             if not is_live:
                 is_live = True
                 await self._bookmark(subscription, "live")
-            with trio.move_on_after(self._heartbeat_s) as silence:
+            with trio.move_on_at(self._silent_at):
                 # Draining wakes this too: it begins with an event.
                 await subscription.wait()
-            if silence.cancelled_caught:
-                await self._bookmark(subscription, "idle")
 
     async def _bookmark(self, subscription: Subscription, reason: BookmarkReason) -> None:
-        message = bookmark(self._log, subscription.position, reason, subscription.delivered)
-        await self._transport.send_messages([message])
+        await self._send(
+            [bookmark(self._log, subscription.position, reason, subscription.delivered)]
+        )
+
+    async def _send(self, messages: list[bytes]) -> None:
+        await self._transport.send_messages(messages)
+        self._silent_at = trio.current_time() + self._heartbeat_s

@@ -82,9 +82,9 @@ class InlineExecutor:
                 asked_retry=True,
                 retry_after_s=retry.after_s,
             )
-        except BaseException as error:  # noqa: BLE001 (a plugin ends itself, not the daemon)
+        except BaseException as error:  # noqa: ASYNC103, BLE001 (a plugin ends itself, not the daemon)
             reraise_cancellation(error)
-            return failure_of(error, self._loaded)
+            return failure_of(error, self._loaded)  # noqa: ASYNC104 (a cancellation was raised above)
         return None
 
 

@@ -113,7 +113,7 @@ class Generation:
                 nursery.start_soon(
                     self._live, nursery, name=f"service {self.surroundings.plugin_id}"
                 )
-        except BaseException as error:  # noqa: BLE001 (a plugin ends itself, not the daemon)
+        except BaseException as error:  # noqa: ASYNC103, BLE001 (a plugin ends itself, not the daemon)
             reraise_cancellation(error)
             if self.end is None:
                 failure = failure_of(error, self.loaded)
@@ -172,13 +172,13 @@ class Generation:
         context = StartContext(self.surroundings, stack, self.life.check)
         try:
             await call_function(function, context)
-        except BaseException as error:  # noqa: BLE001 (a plugin ends itself, not the daemon)
+        except BaseException as error:  # noqa: ASYNC103, BLE001 (a plugin ends itself, not the daemon)
             reraise_cancellation(error)
             failure = failure_of(error, self.loaded)
             self.end = End(
                 failed=True, code="start_failed", message=failure.message, where=failure.where
             )
-            raise _StartFailed from None
+            raise _StartFailed from None  # noqa: ASYNC104 (a cancellation was raised above)
         context.end()
         if self.life.scope.cancel_called:
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -213,7 +213,7 @@ class Generation:
         with trio.CancelScope(deadline=self._clock() + self._times.hook_s) as scope:
             try:
                 await call_function(function, context)
-            except BaseException as error:  # noqa: BLE001 (a plugin ends itself, not the daemon)
+            except BaseException as error:  # noqa: ASYNC103, BLE001 (a plugin ends itself, not the daemon)
                 reraise_cancellation(error)
                 failure = failure_of(error, self.loaded)
                 self.hook_failure = msgspec.structs.replace(failure, code="stop_failed")

@@ -12,12 +12,15 @@ import msgspec
 
 from yoi_daemon.model.configuration import Faults, convert_table
 from yoi_daemon.model.errors import ConfigurationError, YoiError
+from yoi_daemon.model.workers import cut_text
 from yoi_daemon.plugins.discovery import Found
 from yoi_daemon.sdk.config import Config, Secret
 from yoi_daemon.sdk.plugin import API_VERSION, Plugin, PluginDefinitionError
 
 MODULE_PREFIX = "yoi_plugins."
 """Plugin modules live under this name, so that one called `json.py` shadows nothing."""
+MAX_MESSAGE_BYTES = 8192
+"""What is kept of why a module cannot be a plugin: room for some forty faults of its settings."""
 
 
 class LoadFailed(YoiError):
@@ -30,7 +33,9 @@ class LoadFailed(YoiError):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(code, message)
         self.code = code
-        self.message = message
+        # An author's exception may say anything at any length; events and logs carry this.
+        printable = message.encode("utf-8", "backslashreplace")
+        self.message = cut_text(printable.decode("utf-8"), MAX_MESSAGE_BYTES)[0]
 
 
 class LoadedPlugin(msgspec.Struct, frozen=True):
@@ -81,6 +86,8 @@ def compile_plugin(found: Found) -> tuple[bytes, types.CodeType]:
         line = getattr(error, "lineno", None)
         place = f"{_name(found)}:{line}" if line else _name(found)
         raise LoadFailed("syntax_error", f"{place}: {getattr(error, 'msg', error)}") from error
+    except (RecursionError, MemoryError, OverflowError) as error:
+        raise LoadFailed("syntax_error", f"{_name(found)}: is nested too deeply") from error
 
 
 def load_config(
@@ -95,15 +102,22 @@ def load_config(
     def decode(kind: type, value: Any) -> Any:
         if kind is Secret:
             return _read_secret(value, secrets)
-        raise NotImplementedError(kind)
+        raise NotImplementedError
 
-    config = convert_table(
-        table, plugin.config_type, ("plugins", plugin_id, "config"), faults, decode
-    )
     try:
+        config = convert_table(
+            table, plugin.config_type, ("plugins", plugin_id, "config"), faults, decode
+        )
         faults.raise_if_any()
     except ConfigurationError as error:
         raise LoadFailed("configuration_error", str(error)) from error
+    except Exception as error:
+        # The author's types and hooks decide what is raised here; the value may be in its text.
+        raise LoadFailed(
+            "definition_error",
+            f"plugins/{plugin_id}: {plugin.config_type.__name__} cannot be read from TOML: "
+            f"{type(error).__name__}; its fields need types that msgspec converts",
+        ) from error
     return config
 
 
@@ -141,12 +155,11 @@ def _run_module(found: Found, code: types.CodeType) -> Plugin[Any]:
         raise LoadFailed("definition_error", f"{_name(found)}: {error}") from error
     except BaseException as error:
         _restore(name, before)
-        raise LoadFailed(
+        raise LoadFailed(  # noqa: ASYNC104 (runs in a thread: no cancellation comes here)
             "import_failed", f"{_name(found)}{_line(error, found)}: {type(error).__name__}: {error}"
         ) from error
-    plugin = getattr(module, "plugin", None)
     try:
-        return _checked(plugin, found)
+        return _checked(module.__dict__.get("plugin"), found)
     except LoadFailed:
         _restore(name, before)
         raise

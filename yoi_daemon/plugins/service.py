@@ -426,7 +426,7 @@ class Service:
             try:
                 with call.scope, call.give_up:
                     answer = _bounded(await call_function(function, context))
-            except BaseException as error:  # noqa: BLE001 (a plugin ends itself, not the daemon)
+            except BaseException as error:  # noqa: ASYNC103, BLE001 (a plugin ends itself, not the daemon)
                 reraise_cancellation(error)
                 failure = failure_of(error, generation.loaded)
                 answer = _status_diagnostic("status_failed", failure.message, failure.where)

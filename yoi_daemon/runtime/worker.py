@@ -233,6 +233,8 @@ class Worker:
     async def append_of(self, turn: "_Turn", role: Role, text: str) -> None:
         """Adds an item for a turn that is still under way."""
         await self._around.event_log.room()
+        # There is room nearly always: without this an engine that only appends could not be cancelled.
+        await trio.lowlevel.checkpoint()
         turn.check()
         self._add_item(self._around.ids.new("itm"), role, text, turn.correlation_id)
 

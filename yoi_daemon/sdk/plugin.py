@@ -71,6 +71,10 @@ class Plugin(Generic[C]):
     @overload
     def __init__(self, name: str, *, config: type[C], api_version: int = API_VERSION) -> None: ...
     def __init__(self, name: str, *, config: Any = Config, api_version: int = API_VERSION) -> None:
+        if not (isinstance(config, type) and issubclass(config, Config)):
+            raise PluginDefinitionError(f"Plugin({name!r}): config must be a subclass of Config")
+        if type(api_version) is not int:
+            raise PluginDefinitionError(f"Plugin({name!r}): api_version must be an integer")
         self.name = name
         self.config_type: type[C] = config
         self.api_version = api_version

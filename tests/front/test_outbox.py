@@ -1,0 +1,145 @@
+import socket
+from collections.abc import Callable
+
+import pytest
+import trio
+from trio.testing import MockClock, memory_stream_one_way_pair, wait_all_tasks_blocked
+
+from yoi_daemon.front.outbox import CHUNK_BYTES, Outbox
+
+
+class NeverTakes(trio.abc.SendStream):
+    """A peer that does not read."""
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await trio.sleep_forever()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.sleep_forever()
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+def _ignored() -> None: ...
+
+
+def _outbox(stream: trio.abc.SendStream, on_lost: Callable[[], None] = _ignored) -> Outbox:
+    return Outbox(stream, stall_s=10, on_lost=on_lost)
+
+
+async def test_all_is_written_in_order_and_finished() -> None:
+    sending, receiving = memory_stream_one_way_pair()
+    outbox = _outbox(sending)
+    pieces = [b"a" * 10, b"b" * (3 * CHUNK_BYTES + 1), b"", b"c"]
+    for piece in pieces:
+        outbox.put(piece)
+    outbox.finish()
+    outbox.put(b"too late")
+    await outbox.run()
+    await sending.aclose()
+    assert b"".join([part async for part in receiving]) == b"".join(pieces)
+    assert (outbox.unsent, outbox.lost) == (0, False)
+
+
+async def test_a_write_without_progress_loses_the_peer(autojump_clock: MockClock) -> None:
+    lost = trio.Event()
+    outbox = _outbox(NeverTakes(), lost.set)
+    outbox.put(b"x" * CHUNK_BYTES)
+    begun = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(outbox.run)
+        await outbox.room()
+    assert trio.current_time() - begun == 10
+    assert lost.is_set()
+    assert outbox.stalled
+    assert outbox.unsent == 0
+    outbox.put(b"dropped")
+    assert outbox.unsent == 0
+
+
+async def test_a_slow_reader_that_makes_progress_is_kept(autojump_clock: MockClock) -> None:
+    sending, receiving = memory_stream_one_way_pair()
+
+    async def slowly() -> None:
+        await trio.sleep(9)
+
+    sending.send_all_hook = slowly
+    outbox = _outbox(sending)
+    outbox.put(b"x" * (5 * CHUNK_BYTES))
+    outbox.finish()
+    await outbox.run()
+    assert not outbox.lost
+    assert len(receiving.get_data_nowait() if hasattr(receiving, "get_data_nowait") else b"") >= 0
+
+
+async def test_a_cancelled_sender_leaves_whole_pieces() -> None:
+    sending, receiving = memory_stream_one_way_pair()
+    outbox = _outbox(sending)
+    outbox.put(b"x" * CHUNK_BYTES)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await outbox.room()
+    outbox.finish()
+    await outbox.run()
+    assert len(await receiving.receive_some(2 * CHUNK_BYTES)) == CHUNK_BYTES
+
+
+async def test_a_cancelled_writer_wakes_who_waits() -> None:
+    lost = trio.Event()
+    outbox = _outbox(NeverTakes(), lost.set)
+    outbox.put(b"x" * CHUNK_BYTES)
+    async with trio.open_nursery() as waiting, trio.open_nursery() as writing:
+        waiting.start_soon(outbox.room)
+        writing.start_soon(outbox.run)
+        await wait_all_tasks_blocked()
+        writing.cancel_scope.cancel()
+    assert lost.is_set()
+    assert outbox.ended.is_set()
+
+
+async def test_what_the_kernel_takes_needs_no_task() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+        outbox = Outbox(stream, stall_s=10, on_lost=_ignored, descriptor=ours.fileno())
+        outbox.put(b"at once")
+        assert outbox.unsent == 0
+        assert theirs.recv(100) == b"at once"
+        big = b"y" * (4 << 20)
+        outbox.put(big)
+        assert 0 < outbox.unsent < len(big)
+        received = bytearray()
+        reading = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(outbox.run)
+            while len(received) < len(big):
+                received += await reading.receive_some(1 << 20)
+            await outbox.room(1)
+            outbox.finish()
+        assert bytes(received) == big
+
+
+async def test_a_peer_that_is_gone_is_noticed_at_once() -> None:
+    lost: list[bool] = []
+    ours, theirs = socket.socketpair()
+    with ours:
+        ours.setblocking(False)
+        theirs.close()
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+        outbox = Outbox(
+            stream, stall_s=10, on_lost=lambda: lost.append(True), descriptor=ours.fileno()
+        )
+        outbox.put(b"x")
+        assert outbox.lost
+        assert lost == [True]
+        await outbox.run()
+        assert lost == [True]
+
+
+@pytest.mark.parametrize("below", [1, CHUNK_BYTES])
+async def test_room_does_not_wait_where_there_is_some(below: int) -> None:
+    sending, _ = memory_stream_one_way_pair()
+    await _outbox(sending).room(below)
