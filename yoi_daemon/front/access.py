@@ -32,6 +32,7 @@ ALL_SCOPES: frozenset[Scope] = frozenset(
     }
 )
 
+HTTP_PORT = 80
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -109,6 +110,9 @@ def names_of(addresses: Sequence[Address], hosts: Iterable[str], origins: Iterab
         if isinstance(address, TcpAddress):
             names.add(str(address))
             names.update(f"{name}:{address.port}" for name in LOOPBACK_NAMES)
+            if address.port == HTTP_PORT:  # clients leave it out
+                names.add(str(address).removesuffix(f":{HTTP_PORT}"))
+                names.update(LOOPBACK_NAMES)
         else:
             names.add("localhost")  # over a unix socket the name tells nothing
     for host in hosts:

@@ -33,8 +33,8 @@ class Faults:
 
     def add(self, path: Path, expected: str) -> None:
         """Notes a fault at `path`; the line is that of the nearest key the text has."""
-        if (variable := self._overridden.get(path)) is not None:
-            self._found.append(ConfigFault(file=ENVIRONMENT, key=variable, expected=expected))
+        if (variable := self._variable(path)) is not None:
+            self.add_variable(variable, expected)
             return
         line = next(
             (self._lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self._lines),
@@ -43,6 +43,20 @@ class Faults:
         self._found.append(
             ConfigFault(file=self._file, key=".".join(path), expected=expected, line=line)
         )
+
+    def add_variable(self, variable: str, expected: str) -> None:
+        """Notes a fault of an environment variable."""
+        self._found.append(ConfigFault(file=ENVIRONMENT, key=variable, expected=expected))
+
+    def _variable(self, path: Path) -> str | None:
+        """The variable that gave `path`: as such, by a table around it, or by something below it."""
+        for n in range(len(path), 0, -1):
+            if path[:n] in self._overridden:
+                return self._overridden[path[:n]]
+        if path in self._lines:
+            return None
+        below = (key for key in self._overridden if key[: len(path)] == path)
+        return next((self._overridden[key] for key in below), None)
 
     def raise_if_any(self) -> None:
         """Raises `ConfigurationError` with all faults, in the order of the file."""
@@ -61,8 +75,12 @@ def parse_settings(text: str, file: str, environ: Mapping[str, str]) -> Settings
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError([_syntax_fault(file, str(error))]) from error
-    overridden = _lay_over(table, environ)
+    except (ValueError, RecursionError) as error:  # an integer of 5000 digits, a thousand brackets
+        fault = ConfigFault(file=file, key="", expected="a number is too long, or nests too deeply")
+        raise ConfigurationError([fault]) from error
+    overridden: dict[Path, str] = {}
     faults = Faults(file, text, overridden)
+    _lay_over(table, environ, overridden, faults)
     settings = convert_table(table, Settings, (), faults)
     if settings is not None:
         _check_rules(settings, faults)
@@ -156,6 +174,18 @@ def _check_rules(settings: Settings, faults: Faults) -> None:
             faults.add(("profiles", name), "expected a name of a-z, 0-9 and _")
     _check_listen(settings.api.listen, ("api", "listen"), faults)
     _check_listen(settings.observe.listen, ("observe", "listen"), faults)
+    for name, section in (("api", settings.api), ("observe", settings.observe)):
+        if not all(map(_HOST.fullmatch, section.hosts)):
+            faults.add((name, "hosts"), "expected names such as example.org or example.org:7420")
+        if not all(map(_ORIGIN.fullmatch, section.origins)):
+            faults.add(
+                (name, "origins"),
+                "expected origins such as https://example.org, in lower case and without a path",
+            )
+
+
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 
 
 _ORDERED_KEYS = (
@@ -184,12 +214,16 @@ def _check_listen(listen: Listen, path: Path, faults: Faults) -> None:
             faults.add(path, str(error))
 
 
-def _lay_over(table: dict[str, Any], environ: Mapping[str, str]) -> dict[Path, str]:
-    """Puts `YOI__A__B=value` at a.b of `table`; gives which variable set which key.
+def _lay_over(
+    table: dict[str, Any],
+    environ: Mapping[str, str],
+    overridden: dict[Path, str],
+    faults: Faults,
+) -> None:
+    """Puts `YOI__A__B=value` at a.b of `table`; notes in `overridden` which variable set which key.
 
     A value is read as TOML where it is TOML, else as a string.
     """
-    overridden: dict[Path, str] = {}
     for variable in sorted(environ):
         if not variable.startswith(ENVIRONMENT_PREFIX):
             continue
@@ -198,16 +232,10 @@ def _lay_over(table: dict[str, Any], environ: Mapping[str, str]) -> dict[Path, s
         for key in path[:-1]:
             at = at.setdefault(key, {}) if is_table(at) else None
         if not is_table(at):
-            raise ConfigurationError(
-                [
-                    ConfigFault(
-                        file=ENVIRONMENT, key=variable, expected="goes below a key that is no table"
-                    )
-                ]
-            )
+            faults.add_variable(variable, "goes below a key that is no table")
+            continue
         at[path[-1]] = _toml_or_text(environ[variable])
         overridden[path] = variable
-    return overridden
 
 
 def is_table(value: Any) -> TypeGuard[dict[str, Any]]:
@@ -219,7 +247,7 @@ def _toml_or_text(text: str) -> Any:
     if "\n" not in text:
         try:
             return tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             pass
     return text
 
@@ -235,7 +263,7 @@ def _key_lines(text: str) -> dict[Path, int]:
     """The line of each header and key. tomllib tells none; a key inside a multi-line value may shadow."""
     lines: dict[Path, int] = {}
     table: Path = ()
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines knows more line ends than TOML
         if header := _HEADER.match(line):
             table = _parts(header[1])
             lines.setdefault(table, number)

@@ -57,8 +57,16 @@ def load_plugin(
     Raises `LoadFailed`.
     """
     source, code = compile_plugin(found)
-    plugin = _run_module(found, code)
-    config = load_config(plugin, table, found.plugin_id, config_file=config_file, secrets=secrets)
+    name = MODULE_PREFIX + found.plugin_id
+    before = sys.modules.get(name)
+    try:
+        plugin = _run_module(name, found, code)
+        config = load_config(
+            plugin, table, found.plugin_id, config_file=config_file, secrets=secrets
+        )
+    except LoadFailed:
+        _restore(name, before)  # what ran before goes on with its own module
+        raise
     is_package = found.file.name == "__init__.py"
     return LoadedPlugin(
         plugin=plugin,
@@ -139,30 +147,22 @@ def _read_secret(name: Any, secrets: Path) -> Secret:
     return Secret(value)
 
 
-def _run_module(found: Found, code: types.CodeType) -> Plugin[Any]:
-    name = MODULE_PREFIX + found.plugin_id
+def _run_module(name: str, found: Found, code: types.CodeType) -> Plugin[Any]:
     module = types.ModuleType(name)
     module.__file__ = str(found.file)
     if found.file.name == "__init__.py":
         module.__path__ = [str(found.file.parent)]
         module.__package__ = name
-    before = sys.modules.get(name)
     sys.modules[name] = module  # msgspec and typing look annotations up here
     try:
         exec(code, module.__dict__)
     except PluginDefinitionError as error:
-        _restore(name, before)
         raise LoadFailed("definition_error", f"{_name(found)}: {error}") from error
     except BaseException as error:
-        _restore(name, before)
         raise LoadFailed(  # noqa: ASYNC104 (runs in a thread: no cancellation comes here)
             "import_failed", f"{_name(found)}{_line(error, found)}: {type(error).__name__}: {error}"
         ) from error
-    try:
-        return _checked(module.__dict__.get("plugin"), found)
-    except LoadFailed:
-        _restore(name, before)
-        raise
+    return _checked(module.__dict__.get("plugin"), found)
 
 
 def _checked(plugin: Any, found: Found) -> Plugin[Any]:

@@ -71,7 +71,7 @@ class Plugin(Generic[C]):
     @overload
     def __init__(self, name: str, *, config: type[C], api_version: int = API_VERSION) -> None: ...
     def __init__(self, name: str, *, config: Any = Config, api_version: int = API_VERSION) -> None:
-        if not (isinstance(config, type) and issubclass(config, Config)):
+        if not _is_config(config):
             raise PluginDefinitionError(f"Plugin({name!r}): config must be a subclass of Config")
         if type(api_version) is not int:
             raise PluginDefinitionError(f"Plugin({name!r}): api_version must be an integer")
@@ -183,6 +183,10 @@ def _function(
     if len(inspect.signature(call).parameters) != arity:
         raise PluginDefinitionError(f"{_place(call)} must take {form}")
     return Function(call, inspect.iscoroutinefunction(call))
+
+
+def _is_config(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Config)
 
 
 def _payload_type(function: Callable[..., Any]) -> Any:

@@ -1,0 +1,306 @@
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+import trio_websocket
+from structlog.testing import capture_logs
+from trio_websocket import WebSocketConnection, wrap_client_stream
+
+from yoi_daemon.front.connection import (
+    Connection,
+    ConnectionGone,
+    Gate,
+    SessionHandler,
+    UpgradeRequest,
+    text_frame,
+)
+from yoi_daemon.front.sockets import open_sockets
+from yoi_daemon.front.websocket import WebSocketLimits, serve_websocket
+from yoi_daemon.model.addresses import Address, TcpAddress, UnixAddress
+from yoi_daemon.model.errors import Refused
+
+LIMITS = WebSocketLimits(linger_s=0.1, close_s=0.5)
+ANY = TcpAddress("127.0.0.1", 0)
+
+
+class Served:
+    def __init__(self, address: Address, draining: trio.Event, nursery: trio.Nursery) -> None:
+        self.address = address
+        self.draining = draining
+        self.nursery = nursery
+
+    async def connect(self) -> trio.SocketStream:
+        if isinstance(self.address, UnixAddress):
+            return await trio.open_unix_socket(self.address.path)
+        return await trio.open_tcp_stream(self.address.host, self.address.port)
+
+    @asynccontextmanager
+    async def open(self, target: str = "/") -> AsyncIterator[WebSocketConnection]:
+        stream = await self.connect()
+        async with trio.open_nursery() as nursery:
+            with suppress(trio_websocket.ConnectionClosed):
+                connection = await wrap_client_stream(nursery, stream, "localhost", target)
+                yield connection
+                with trio.move_on_after(1):
+                    await connection.aclose()
+            nursery.cancel_scope.cancel()
+        await stream.aclose()
+
+
+Serve = Callable[..., AbstractAsyncContextManager[Served]]
+
+
+@pytest.fixture
+def serve() -> Serve:
+    @asynccontextmanager
+    async def serving(
+        gate: Gate,
+        *,
+        address: Address = ANY,
+        handshake_s: float = 5,
+        limits: WebSocketLimits = LIMITS,
+    ) -> AsyncIterator[Served]:
+        (listening,) = open_sockets([address])
+        draining = trio.Event()
+        run = partial(
+            serve_websocket,
+            [listening.socket],
+            gate,
+            draining=draining,
+            handshake_s=handshake_s,
+            limits=limits,
+            new_request_id=lambda: "req_test",
+        )
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(run)
+                yield Served(listening.address, draining, nursery)
+                draining.set()
+        finally:
+            listening.close()
+
+    return serving
+
+
+def admits(handler: SessionHandler) -> Gate:
+    async def gate(request: UpgradeRequest) -> SessionHandler:
+        return handler
+
+    return gate
+
+
+@pytest.fixture
+def unix_address() -> Iterator[UnixAddress]:
+    path = Path("/tmp") / f"yoi-{os.getpid()}-{os.urandom(4).hex()}"
+    yield UnixAddress(str(path))
+    path.unlink(missing_ok=True)
+
+
+async def closed_with(connection: WebSocketConnection) -> int:
+    with pytest.raises(trio_websocket.ConnectionClosed) as closed:
+        while True:
+            await connection.get_message()
+    assert closed.value.reason is not None
+    return closed.value.reason.code
+
+
+async def test_the_gate_sees_the_request_and_the_session_sends_text(
+    serve: Serve, unix_address: UnixAddress
+) -> None:
+    seen: list[UpgradeRequest] = []
+
+    async def gate(request: UpgradeRequest) -> SessionHandler:
+        seen.append(request)
+
+        async def handler(connection: Connection) -> None:
+            await connection.send("a")
+            await connection.send(b"b" * 300)
+            await connection.send_frames(text_frame(b"c") + text_frame(b"d" * 70000))
+            assert connection.offer(text_frame(b"e")) or connection.unsent
+            await connection.drained()
+
+        return handler
+
+    for address in (ANY, unix_address):
+        async with serve(gate, address=address) as served, served.open("/v1/e%41?x=%20") as client:
+            got = [await client.get_message() for _ in range(5)]
+            assert got == ["a", "b" * 300, "c", "d" * 70000, "e"]
+            assert await closed_with(client) == 1000
+    tcp, unix = seen
+    assert (tcp.path, tcp.query) == ("/v1/e%41", "x=%20")
+    assert ("host", "localhost") in tcp.headers
+    assert tcp.peer.startswith("127.0.0.1:")
+    assert unix.peer == "unix"
+
+
+async def test_a_refusal_is_answered_before_the_101(serve: Serve) -> None:
+    async def gate(request: UpgradeRequest) -> SessionHandler:
+        raise Refused("unauthenticated", "give a token")
+
+    async with serve(gate) as served:
+        with pytest.RaisesGroup(trio_websocket.ConnectionRejected) as rejected:
+            async with trio.open_nursery() as nursery:
+                await wrap_client_stream(nursery, await served.connect(), "localhost", "/")
+        (error,) = rejected.value.exceptions
+        assert error.status_code == 401
+        assert (b"content-type", b"application/problem+json") in error.headers
+        assert error.body is not None
+        assert b'"code":"unauthenticated"' in error.body
+        assert b'"request_id":"req_test"' in error.body
+
+
+async def test_a_late_handshake_is_refused(serve: Serve) -> None:
+    async def gate(request: UpgradeRequest) -> SessionHandler:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async with serve(gate, handshake_s=0.05) as served, await served.connect() as stream:
+        answer = b"".join([part async for part in stream])
+        assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize("way", ["close", "eof", "reset"])
+async def test_the_handler_is_cancelled_when_its_peer_goes(serve: Serve, way: str) -> None:
+    began, ended = trio.Event(), trio.Event()
+
+    async def handler(connection: Connection) -> None:
+        began.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    async with serve(admits(handler)) as served:
+        stream = await served.connect()
+        async with trio.open_nursery() as nursery:
+            client = await wrap_client_stream(nursery, stream, "localhost", "/")
+            await began.wait()
+            if way == "close":
+                await client.aclose()
+            elif way == "eof":
+                await stream.send_eof()
+            else:
+                linger = b"\1\0\0\0\0\0\0\0"
+                stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                stream.socket.close()
+            await ended.wait()
+            nursery.cancel_scope.cancel()
+        await stream.aclose()
+
+
+async def test_pings_are_answered_beside_a_handler_that_only_sends(serve: Serve) -> None:
+    """trio-websocket alone stops reading after two messages nobody took."""
+
+    async def handler(connection: Connection) -> None:
+        await connection.wait_gone()
+
+    async with serve(admits(handler)) as served, served.open() as client:
+        for _ in range(10):
+            await client.send_message("ignored")
+        with trio.fail_after(5):
+            await client.ping()
+
+
+async def test_a_message_too_large_closes(serve: Serve) -> None:
+    async with serve(admits(lambda connection: connection.wait_gone())) as served:
+        async with served.open() as client:
+            await client.send_message("x" * 4097)
+            assert await closed_with(client) == 1009
+
+
+async def test_nothing_is_sent_on_a_closed_connection(serve: Serve) -> None:
+    refused: list[type[Exception]] = []
+
+    async def handler(connection: Connection) -> None:
+        await connection.close(4008, "slow_consumer")
+        for send in (
+            partial(connection.send, "x"),
+            partial(connection.send_frames, text_frame(b"x")),
+            connection.drained,
+        ):
+            with pytest.raises(ConnectionGone):
+                await send()
+            refused.append(ConnectionGone)
+        with pytest.raises(ConnectionGone):
+            connection.offer(text_frame(b"x"))
+        await connection.close(1000, "")
+        await connection.wait_gone()
+        refused.append(ConnectionGone)
+
+    async with serve(admits(handler)) as served, served.open() as client:
+        assert await closed_with(client) == 4008
+    assert len(refused) == 4
+
+
+async def test_a_handler_that_fails_is_logged_without_its_words(serve: Serve) -> None:
+    async def handler(connection: Connection) -> None:
+        raise RuntimeError("secret")
+
+    with capture_logs() as logs:
+        async with serve(admits(handler)) as served, served.open() as client:
+            assert await closed_with(client) == 1011
+    assert [(entry["event"], entry["error"]) for entry in logs] == [
+        ("session_failed", "RuntimeError")
+    ]
+    assert "secret" not in repr(logs)
+
+
+async def test_draining_lets_sessions_end_themselves(serve: Serve) -> None:
+    draining = trio.Event()
+
+    async def handler(connection: Connection) -> None:
+        await connection.send("begun")
+        await draining.wait()
+        await connection.send("bookmark")
+        await connection.close(1012, "shutting_down")
+
+    async with serve(admits(handler)) as served, served.open() as client:
+        assert await client.get_message() == "begun"
+        served.draining.set()
+        with pytest.raises(OSError, match="all attempts to connect"):
+            while True:
+                (await served.connect()).socket.close()
+        draining.set()
+        assert await client.get_message() == "bookmark"
+        assert await closed_with(client) == 1012
+
+
+async def test_force_still_says_1012(serve: Serve) -> None:
+    async def handler(connection: Connection) -> None:
+        await connection.send("begun")
+        await trio.sleep_forever()
+
+    async with serve(admits(handler)) as served, await served.connect() as stream:
+        async with trio.open_nursery() as nursery:
+            client = await wrap_client_stream(nursery, stream, "localhost", "/")
+            assert await client.get_message() == "begun"
+            served.nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                assert await closed_with(client) == 1012
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_reader_that_stalls_is_cut_off(serve: Serve) -> None:
+    ended = trio.Event()
+
+    async def handler(connection: Connection) -> None:
+        try:
+            while True:
+                await connection.send(b"x" * 10000)
+        finally:
+            ended.set()
+
+    limits = WebSocketLimits(stall_s=0.1, linger_s=0.1, close_s=0.1)
+    async with serve(admits(handler), limits=limits) as served:
+        async with await served.connect() as stream:
+            await stream.send_all(
+                b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+            )
+            with trio.fail_after(5):
+                await ended.wait()
