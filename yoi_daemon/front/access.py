@@ -2,9 +2,10 @@
 
 import hashlib
 import hmac
+import re
 from collections.abc import Iterable, Sequence
 from typing import Literal
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -33,6 +34,7 @@ ALL_SCOPES: frozenset[Scope] = frozenset(
 )
 
 HTTP_PORT = 80
+_ENDS_IN_PORT = re.compile(r":[0-9]+$")
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -117,7 +119,7 @@ def names_of(addresses: Sequence[Address], hosts: Iterable[str], origins: Iterab
             names.add("localhost")  # over a unix socket the name tells nothing
     for host in hosts:
         names.add(host)
-        if urlsplit(f"//{host}").port is None:
+        if not _ENDS_IN_PORT.search(host):
             names.update(f"{host}:{port}" for port in ports)
     return Names(names, origins)
 

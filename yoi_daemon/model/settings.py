@@ -83,6 +83,9 @@ class PluginSettings(Section, frozen=True):
     cancel_s: Seconds = 5
     stop_hook_s: Seconds = 5
     status_timeout_s: Seconds = 1
+    # tools
+    tool_timeout_s: Seconds = 30
+    tool_concurrency: Annotated[int, Meta(ge=1, le=1000)] = 4
     restart: Literal["permanent", "transient", "temporary"] = "permanent"
     restart_attempts: Annotated[int, Meta(ge=0, le=1000)] = 5
     restart_window_s: Seconds = 300

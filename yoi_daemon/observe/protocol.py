@@ -80,13 +80,14 @@ class WindowMessage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="hello"):
-    """First of all, unless the cursor is refused."""
+    """First of all, unless the cursor is refused. `cursor` is where this connection begins."""
 
     protocol: int
     epoch: str
     heartbeat_s: float
     window: WindowMessage
     resume: Resume
+    cursor: str
 
 
 class Bookmark(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="bookmark"):
@@ -183,7 +184,7 @@ def find_position(cursor: str, log: EventLog) -> tuple[int, Resume]:
     return named.seq, "exact"
 
 
-def hello(log: EventLog, heartbeat_s: float, resume: Resume) -> bytes:
+def hello(log: EventLog, heartbeat_s: float, resume: Resume, position: int) -> bytes:
     """The `hello` message."""
     window = log.window()
     return msgspec.json.encode(
@@ -198,6 +199,7 @@ def hello(log: EventLog, heartbeat_s: float, resume: Resume) -> bytes:
                 bytes=window.bytes,
             ),
             resume=resume,
+            cursor=log.cursors.encode(position),
         )
     )
 

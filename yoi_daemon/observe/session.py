@@ -61,7 +61,7 @@ class Session:
         Ends early, by cancellation or by what the transport raises, when the peer goes.
         """
         subscription = Subscription(self._log, wanted, position)
-        await self._send([hello(self._log, self._heartbeat_s, resume)])
+        await self._send([hello(self._log, self._heartbeat_s, resume, position)])
         is_live = False
         while True:
             try:

@@ -183,9 +183,10 @@ def _checked(plugin: Any, found: Found) -> Plugin[Any]:
             f"{_name(found)}: asks for version {checked.api_version} of the plugin interface; "
             f"this daemon has 1 to {API_VERSION}",
         )
-    if not checked.has_service:
+    if not checked.has_service and not checked.tools:
         raise LoadFailed(
-            "definition_error", f"{_name(found)}: declares nothing; add a start or an ingress"
+            "definition_error",
+            f"{_name(found)}: declares nothing; add a start, an ingress or a tool",
         )
     for spec in checked.ingresses.values():
         if spec.verify is not None and not _has_secret(checked.config_type):

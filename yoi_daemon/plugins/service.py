@@ -20,10 +20,11 @@ from yoi_daemon.model.events import (
 )
 from yoi_daemon.model.plugins import IngressInfo, PluginRecord
 from yoi_daemon.model.settings import PluginSettings
+from yoi_daemon.plugins.calls import Calls, Returned
 from yoi_daemon.plugins.context import CallContext, Surroundings, WorkersFor
 from yoi_daemon.plugins.deadletters import DeadLetters
 from yoi_daemon.plugins.delivery import Attempt, Call, LaneLimits
-from yoi_daemon.plugins.executor import call_function, failure_of, frame_in, reraise_cancellation
+from yoi_daemon.plugins.executor import frame_in
 from yoi_daemon.plugins.generation import End, Generation, StopTimes
 from yoi_daemon.plugins.idempotency import DeliveryKeys
 from yoi_daemon.plugins.lane import Lane
@@ -32,6 +33,7 @@ from yoi_daemon.plugins.loading import LoadedPlugin, LoadFailed
 from yoi_daemon.plugins.restart import RestartPolicy
 from yoi_daemon.plugins.settlement import Settlement
 
+STATUS_CALL = "status"
 MAX_DETAIL_BYTES = 16_384
 """What `@plugin.status` may answer, encoded."""
 LOAD_TIMEOUT_S = 30.0
@@ -87,7 +89,7 @@ class Service:
         self._wanted = True
         self._changed = trio.Event()
         self._generation: Generation | None = None
-        self._status_call: Call | None = None
+        self._calls: Calls | None = None
         self.is_wedged = False
 
     # -- questions
@@ -129,7 +131,7 @@ class Service:
             last_error=self.settlement.last_error,
             isolation=self.settings.isolation,
             critical=self.settings.critical,
-            tools=(),
+            tools=() if self.loaded is None else tuple(self.loaded.plugin.tools),
             ingresses=tuple(
                 IngressInfo(name=spec.name, verify=spec.verify, every_s=spec.period_s)
                 for spec in specs
@@ -204,10 +206,12 @@ class Service:
 
     async def supervise(self) -> None:
         """Loads the plugin and keeps its service in the state that is wanted, until cancelled."""
-        await self._load_first()
-        while True:
-            await self._until_start_is_due()
-            await self._run_generation()
+        async with trio.open_nursery() as calls:
+            self._calls = Calls(calls, self._parts.clock)
+            await self._load_first()
+            while True:
+                await self._until_start_is_due()
+                await self._run_generation()
 
     async def _load_first(self) -> None:
         try:
@@ -229,6 +233,8 @@ class Service:
     def _take(self, loaded: LoadedPlugin, settings: PluginSettings) -> None:
         self.loaded = loaded
         self.settings = settings
+        if self.lifecycle.state == "ready":
+            self.lifecycle.explain("loaded", "the module is loaded")
         self.settlement.digest = loaded.digest
         self.settlement.settings = settings
         self.lane.limits = lane_limits(settings)
@@ -259,14 +265,7 @@ class Service:
         loaded = self.loaded
         assert loaded is not None
         parts = self._parts
-        surroundings = Surroundings(
-            plugin_id=self.plugin_id,
-            config=loaded.config,
-            grants=self.settings.grants,
-            event_log=parts.event_log,
-            logger=self._logger,
-            workers_for=parts.workers_for,
-        )
+        surroundings = self._surroundings(loaded)
         generation = self._generation = Generation(
             loaded,
             self.settings,
@@ -282,7 +281,19 @@ class Service:
             self._settle(generation, await generation.run())
         finally:
             self._generation = None
+            if self._calls is not None:
+                self._calls.cancel()
             generation.is_over.set()
+
+    def _surroundings(self, loaded: LoadedPlugin) -> Surroundings:
+        return Surroundings(
+            plugin_id=self.plugin_id,
+            config=loaded.config,
+            grants=self.settings.grants,
+            event_log=self._parts.event_log,
+            logger=self._logger,
+            workers_for=self._parts.workers_for,
+        )
 
     def _note_running(self) -> None:
         self.lifecycle.move("running", "running", "start returned")
@@ -349,8 +360,8 @@ class Service:
             yield self.lane.current
         if self._generation is not None:
             yield self._generation.life
-        if self._status_call is not None:
-            yield self._status_call
+        if self._calls is not None:
+            yield from self._calls.under_way()
 
     def on_slow(self, call: Call, elapsed_s: float) -> None:
         """See `Watched`."""
@@ -370,8 +381,8 @@ class Service:
     def on_wedged(self, call: Call) -> None:
         """See `Watched`. What ignores its cancellation cannot be ended: the lane is sealed."""
         generation = self._generation
-        if call is self._status_call or generation is None:
-            return
+        if generation is None or not (isinstance(call, Attempt) or call is generation.life):
+            return  # a tool or a status: it takes one of its calls with it, not the lane
         self.is_wedged = True
         self._wanted = False
         self.lane.is_sealed = True
@@ -400,54 +411,86 @@ class Service:
             self._policy.clear()
             self.lifecycle.restarts = 0
 
-    # -- status
+    # -- calls beside the lane
+
+    async def call_tool(self, name: str, arguments: bytes) -> bytes:
+        """Runs a tool at once and gives its result as JSON. Cancelled, the tool is cancelled.
+
+        Raises `Refused`: `tool_not_found`, `service_unavailable`, `invalid_request`, `limit_reached`,
+        `tool_timeout`, `tool_failed`.
+        """
+        calls, loaded = self._calls, self.loaded
+        spec = None if loaded is None else loaded.plugin.tools.get(name)
+        if spec is None or loaded is None or calls is None:
+            raise Refused("tool_not_found", f"plugin {self.plugin_id} has no tool {name}")
+        generation = self._generation
+        if (
+            loaded.plugin.has_service
+            and spec.needs_service
+            and (generation is None or self.lifecycle.state != "running")
+        ):
+            state = self.lifecycle.state
+            raise Refused(
+                "service_unavailable",
+                f"tool {name} needs its plugin's service, which is {state}; start it, or wait",
+                state=state,
+            )
+        limit = self.settings.tool_concurrency
+        if calls.count(name) >= limit:
+            raise Refused(
+                "limit_reached", f"{limit} calls of {name} run already", retry_after_s=1.0
+            )
+        try:
+            decoded = spec.decoder.decode(arguments)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise Refused("invalid_request", f"the arguments do not fit: {error}") from error
+        surroundings = self._surroundings(loaded) if generation is None else generation.surroundings
+        outcome = await calls.run(
+            name,
+            spec.function,
+            loaded,
+            lambda check: CallContext(surroundings, check),
+            decoded,
+            timeout_s=self.settings.tool_timeout_s,
+            grace_s=self.settings.dispatch_grace_s,
+        )
+        if isinstance(outcome, Returned):
+            self.settlement.counters["tool_calls"] += 1
+            return outcome.encoded
+        self.settlement.counters["tool_failures"] += 1
+        self.settlement.note_error(f"tool_{outcome.code}", outcome.message, outcome.where)
+        raise Refused(
+            "tool_timeout" if outcome.outcome == "dispatch_timeout" else "tool_failed",
+            outcome.message,
+            where=outcome.where,
+        )
 
     async def _ask_status(self) -> Any:
-        generation = self._generation
-        if generation is None or generation.loaded.plugin.on_status is None:
+        generation, calls = self._generation, self._calls
+        if generation is None or calls is None or not generation.is_running:
             return None
-        if self._status_call is not None:
-            return _status_diagnostic("status_hangs", "an earlier call of status has not returned")
         function = generation.loaded.plugin.on_status
-        call = Call(
-            self._parts.clock(),
-            timeout_s=self.settings.status_timeout_s,
-            warn_s=float("inf"),
-            grace_s=self.settings.dispatch_grace_s,
-            scope=trio.CancelScope(),
-            give_up=trio.CancelScope(),
-        )
-        context = CallContext(generation.surroundings, call.check)
-        answer: Any = None
-        answered = trio.Event()
-
-        async def ask() -> None:
-            nonlocal answer
-            try:
-                with call.scope, call.give_up:
-                    answer = _bounded(await call_function(function, context))
-            except BaseException as error:  # noqa: ASYNC103, BLE001 (a plugin ends itself, not the daemon)
-                reraise_cancellation(error)
-                failure = failure_of(error, generation.loaded)
-                answer = _status_diagnostic("status_failed", failure.message, failure.where)
-            finally:
-                self._status_call = None
-                call.is_open = False
-                answered.set()
-
-        self._status_call = call
-        # In the service's nursery: what hangs there does not hold the page that asks.
-        if not generation.start_call(ask):
-            self._status_call = None
+        if function is None:
             return None
-        with trio.move_on_after(self.settings.status_timeout_s) as limit:
-            await answered.wait()
-        if limit.cancelled_caught or call.is_late:
-            limit_s = self.settings.status_timeout_s
-            return _status_diagnostic(
-                "status_timeout", f"status did not return within {limit_s:g} s"
+        if calls.count(STATUS_CALL):
+            return _diagnostic("status_hangs", "an earlier call of status has not returned")
+        outcome = await calls.run(
+            STATUS_CALL,
+            function,
+            generation.loaded,
+            lambda check: CallContext(generation.surroundings, check),
+            timeout_s=self.settings.status_timeout_s,
+            grace_s=self.settings.dispatch_grace_s,
+        )
+        if not isinstance(outcome, Returned):
+            return _diagnostic(f"status_{outcome.code}", outcome.message, outcome.where)
+        if len(outcome.encoded) > MAX_DETAIL_BYTES:
+            size = len(outcome.encoded)
+            return _diagnostic(
+                "status_too_large",
+                f"status answered {size} bytes; at most {MAX_DETAIL_BYTES} are shown",
             )
-        return answer
+        return msgspec.Raw(outcome.encoded)
 
     def _append(self, kind: str, data: Data) -> None:
         self._parts.event_log.append(Draft(kind=kind, plugin_id=self.plugin_id, data=data))
@@ -484,16 +527,5 @@ def lane_limits(settings: PluginSettings) -> LaneLimits:
     )
 
 
-def _bounded(answer: Any) -> Any:
-    encoded = msgspec.json.encode(answer)
-    if len(encoded) > MAX_DETAIL_BYTES:
-        return _status_diagnostic(
-            "status_too_large",
-            f"status answered {len(encoded)} bytes; at most {MAX_DETAIL_BYTES} are shown",
-        )
-    # Decoded again: the page shares no object with the plugin.
-    return msgspec.json.decode(encoded)
-
-
-def _status_diagnostic(code: str, message: str, where: str | None = None) -> dict[str, Any]:
+def _diagnostic(code: str, message: str, where: str | None = None) -> dict[str, Any]:
     return {"diagnostic": {"code": code, "message": message, "where": where}}

@@ -24,6 +24,8 @@ API_VERSION = 1
 """The version of this interface. A plugin that asks for a later one is refused, and says so."""
 
 Verify = Literal["github"]
+Overflow = Literal["reject", "wait", "drop_oldest", "coalesce"]
+"""What admission does for an event that finds the queue full."""
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as TypeVarWithDefault
@@ -32,7 +34,9 @@ if TYPE_CHECKING:
 else:
     C = TypeVar("C", bound=Config)
 
+A = TypeVar("A")
 Q = TypeVar("Q")
+R = TypeVar("R")
 Done = TypeVar("Done", bound="Awaitable[None] | None")
 Answer = TypeVar("Answer", bound="Awaitable[Mapping[str, Any]] | Mapping[str, Any]")
 
@@ -60,7 +64,22 @@ class IngressSpec(msgspec.Struct, frozen=True, kw_only=True):
     verify: Verify | None = None
     headers: tuple[str, ...] = ()
     on_retry: Literal["park", "hold"] = "park"
+    overflow: Overflow = "reject"
+    wait_s: float = 0
+    coalesce_by: tuple[str, ...] = ()
     period_s: float | None = None
+
+
+class ToolSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One declared tool. `arguments` and `result` are the msgspec types its schemas are made from."""
+
+    name: str
+    function: Function
+    description: str
+    arguments: Any
+    result: Any
+    decoder: msgspec.json.Decoder[Any]
+    needs_service: bool
 
 
 class Plugin(Generic[C]):
@@ -79,6 +98,7 @@ class Plugin(Generic[C]):
         self.config_type: type[C] = config
         self.api_version = api_version
         self.ingresses: dict[str, IngressSpec] = {}
+        self.tools: dict[str, ToolSpec] = {}
         self.on_start: Function | None = None
         self.on_status: Function | None = None
         self.on_stop: Function | None = None
@@ -110,6 +130,9 @@ class Plugin(Generic[C]):
         verify: Verify | None = None,
         headers: tuple[str, ...] = (),
         on_retry: Literal["park", "hold"] = "park",
+        overflow: Overflow = "reject",
+        wait_s: float = 5,
+        coalesce_by: str = "",
     ) -> Callable[
         [Callable[[Context[C], IngressEvent[Q]], Done]],
         Callable[[Context[C], IngressEvent[Q]], Done],
@@ -120,7 +143,18 @@ class Plugin(Generic[C]):
         checked with the Settings field `secret` before the event is accepted. `headers` names the
         request headers to hand on. `on_retry` says whether a retry lets later events by (`park`)
         or keeps their order (`hold`).
+
+        `overflow` says what a full queue does to a new event: it is refused (`reject`), waits up to
+        `wait_s` seconds for room (`wait`), takes the place of this ingress's oldest waiting event
+        (`drop_oldest`), or that of the waiting one with the same value at the dotted path `coalesce_by`
+        in its payload (`coalesce`).
         """
+        if (overflow == "coalesce") != bool(coalesce_by):
+            raise PluginDefinitionError(
+                f'ingress {name!r}: overflow="coalesce" and coalesce_by="a.path" go together'
+            )
+        if not 0 < wait_s <= 30:
+            raise PluginDefinitionError(f"ingress {name!r}: wait_s is up to 30 seconds")
         if not _INGRESS_NAME.fullmatch(name):
             raise PluginDefinitionError(
                 f"ingress {name!r}: expected a lower-case letter, then up to 63 of a-z, 0-9 and _"
@@ -130,7 +164,38 @@ class Plugin(Generic[C]):
             function: Callable[[Context[C], IngressEvent[Q]], Done],
         ) -> Callable[[Context[C], IngressEvent[Q]], Done]:
             lower = tuple(header.lower() for header in headers)
-            self._add(name, function, verify=verify, headers=lower, on_retry=on_retry)
+            self._add(
+                name,
+                function,
+                verify=verify,
+                headers=lower,
+                on_retry=on_retry,
+                overflow=overflow,
+                wait_s=wait_s,
+                coalesce_by=tuple(filter(None, coalesce_by.split("."))),
+            )
+            return function
+
+        return declare
+
+    def tool(
+        self, name: str, *, needs_service: bool | None = None
+    ) -> Callable[[Callable[[Context[C], A], R]], Callable[[Context[C], A], R]]:
+        """Answers a request at once, beside the queue, with a deadline of its own.
+
+        The function takes `(ctx, arguments)`; both the arguments' and the result's annotations are
+        msgspec types, from which the schemas at `/api/tools` are made. Its docstring is the
+        description. `needs_service` is whether the service must run: by default where there is one.
+        """
+        if not _INGRESS_NAME.fullmatch(name):
+            raise PluginDefinitionError(
+                f"tool {name!r}: expected a lower-case letter, then up to 63 of a-z, 0-9 and _"
+            )
+
+        def declare(function: Callable[[Context[C], A], R]) -> Callable[[Context[C], A], R]:
+            if name in self.tools:
+                raise PluginDefinitionError(f"{_place(function)}: tool {name!r} is declared twice")
+            self.tools[name] = _tool(name, function, needs_service)
             return function
 
         return declare
@@ -173,6 +238,42 @@ class Plugin(Generic[C]):
         )
 
 
+def _tool(name: str, call: Callable[..., Any], needs_service: bool | None) -> ToolSpec:
+    function = _function(call, "(ctx, arguments)", 2)
+    hints = _hints(call)
+    parameter = list(inspect.signature(call).parameters)[1]
+    if parameter not in hints or "return" not in hints:
+        raise PluginDefinitionError(
+            f"{_place(call)}: annotate the arguments and the result with msgspec types"
+        )
+    arguments, result = hints[parameter], hints["return"]
+    try:
+        decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(arguments)
+        msgspec.json.schema(arguments)
+        msgspec.json.schema(result)
+    except TypeError as error:
+        raise PluginDefinitionError(f"{_place(call)}: no JSON Schema: {error}") from error
+    return ToolSpec(
+        name=name,
+        function=function,
+        description=inspect.getdoc(call) or "",
+        arguments=arguments,
+        result=result,
+        decoder=decoder,
+        needs_service=True if needs_service is None else needs_service,
+    )
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(function)
+    except NameError as error:
+        raise PluginDefinitionError(
+            f"{_place(function)}: the annotation {error.name!r} cannot be read at run time; "
+            "import or define it at the module's top, not under TYPE_CHECKING"
+        ) from error
+
+
 def _function(
     call: Callable[..., Any], form: str, arity: int, earlier: Function | None = None
 ) -> Function:
@@ -191,13 +292,7 @@ def _is_config(kind: Any) -> bool:
 
 def _payload_type(function: Callable[..., Any]) -> Any:
     names = list(inspect.signature(function).parameters)
-    try:
-        hints = get_type_hints(function)
-    except NameError as error:
-        raise PluginDefinitionError(
-            f"{_place(function)}: the annotation {error.name!r} cannot be read at run time; "
-            "import or define it at the module's top, not under TYPE_CHECKING"
-        ) from error
+    hints = _hints(function)
     kind = hints.get(names[1], IngressEvent) if len(names) == 2 else IngressEvent
     if kind is IngressEvent or kind is Any:
         return Any

@@ -1,0 +1,54 @@
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+
+import pytest
+from hypothesis import settings
+
+from tests.clocks import ManualClock
+from tests.logwatch import LoggedErrors, watch_errors
+from yoi_daemon.eventlog.interface import EventLog
+from yoi_daemon.eventlog.opening import open_event_log
+from yoi_daemon.model.ids import IdSource
+from yoi_daemon.model.settings import ObserveSettings
+
+# Few examples and no clock: the suite is to be fast, and the same on every machine.
+settings.register_profile("suite", max_examples=40, deadline=None, derandomize=True, database=None)
+settings.load_profile("suite")
+
+OpenLog = Callable[..., AbstractAsyncContextManager[EventLog]]
+EPOCH = "00112233aabbccdd"
+
+
+@pytest.fixture(autouse=True)
+def logged_errors() -> Iterator[LoggedErrors]:
+    """An error that is logged fails the test, unless it takes it with `logged_errors.expect(text)`."""
+    with watch_errors() as errors:
+        yield errors
+    errors.check()
+
+
+@pytest.fixture
+def wall_clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def ids(wall_clock: ManualClock) -> IdSource:
+    """Ids that are the same in every run."""
+    return IdSource(wall_clock, bytes)
+
+
+@pytest.fixture
+def open_log(wall_clock: ManualClock) -> OpenLog:
+    """Opens a log of a known epoch; keywords are settings of `[observe]`."""
+
+    def open_one(**settings: float) -> AbstractAsyncContextManager[EventLog]:
+        return open_event_log(ObserveSettings(**settings), epoch=EPOCH, wall_clock=wall_clock)
+
+    return open_one
+
+
+@pytest.fixture
+async def event_log(open_log: OpenLog) -> AsyncGenerator[EventLog]:
+    async with open_log() as log:
+        yield log

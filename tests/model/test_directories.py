@@ -1,0 +1,60 @@
+from pathlib import Path
+
+import pytest
+
+from yoi_daemon.model.directories import find_directories
+from yoi_daemon.model.errors import ConfigurationError
+
+SYSTEMD = {
+    "CONFIGURATION_DIRECTORY": "/etc/yoi-daemon",
+    "STATE_DIRECTORY": "/var/lib/yoi-daemon:/var/lib/second",
+    "CREDENTIALS_DIRECTORY": "/run/credentials/yoi",
+}
+XDG = {"XDG_CONFIG_HOME": "/x/config", "XDG_STATE_HOME": "/x/state", "HOME": "/home/u"}
+
+
+def test_flags_come_first():
+    found = find_directories("/c", "/s", SYSTEMD | XDG)
+    assert (found.config, found.state) == (Path("/c"), Path("/s"))
+
+
+def test_flags_are_made_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = find_directories("c", "s", {})
+    assert (found.config, found.state) == (tmp_path / "c", tmp_path / "s")
+    assert found.secrets == tmp_path / "s" / "secrets"
+
+
+def test_systemd_comes_before_xdg_and_the_first_of_several_is_ours():
+    found = find_directories(None, None, SYSTEMD | XDG)
+    assert found.config == Path("/etc/yoi-daemon")
+    assert found.state == Path("/var/lib/yoi-daemon")
+    assert found.secrets == Path("/run/credentials/yoi")
+
+
+def test_xdg_comes_before_home():
+    found = find_directories(None, None, XDG)
+    assert found.config == Path("/x/config/yoi-daemon")
+    assert found.state == Path("/x/state/yoi-daemon")
+    assert found.secrets == Path("/x/state/yoi-daemon/secrets")
+
+
+@pytest.mark.parametrize("xdg", [{}, {"XDG_CONFIG_HOME": "relative", "XDG_STATE_HOME": ""}])
+def test_home_is_last_and_a_relative_xdg_path_is_ignored(xdg):
+    found = find_directories(None, None, {"HOME": "/home/u"} | xdg)
+    assert found.config == Path("/home/u/.config/yoi-daemon")
+    assert found.state == Path("/home/u/.local/state/yoi-daemon")
+
+
+def test_without_any_of_them_it_says_what_to_set():
+    with pytest.raises(ConfigurationError, match="HOME: is unset; set it, or give --state DIR"):
+        find_directories("/c", None, {})
+    find_directories("/c", "/s", {})
+
+
+def test_the_files_in_them():
+    found = find_directories("/c", "/s", {})
+    assert found.config_file == Path("/c/yoi-daemon.toml")
+    assert found.plugins == Path("/c/plugins")
+    assert found.daemon_file == Path("/s/daemon.json")
+    assert found.admin_token_file == Path("/s/admin.token")

@@ -1,0 +1,104 @@
+"""Short calls of an author's functions beside the lane: status and tools, each against a deadline."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import trio
+
+from yoi_daemon.plugins.delivery import Call, Failure
+from yoi_daemon.plugins.executor import call_function, failure_of, reraise_cancellation
+from yoi_daemon.plugins.loading import LoadedPlugin
+from yoi_daemon.sdk.context import Context
+from yoi_daemon.sdk.plugin import Function
+
+Check = Callable[[], None]
+
+
+class Returned(msgspec.Struct, frozen=True):
+    """What a call returned, as JSON: the caller shares no object with the plugin."""
+
+    encoded: bytes
+
+
+class Calls:
+    """The calls under way of one plugin, in a nursery of their own, so that one that hangs holds nobody.
+
+    The watchdog judges each: cancelled at its deadline, given up after its grace. `on_settled` frees
+    what the call holds, when the call itself has ended.
+    """
+
+    def __init__(self, nursery: trio.Nursery, clock: Callable[[], float]) -> None:
+        self._nursery = nursery
+        self._clock = clock
+        self._under_way: dict[Call, str] = {}
+
+    def under_way(self) -> tuple[Call, ...]:
+        """The calls whose function has not returned, wedged ones too."""
+        return tuple(self._under_way)
+
+    def count(self, name: str) -> int:
+        """How many calls of `name` have not returned."""
+        return sum(one == name for one in self._under_way.values())
+
+    def cancel(self) -> None:
+        """Ends the calls under way: the service they stand on is gone. Their effects are refused."""
+        for call in self._under_way:
+            call.is_open = False
+            call.due = min(call.due, self._clock())
+
+    async def run(
+        self,
+        name: str,
+        function: Function,
+        loaded: LoadedPlugin,
+        make_context: Callable[[Check], Context[Any]],
+        *arguments: Any,
+        timeout_s: float,
+        grace_s: float,
+    ) -> Returned | Failure:
+        """Calls `function` and gives what came of it, at the latest when the watchdog has given it up.
+
+        Cancelling the wait cancels the call.
+        """
+        call = Call(
+            self._clock(),
+            timeout_s=timeout_s,
+            warn_s=float("inf"),
+            grace_s=grace_s,
+            scope=trio.CancelScope(),
+            give_up=trio.CancelScope(),
+        )
+        outcome: Returned | Failure | None = None
+        ended = trio.Event()
+
+        async def run_call() -> None:
+            nonlocal outcome
+            try:
+                with call.scope, call.give_up:
+                    value = await call_function(function, make_context(call.check), *arguments)
+                    outcome = Returned(msgspec.json.encode(value))
+            except BaseException as error:  # noqa: ASYNC103, BLE001 (a plugin ends itself, not the daemon)
+                reraise_cancellation(error)
+                outcome = failure_of(error, loaded)
+            finally:
+                del self._under_way[call]
+                call.is_open = False
+                ended.set()
+
+        self._under_way[call] = name
+        self._nursery.start_soon(run_call, name=f"call {name}")
+        try:
+            # The watchdog looks four times a second: a second more is room for it, not a deadline.
+            with trio.move_on_after(timeout_s + 1):
+                await ended.wait()
+        finally:
+            call.is_open = False
+            call.scope.cancel()
+        if call.is_late or outcome is None:
+            return Failure(
+                outcome="dispatch_timeout",
+                code="timeout",
+                message=f"{name} did not return within {timeout_s:g} s",
+            )
+        return outcome
