@@ -35,7 +35,7 @@ def watch_errors() -> Generator[LoggedErrors]:
 
     def note_record(*args: object, **kwargs: object) -> logging.LogRecord:
         record = make_record(*args, **kwargs)
-        if record.levelno >= logging.ERROR:
+        if (record.levelno or 0) >= logging.ERROR:  # makeLogRecord asks for one without a level
             errors.messages.append(record.getMessage())
         return record
 

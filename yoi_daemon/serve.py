@@ -68,13 +68,14 @@ def run(
             if wants_observe
             else [],
         )
-        trio.run(_serve, directories, settings, tokens, bound, announce)
+        trio.run(_serve, directories, settings, tokens, environ, bound, announce)
 
 
 async def _serve(
     directories: Directories,
     settings: Settings,
     tokens: Tokens,
+    environ: Mapping[str, str],
     bound: Bound,
     announce: Callable[[str], None],
 ) -> None:
@@ -82,7 +83,7 @@ async def _serve(
         stop = trio.Event()
         await nursery.start(_watch_signals, stop, directories)
         budget_s = settings.daemon.stop_timeout_s
-        async with open_daemon(directories, settings, tokens) as daemon:
+        async with open_daemon(directories, settings, tokens, environ) as daemon:
             # Each listener has a nursery of its own, so that each can be ended by itself, by force too.
             async with trio.open_nursery() as api, trio.open_nursery() as observe:
                 await api.start(_serve_api, daemon, bound, budget_s * LISTENERS_SHARE)

@@ -3,6 +3,7 @@ from functools import partial
 
 import pytest
 import trio
+import trio.testing
 from structlog.testing import capture_logs
 
 from yoi_daemon.front.accepting import ServeConnection, log_faults, serve_connections
@@ -53,7 +54,7 @@ async def test_trio_alone_ends_them_all() -> None:
     """The negative control: `trio.serve_listeners` without containment."""
     listening, port = _listen()
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening))
-    with pytest.RaisesGroup(pytest.RaisesGroup(ValueError, pytest.RaisesGroup(KeyError))):
+    with pytest.RaisesGroup(ValueError, KeyError, flatten_subgroups=True):
         async with trio.open_nursery() as nursery:
             await nursery.start(trio.serve_listeners, _answers, [listener])
             await _ask(port, b"fail")

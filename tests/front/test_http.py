@@ -1,4 +1,4 @@
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import h11
 import pytest
 import trio
+import trio.testing
 from quart_trio import QuartTrio
 from structlog.testing import capture_logs
 
@@ -69,7 +70,7 @@ def serve() -> Serve:
     @asynccontextmanager
     async def serving(
         make_app: Callable[[trio.Event], Any], *, graceful_s: float = 5, limits: HttpLimits = LIMITS
-    ) -> AsyncIterator[Served]:
+    ) -> AsyncGenerator[Served]:
         (listening,) = open_sockets([TcpAddress("127.0.0.1", 0)])
         assert isinstance(listening.address, TcpAddress)
         draining = trio.Event()
@@ -147,15 +148,18 @@ async def test_a_bad_head_is_answered_with_a_problem(serve: Serve) -> None:
 
 
 async def test_draining_ends_idle_connections_at_once_and_answers_whole(serve: Serve) -> None:
-    async with serve(quart_app) as served:
-        async with await served.connect() as idle, await served.connect() as busy:
-            await idle.send_all(get("/ping"))
-            await read_answer(idle)
-            await busy.send_all(get("/stream"))
-            assert b"200" in await busy.receive_some()
-            served.draining.set()
-            assert await read_all(idle) == b""
-            assert (await read_all(busy)).endswith(b"ended\r\n0\r\n\r\n")
+    async with (
+        serve(quart_app) as served,
+        await served.connect() as idle,
+        await served.connect() as busy,
+    ):
+        await idle.send_all(get("/ping"))
+        await read_answer(idle)
+        await busy.send_all(get("/stream"))
+        assert b"200" in await busy.receive_some()
+        served.draining.set()
+        assert await read_all(idle) == b""
+        assert (await read_all(busy)).endswith(b"ended\r\n0\r\n\r\n")
 
 
 async def test_an_answer_begun_while_draining_says_close(serve: Serve) -> None:

@@ -61,8 +61,12 @@ async def test_a_write_without_progress_loses_the_peer(autojump_clock: MockClock
 async def test_a_slow_reader_that_makes_progress_is_kept(autojump_clock: MockClock) -> None:
     sending, receiving = memory_stream_one_way_pair()
 
+    deliver = sending.send_all_hook
+    assert deliver is not None
+
     async def slowly() -> None:
         await trio.sleep(9)
+        await deliver()
 
     sending.send_all_hook = slowly
     outbox = _outbox(sending)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import h2.config
 import h2.connection
-import h2.settings
 
 from tests.hostile.clients import REFUSED, TOO_LARGE, Attack, Client, says
 from tests.hostile.raw import (

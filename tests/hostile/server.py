@@ -65,12 +65,13 @@ def make_app(draining: trio.Event) -> QuartTrio:
 
         return blocks(), {"content-type": "text/plain"}
 
-    async def raises() -> None:
+    async def raises() -> str:
         raise RuntimeError("secret words")
 
     app.add_url_rule("/ping", "ping", ping)
     app.add_url_rule("/echo", "echo", echo, methods=["POST"])
-    for view in (flood, stream, broken, raises):
+    app.add_url_rule("/raises", "raises", raises)
+    for view in (flood, stream, broken):
         app.add_url_rule(f"/{view.__name__}", view.__name__, view)
     return app
 
@@ -95,8 +96,9 @@ async def gate(draining: trio.Event, upgrade: UpgradeRequest) -> SessionHandler:
 
 
 async def guarded(draining: trio.Event, options: dict[str, float]) -> None:
-    http_sockets = open_sockets([TcpAddress("127.0.0.1", 0)])
-    websocket_sockets = open_sockets([TcpAddress("127.0.0.1", 0)])
+    for_http, for_websocket = open_sockets([TcpAddress("127.0.0.1", 0)] * 2)
+    assert isinstance(for_http.address, TcpAddress)
+    assert isinstance(for_websocket.address, TcpAddress)
     http_limits = HttpLimits(
         connections=int(options.get("connections", 2048)),
         head_s=options.get("head_s", 10),
@@ -116,7 +118,7 @@ async def guarded(draining: trio.Event, options: dict[str, float]) -> None:
             partial(
                 serve_http,
                 make_app(draining),
-                [listening.socket for listening in http_sockets],
+                [for_http.socket],
                 draining=draining,
                 graceful_s=1,
                 limits=http_limits,
@@ -125,14 +127,14 @@ async def guarded(draining: trio.Event, options: dict[str, float]) -> None:
         await nursery.start(
             partial(
                 serve_websocket,
-                [listening.socket for listening in websocket_sockets],
+                [for_websocket.socket],
                 partial(gate, draining),
                 draining=draining,
                 handshake_s=options.get("head_s", 5),
                 limits=websocket_limits,
             )
         )
-        ready(http_sockets[0].address.port, websocket_sockets[0].address.port)
+        ready(for_http.address.port, for_websocket.address.port)
         await draining.wait()
         nursery.cancel_scope.deadline = trio.current_time() + 2
 
@@ -151,7 +153,7 @@ async def stock(draining: trio.Event, options: dict[str, float]) -> None:
     async with trio.open_nursery() as nursery:
         binds = await nursery.start(
             partial(
-                hypercorn.trio.serve,
+                hypercorn.trio.serve,  # pyright: ignore[reportUnknownMemberType] - its WSGI half
                 make_app(draining),
                 config,
                 shutdown_trigger=draining.wait,

@@ -6,7 +6,6 @@ from contextlib import suppress
 
 import pytest
 
-from tests.hostile.clients import Client
 from tests.hostile.heads import heads
 from tests.hostile.http_clients import http_clients
 from tests.hostile.process import Server
@@ -33,7 +32,8 @@ DEADLY = [
 CLIENTS = {client.id: client for client in (*heads(), *http_clients(), *websocket_clients())}
 
 
-def _ends_stock(client: Client) -> bool:
+def _ends_stock(name: str) -> bool:
+    client = CLIENTS[name]
     with Server("stock") as server:
         with suppress(OSError, AssertionError):  # the attack may well see the end of it
             client.attack(server.port[client.listener])
@@ -45,6 +45,6 @@ def _ends_stock(client: Client) -> bool:
 
 def test_the_stock_servers_die() -> None:
     with ThreadPoolExecutor(6) as pool:
-        ended = list(pool.map(lambda name: _ends_stock(CLIENTS[name]), DEADLY))
+        ended = list(pool.map(_ends_stock, DEADLY))
     survived = [name for name, dead in zip(DEADLY, ended, strict=True) if not dead]
     assert len(DEADLY) - len(survived) >= 8, survived

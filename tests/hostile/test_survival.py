@@ -1,5 +1,6 @@
 """Whatever a client sends, the process lives, serves others, gives back its descriptors, and ends."""
 
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
@@ -16,16 +17,12 @@ CLIENTS = [*heads(), *http_clients(), *websocket_clients()]
 
 
 @pytest.fixture(scope="module")
-def outcomes(request: pytest.FixtureRequest):
+def outcomes(request: pytest.FixtureRequest) -> Generator[dict[str, Future[None]]]:
     """Every selected client's run, several at a time: most of each is waiting."""
-    chosen = {
-        item.callspec.params["client"].id: item.callspec.params["client"]
-        for item in request.session.items
-        if isinstance(item, pytest.Function) and hasattr(item, "callspec")
-        if "client" in item.callspec.params and item.fspath == request.fspath
-    }
+    selected = {item.name for item in request.session.items}
+    chosen = [client for client in CLIENTS if f"test_survives[{client.id}]" in selected]
     with ThreadPoolExecutor(6) as pool:
-        yield {name: pool.submit(_survive, client) for name, client in chosen.items()}
+        yield {client.id: pool.submit(_survive, client) for client in chosen}
 
 
 def _survive(client: Client) -> None:
@@ -38,7 +35,7 @@ def _survive(client: Client) -> None:
         server.check_log(server.terminate())
 
 
-@pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.id)
+@pytest.mark.parametrize("client", CLIENTS, ids=[client.id for client in CLIENTS])
 def test_survives(client: Client, outcomes: dict[str, Future[None]]) -> None:
     outcomes[client.id].result()
 

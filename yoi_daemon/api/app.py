@@ -10,7 +10,7 @@ from quart import request as quart_request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
-from yoi_daemon.api import health, ingress, plugins, status, workers
+from yoi_daemon.api import deadletters, health, ingress, plugins, status, tools, workers
 from yoi_daemon.api.routing import (
     BODY_TIMEOUT_S,
     MAX_BODY_BYTES,
@@ -30,6 +30,8 @@ ROUTES: tuple[Route, ...] = (
     *status.ROUTES,
     *plugins.ROUTES,
     *ingress.ROUTES,
+    *deadletters.ROUTES,
+    *tools.ROUTES,
     *workers.ROUTES,
 )
 

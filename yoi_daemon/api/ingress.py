@@ -6,8 +6,8 @@ from yoi_daemon.api.routing import Answer, Call, Route
 async def post_ingress(call: Call) -> Answer:
     """Accepts any JSON for a service; 202 after the commit."""
     payload = await call.json_bytes()
-    receipt = await call.daemon.plugins.accept(
-        call.params["plugin_id"],
+    receipt = await call.daemon.plugins.admission.accept(
+        call.daemon.plugins.service(call.params["plugin_id"]),
         call.params["ingress"],
         payload,
         key=call.headers.get("idempotency-key"),
@@ -18,8 +18,9 @@ async def post_ingress(call: Call) -> Answer:
 async def post_hook(call: Call) -> Answer:
     """Accepts a webhook with the declared signature; 202 after the commit."""
     body = await call.body()
-    receipt = await call.daemon.plugins.accept_hook(
-        call.params["plugin_id"], call.params["ingress"], body, call.headers
+    service = call.daemon.plugins.service(call.params["plugin_id"])
+    receipt = await call.daemon.plugins.admission.accept_hook(
+        service, call.params["ingress"], body, call.headers
     )
     return Answer(receipt, status=202)
 

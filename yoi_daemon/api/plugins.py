@@ -1,6 +1,7 @@
-"""Plugins: list and detail."""
+"""Plugins: list, detail, and the commands to their services."""
 
 from yoi_daemon.api.routing import Answer, Call, Route
+from yoi_daemon.plugins.service import Service
 
 
 async def list_plugins(call: Call) -> Answer:
@@ -13,7 +14,57 @@ async def show_plugin(call: Call) -> Answer:
     return Answer(await call.daemon.plugins.record(call.params["plugin_id"]))
 
 
+async def start_plugin(call: Call) -> Answer:
+    """Starts a service and forgets its restarts; answers when it is starting."""
+    service = _service(call)
+    await service.start()
+    return await _answer(call, service)
+
+
+async def stop_plugin(call: Call) -> Answer:
+    """Drains and stops a service; answers when it has stopped."""
+    service = _service(call)
+    await service.stop()
+    return await _answer(call, service)
+
+
+async def restart_plugin(call: Call) -> Answer:
+    """Stops and starts a service."""
+    service = _service(call)
+    await service.restart()
+    return await _answer(call, service)
+
+
+async def reload_plugin(call: Call) -> Answer:
+    """Reads one plugin's code and settings again; a bad one is refused and the old goes on."""
+    plugin_id = call.params["plugin_id"]
+    return Answer(await call.daemon.reload(only=plugin_id))
+
+
+async def reload_all(call: Call) -> Answer:
+    """Reads the configuration and every plugin again; refused whole where something is bad."""
+    return Answer(await call.daemon.reload())
+
+
+def _service(call: Call) -> Service:
+    return call.daemon.plugins.service(call.params["plugin_id"])
+
+
+async def _answer(call: Call, service: Service) -> Answer:
+    log = call.daemon.event_log
+    # Position and state in one stretch, told after the commit.
+    seq, record = service.lifecycle.seq, service.record_with()
+    await log.committed(seq)
+    return Answer({"plugin": record, "cursor": log.cursors.encode(seq)})
+
+
+_PLUGIN = "/api/plugins/<plugin_id>"
 ROUTES = (
     Route("GET", "/api/plugins", "plugins:read", list_plugins),
-    Route("GET", "/api/plugins/<plugin_id>", "plugins:read", show_plugin),
+    Route("GET", _PLUGIN, "plugins:read", show_plugin),
+    Route("POST", f"{_PLUGIN}/start", "plugins:admin", start_plugin),
+    Route("POST", f"{_PLUGIN}/stop", "plugins:admin", stop_plugin),
+    Route("POST", f"{_PLUGIN}/restart", "plugins:admin", restart_plugin),
+    Route("POST", f"{_PLUGIN}/reload", "plugins:admin", reload_plugin),
+    Route("POST", "/api/reload", "plugins:admin", reload_all),
 )

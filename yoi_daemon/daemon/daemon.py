@@ -2,15 +2,24 @@
 
 import importlib.metadata
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 import trio
 
+from yoi_daemon.daemon.settings_file import read_settings
 from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.front.access import Tokens
 from yoi_daemon.model.directories import Directories
-from yoi_daemon.model.events import DaemonDraining, DaemonReady, Data, Draft
+from yoi_daemon.model.errors import ConfigurationError, Refused
+from yoi_daemon.model.events import (
+    DaemonDraining,
+    DaemonReady,
+    DaemonReloaded,
+    DaemonReloadRefused,
+    Data,
+    Draft,
+)
 from yoi_daemon.model.ids import IdSource
 from yoi_daemon.model.plugins import PluginRecord
 from yoi_daemon.model.settings import Settings
@@ -65,6 +74,14 @@ class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
     diagnostics: tuple[Diagnostic, ...]
 
 
+class Reloaded(msgspec.Struct, frozen=True, kw_only=True):
+    """What a reload took, and the sections whose change waits for a restart of the daemon."""
+
+    plugins: tuple[str, ...]
+    needs_restart: tuple[str, ...]
+    cursor: str
+
+
 class Observed:
     """What the stream's listener tells about itself."""
 
@@ -86,6 +103,7 @@ class Daemon:
         event_log: EventLog,
         registry: Registry,
         plugins: PluginHost,
+        environ: Mapping[str, str],
         wall_clock: Callable[[], float],
     ) -> None:
         self.directories = directories
@@ -95,6 +113,7 @@ class Daemon:
         self.event_log = event_log
         self.registry = registry
         self.plugins = plugins
+        self.environ = environ
         self.wall_clock = wall_clock
         self.draining = trio.Event()
         self.observed = Observed()
@@ -166,6 +185,45 @@ class Daemon:
                 for fault in self.plugins.faults
             ),
         )
+
+    async def reload(self, only: str | None = None) -> Reloaded:
+        """Reads the configuration and the plugins again, all or `only` one, and takes what changed.
+
+        Raises `Refused` (`invalid_state`) with every fault: then everything goes on as before, and an
+        event says so. Sections that are read at start alone are named in `needs_restart`.
+        """
+        try:
+            settings = await trio.to_thread.run_sync(read_settings, self.directories, self.environ)
+            changed = await self.plugins.reload(settings, only)
+        except ConfigurationError as error:
+            faults = [str(fault) for fault in error.faults]
+            await self._refuse_reload(faults)
+            raise Refused(
+                "invalid_state", "the configuration cannot be taken as it is", faults=faults
+            ) from error
+        except Refused as refused:
+            await self._refuse_reload(refused.fields.get("faults", [refused.detail]))
+            raise
+        needs_restart = tuple(
+            name
+            for name in settings.__struct_fields__
+            if name not in ("plugins", "plugin_host")
+            and getattr(settings, name) != getattr(self.settings, name)
+        )
+        self.settings = msgspec.structs.replace(
+            self.settings, plugins=settings.plugins, plugin_host=settings.plugin_host
+        )
+        seq = self.append("daemon.reloaded", DaemonReloaded(plugins=changed))
+        await self.event_log.committed(seq)
+        return Reloaded(
+            plugins=changed,
+            needs_restart=needs_restart,
+            cursor=self.event_log.cursors.encode(seq),
+        )
+
+    async def _refuse_reload(self, faults: Sequence[str]) -> None:
+        data = DaemonReloadRefused(faults=tuple(faults))
+        await self.event_log.committed(self.append("daemon.reload_refused", data))
 
     def append(self, kind: str, data: Data) -> int:
         """Appends one of the daemon's own events."""

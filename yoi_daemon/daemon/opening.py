@@ -1,7 +1,7 @@
 """The composition root: names the concrete classes. Start order is indentation, stop order its reverse."""
 
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -24,10 +24,14 @@ async def open_daemon(
     directories: Directories,
     settings: Settings,
     tokens: Tokens,
+    environ: Mapping[str, str],
     *,
     wall_clock: Callable[[], float] = time.time,
 ) -> AsyncGenerator[Daemon]:
-    """Everything but the listeners. Providers outlive their users: the log is opened first and ends last."""
+    """Everything but the listeners; `environ` is what a reload reads overrides from.
+
+    Providers outlive their users: the log is opened first and ends last.
+    """
     ids = IdSource(wall_clock)
     async with open_event_log(settings.observe, wall_clock=wall_clock) as event_log:
         profiles = make_profiles(settings.profiles)
@@ -51,5 +55,6 @@ async def open_daemon(
                     event_log=event_log,
                     registry=registry,
                     plugins=plugins,
+                    environ=environ,
                     wall_clock=wall_clock,
                 )

@@ -105,9 +105,7 @@ def _turn_away(stream: trio.SocketStream) -> None:
             socket_.send(_FULL)
 
 
-async def _contain(
-    serve: ServeConnection, stream: trio.SocketStream, listener: str
-) -> None:
+async def _contain(serve: ServeConnection, stream: trio.SocketStream, listener: str) -> None:
     """A fault in one connection must not cancel the others (hypercorn #225, trio-websocket #184)."""
     try:
         await serve(stream)
@@ -125,9 +123,7 @@ def log_faults(event: str, error: BaseException, **facts: str) -> None:
     for leaf in _leaves(error):
         frames = traceback.extract_tb(leaf.__traceback__)
         where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "unknown"
-        structlog.get_logger().warning(
-            event, error=type(leaf).__qualname__, where=where, **facts
-        )
+        structlog.get_logger().warning(event, error=type(leaf).__qualname__, where=where, **facts)
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

@@ -18,6 +18,7 @@ Scope = Literal[
     "ingress:write",
     "plugins:read",
     "plugins:admin",
+    "tools:call",
     "workers:read",
     "workers:command",
 ]
@@ -28,6 +29,7 @@ ALL_SCOPES: frozenset[Scope] = frozenset(
         "ingress:write",
         "plugins:read",
         "plugins:admin",
+        "tools:call",
         "workers:read",
         "workers:command",
     }

@@ -18,7 +18,7 @@ class UpgradeRequest:
 
     `path` is the target up to `?`, as it was sent (nothing is unquoted), and `query` what follows.
     `headers` are in the order sent, names in lower case, values decoded as Latin-1. `peer` is
-    `ADDRESS:PORT`, or `unix`.
+    `ADDRESS:PORT`, `unix`, or `unknown` if it has gone already.
     """
 
     path: str

@@ -48,9 +48,7 @@ class HeadReader(h11.Connection):
     Unless `websocket`, a request to become one is refused and every other upgrade is ignored.
     """
 
-    def __init__(
-        self, head_bytes: int = HEAD_BYTES, *, websocket: bool = False
-    ) -> None:
+    def __init__(self, head_bytes: int = HEAD_BYTES, *, websocket: bool = False) -> None:
         # h11 looks at its limit only while a head is incomplete; the same limit bounds chunk headers.
         super().__init__(h11.SERVER, max_incomplete_event_size=head_bytes)
         self._head_bytes = head_bytes
@@ -93,46 +91,32 @@ class HeadReader(h11.Connection):
             )
         # One byte back, to see a line end that arrived in two pieces.
         if _FORBIDDEN.search(received, max(0, self._seen - 1), size):
-            raise HeadRefused(
-                "invalid_request", "the head holds a control character or a bare LF"
-            )
+            raise HeadRefused("invalid_request", "the head holds a control character or a bare LF")
         self._seen = size
 
 
 def _check_request(request: h11.Request) -> None:
     if request.http_version not in (b"1.0", b"1.1"):
-        raise HeadRefused(
-            "invalid_request", "only HTTP/1.0 and HTTP/1.1 are spoken here"
-        )
+        raise HeadRefused("invalid_request", "only HTTP/1.0 and HTTP/1.1 are spoken here")
     if request.method == b"CONNECT":
-        raise HeadRefused(
-            "method_not_allowed", "CONNECT is not served: this is no proxy"
-        )
+        raise HeadRefused("method_not_allowed", "CONNECT is not served: this is no proxy")
     if not request.target.startswith(b"/"):
         # An absolute-form target names a host beside Host, and the two may differ.
         raise HeadRefused("invalid_request", "the request target must begin with /")
     names: set[bytes] = set()
     for name, value in request.headers:
         if name in names and (name in _ONCE or name.startswith(b"sec-websocket-")):
-            raise HeadRefused(
-                "invalid_request", f"the header {name.decode()} is given twice"
-            )
+            raise HeadRefused("invalid_request", f"the header {name.decode()} is given twice")
         names.add(name)
         if (name in _ASCII_ONLY or name.startswith(b"sec-")) and not value.isascii():
-            raise HeadRefused(
-                "invalid_request", f"the header {name.decode()} must be ASCII"
-            )
+            raise HeadRefused("invalid_request", f"the header {name.decode()} must be ASCII")
         if name == b"host" and not _HOST.fullmatch(value):
-            raise HeadRefused(
-                "invalid_request", "the header host is no host name and port"
-            )
+            raise HeadRefused("invalid_request", "the header host is no host name and port")
     if b"transfer-encoding" in names and (
         b"content-length" in names or request.http_version == b"1.0"
     ):
         # Where the body ends depends on who reads it: request smuggling.
-        raise HeadRefused(
-            "invalid_request", "the length of the body is given in two ways"
-        )
+        raise HeadRefused("invalid_request", "the length of the body is given in two ways")
 
 
 def _without_upgrade(request: h11.Request) -> h11.Request:
@@ -147,9 +131,7 @@ def _without_upgrade(request: h11.Request) -> h11.Request:
         method=request.method,
         target=request.target,
         http_version=request.http_version,
-        headers=[
-            (name, value) for name, value in request.headers if name not in ignored
-        ],
+        headers=[(name, value) for name, value in request.headers if name not in ignored],
     )
 
 
@@ -157,20 +139,14 @@ def _refusal(error: h11.RemoteProtocolError) -> Refused:
     if isinstance(error, HeadRefused):
         return error.refused
     if error.error_status_hint == 431:
-        return Refused(
-            "headers_too_large", "the head, or the header of a chunk, is too large"
-        )
+        return Refused("headers_too_large", "the head, or the header of a chunk, is too large")
     if error.error_status_hint == 501:
-        return Refused(
-            "unsupported_operation", "the only transfer coding read here is chunked"
-        )
+        return Refused("unsupported_operation", "the only transfer coding read here is chunked")
     # h11's own words may quote what the client sent, so they are not passed on.
     return Refused("invalid_request", "this is no well-formed HTTP/1.1 request")
 
 
-def closing_response(
-    status: int, body: object, extra: Sequence[tuple[str, str]] = ()
-) -> bytes:
+def closing_response(status: int, body: object, extra: Sequence[tuple[str, str]] = ()) -> bytes:
     """A whole answer with `body` as problem+json, after which the connection is to be closed.
 
     Not made by h11, whose state an unreadable request leaves undefined.

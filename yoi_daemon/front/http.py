@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
+import structlog
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
@@ -85,6 +86,8 @@ async def serve_http(
                 draining=draining,
                 task_status=task_status,
             )
+    if force.cancelled_caught:
+        structlog.get_logger().warning("connections_cut", listener="api", after_s=graceful_s)
 
 
 class _Listener:
@@ -146,9 +149,7 @@ class _Contained:
             # eager generator give way: one HEAD to such a route and the process stands still.
             await trio.lowlevel.checkpoint()
             if without_body and message["type"] == "http.response.body":
-                await send(
-                    {"type": "http.response.body", "body": b"", "more_body": False}
-                )
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
                 answered.cancel()
                 await trio.lowlevel.checkpoint()
             else:
@@ -167,9 +168,7 @@ class _Protocol(H11Protocol):
     One private name of hypercorn 0.18 is touched: `_send_error_response` is overridden.
     """
 
-    def __init__(
-        self, owner: "_Connection", listener: _Listener, apps: TaskGroup
-    ) -> None:
+    def __init__(self, owner: "_Connection", listener: _Listener, apps: TaskGroup) -> None:
         accepted = owner.stream.socket
         super().__init__(
             listener.app,
@@ -201,9 +200,7 @@ class _Protocol(H11Protocol):
 
     async def _send_error_response(self, status_code: int) -> None:
         # hypercorn's has no body; ours says what was wrong.
-        self._owner.refuse(
-            self.reader.refused or Refused("invalid_request", str(status_code))
-        )
+        self._owner.refuse(self.reader.refused or Refused("invalid_request", str(status_code)))
 
 
 class _Pause:
@@ -287,9 +284,7 @@ class _Connection:
                 self._time_head(protocol)
         if not self._ending and protocol.reader.head_begun:
             seconds = f"{self._limits.head_s:g} s"
-            self.refuse(
-                Refused("request_timeout", f"the head did not arrive within {seconds}")
-            )
+            self.refuse(Refused("request_timeout", f"the head did not arrive within {seconds}"))
 
     def _time_head(self, protocol: _Protocol) -> None:
         """Bytes of a next request have come: from now on it is late, not idle."""

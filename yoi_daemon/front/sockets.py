@@ -55,9 +55,7 @@ class ListeningSocket:
                     os.unlink(self.address.path)
 
 
-def open_sockets(
-    addresses: Sequence[Address], key: str = "[api] listen"
-) -> list[ListeningSocket]:
+def open_sockets(addresses: Sequence[Address], key: str = "[api] listen") -> list[ListeningSocket]:
     """Listen on every address, or on none. `key` is the setting to name in a fault.
 
     A host name is bound at one address, IPv4 first; looking it up blocks, so this is for start-up.
@@ -147,9 +145,7 @@ def _open_unix(address: UnixAddress, key: str) -> ListeningSocket:
 
 @contextmanager
 def _directory_lock(address: UnixAddress) -> Generator[None]:
-    directory = os.open(
-        os.path.dirname(address.path) or ".", os.O_RDONLY | os.O_DIRECTORY
-    )
+    directory = os.open(os.path.dirname(address.path) or ".", os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)
         yield
@@ -163,9 +159,7 @@ def _remove_stale(address: UnixAddress, key: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(found.st_mode):
-        raise ListenFailed(
-            address, f"exists and is no socket: remove it, or set another {key}"
-        )
+        raise ListenFailed(address, f"exists and is no socket: remove it, or set another {key}")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
@@ -193,9 +187,7 @@ def _failure(address: Address, error: OSError, key: str) -> YoiError:
             advice = "make its directory writable for the daemon's user"
         else:
             advice = "a port below 1024 needs CAP_NET_BIND_SERVICE"
-        return NotAllowed(
-            f"listening on {address} is not allowed: {advice}, or set another {key}"
-        )
+        return NotAllowed(f"listening on {address} is not allowed: {advice}, or set another {key}")
     reasons = {
         errno.EADDRINUSE: f"is in use by another process: stop it, or set {key} to another address",
         errno.EADDRNOTAVAIL: f"is no address of this machine: set {key} to one that is",

@@ -114,18 +114,14 @@ class _Listener:
 
     async def serve(self, stream: trio.SocketStream) -> None:
         with suppress(OSError):
-            stream.setsockopt(
-                socket.SOL_SOCKET, socket.SO_SNDBUF, self.limits.send_buffer_bytes
-            )
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.limits.send_buffer_bytes)
         reader = HeadReader(self.limits.head_bytes, websocket=True)
         peer = peer_name(stream)
         admitted: _Admitted | bytes = b""
         with trio.move_on_after(self._handshake_s) as opening:
             admitted = await self._admit(stream, reader, peer)
         if opening.cancelled_caught:
-            late = Refused(
-                "request_timeout", f"not opened within {self._handshake_s:g} s"
-            )
+            late = Refused("request_timeout", f"not opened within {self._handshake_s:g} s")
             admitted = problem_response(late, self._new_request_id())
         if isinstance(admitted, _Admitted):
             # What came behind the head, before it may: kept for the frames it must be.
@@ -180,9 +176,7 @@ class _NoUpgrade(Exception):
         self.refused = Refused("invalid_request", detail)
 
 
-async def _read_request(
-    stream: trio.SocketStream, reader: HeadReader
-) -> h11.Request | None:
+async def _read_request(stream: trio.SocketStream, reader: HeadReader) -> h11.Request | None:
     """The head of the one request of this connection; None if the peer goes before its end."""
     while True:
         event = reader.next_event()
@@ -204,16 +198,9 @@ def _upgrade_key(request: h11.Request) -> str:
     headers = {name: value.decode("latin-1") for name, value in request.headers}
     if request.method != b"GET" or request.http_version != b"1.1":
         raise _NoUpgrade("a stream is opened with GET and HTTP/1.1")
-    connection = {
-        token.strip() for token in headers.get(b"connection", "").lower().split(",")
-    }
-    if (
-        headers.get(b"upgrade", "").strip().lower() != "websocket"
-        or "upgrade" not in connection
-    ):
-        raise _NoUpgrade(
-            "this listener serves WebSocket streams: open one with a WebSocket client"
-        )
+    connection = {token.strip() for token in headers.get(b"connection", "").lower().split(",")}
+    if headers.get(b"upgrade", "").strip().lower() != "websocket" or "upgrade" not in connection:
+        raise _NoUpgrade("this listener serves WebSocket streams: open one with a WebSocket client")
     if headers.get(b"sec-websocket-version") != "13":
         raise _NoUpgrade("the WebSocket version spoken here is 13")
     if b"transfer-encoding" in headers or headers.get(b"content-length", "0") != "0":
@@ -226,10 +213,7 @@ def _upgrade_key(request: h11.Request) -> str:
 
 def _upgrade_request(request: h11.Request, peer: str) -> UpgradeRequest:
     path, _, query = request.target.decode("ascii").partition("?")
-    headers = [
-        (name.decode("ascii"), value.decode("latin-1"))
-        for name, value in request.headers
-    ]
+    headers = [(name.decode("ascii"), value.decode("latin-1")) for name, value in request.headers]
     return UpgradeRequest(path, query, headers, peer)
 
 
@@ -325,9 +309,7 @@ class _Transport(trio.abc.Stream):
 class _Session:
     """An open connection: trio-websocket's reader, our writer, a drain, and the handler."""
 
-    def __init__(
-        self, stream: trio.SocketStream, peer: str, limits: WebSocketLimits
-    ) -> None:
+    def __init__(self, stream: trio.SocketStream, peer: str, limits: WebSocketLimits) -> None:
         self.peer = peer
         self._stream = stream
         self._limits = limits
@@ -344,9 +326,7 @@ class _Session:
         self._gone = trio.Event()
 
     async def run(self, admitted: _Admitted, early: bytes) -> None:
-        self._transport = _Transport(
-            self._stream, self._outbox, self._limits, admitted.key, early
-        )
+        self._transport = _Transport(self._stream, self._outbox, self._limits, admitted.key, early)
         # The peer may ping once we have sent Close; wsproto then fails (LocalProtocolError).
         try:
             async with trio.open_nursery() as nursery:
@@ -409,9 +389,7 @@ class _Session:
         return self._outbox.unsent
 
     async def send(self, data: bytes | str) -> None:
-        await self.send_frames(
-            text_frame(data.encode() if isinstance(data, str) else data)
-        )
+        await self.send_frames(text_frame(data.encode() if isinstance(data, str) else data))
 
     async def send_frames(self, frames: bytes) -> None:
         await trio.lowlevel.checkpoint()

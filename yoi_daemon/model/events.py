@@ -138,6 +138,13 @@ class IngressDropped(Data, frozen=True):
     last_event_id: str
 
 
+class IngressDiscarded(Data, frozen=True):
+    """`plugin.ingress.discarded`: an operator let go of a dead letter."""
+
+    event_id: str
+    ingress: str
+
+
 class IngressUnfinished(Data, frozen=True):
     """`plugin.ingress.unfinished`: the daemon stops and these accepted events are not handled."""
 
@@ -210,7 +217,9 @@ CATALOGUE: Mapping[str, type[Data]] = {
     "plugin.ingress.dispatch_timeout": IngressAttempt,
     "plugin.ingress.handler_failed": IngressAttempt,
     "plugin.ingress.interrupted": IngressAttempt,
+    "plugin.ingress.invalid_event": IngressAttempt,
     "plugin.ingress.dead_lettered": IngressDead,
+    "plugin.ingress.discarded": IngressDiscarded,
     "plugin.ingress.dropped": IngressDropped,
     "plugin.ingress.coalesced": IngressDropped,
     "plugin.ingress.unfinished": IngressUnfinished,

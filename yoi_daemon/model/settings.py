@@ -76,6 +76,7 @@ class PluginSettings(Section, frozen=True):
     attempts: Annotated[int, Meta(ge=1, le=100)] = 3
     retry_min_s: Seconds = 1
     retry_max_s: Seconds = 30
+    redeliver_per_s: Annotated[float, Meta(ge=0.1, le=10_000)] = 10
     # the service's life
     start_timeout_s: Seconds = 30
     start_warn_s: Seconds = 10

@@ -1,9 +1,10 @@
 """The way in: an event is checked, given room, committed and queued; only then is it accepted."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import msgspec
+import trio
 
 from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.model.errors import Refused
@@ -11,11 +12,20 @@ from yoi_daemon.model.events import Draft, IngressAccepted, format_time
 from yoi_daemon.model.ids import IdSource
 from yoi_daemon.model.plugins import IngressReceipt
 from yoi_daemon.plugins.delivery import Delivery
+from yoi_daemon.plugins.lane import Lane
 from yoi_daemon.plugins.service import Service
 from yoi_daemon.plugins.signatures import delivery_key, handed_headers, verify_signature
 from yoi_daemon.sdk.plugin import IngressSpec
 
 _any_json = msgspec.json.Decoder(Any)
+
+
+def value_at(payload: bytes, path: tuple[str, ...]) -> Any:
+    """The value at a dotted path of a JSON document; None where there is none."""
+    value: Any = _any_json.decode(payload)
+    for key in path:
+        value = cast("dict[str, Any]", value).get(key) if isinstance(value, dict) else None
+    return value
 
 
 class Admission:
@@ -72,6 +82,22 @@ class Admission:
             headers=handed,
             exact=body,
         )
+
+    async def redeliver(self, service: Service, event_id: str) -> IngressReceipt:
+        """Queues a dead letter once more, with the same id. Returns after the commit.
+
+        Raises `Refused`: `event_not_found`, `rate_limited`, `queue_full`, `service_unavailable`,
+        `service_failed`.
+        """
+        delivery = service.redeliver(event_id)
+        delivery.source = "redelivery"
+        delivery.failures = 0
+        delivery.accepted_s = self._clock()
+        delivery.redelivery_of = event_id
+        service.settlement.counters["redelivered"] += 1
+        receipt, seq = self._append(service, delivery, None)
+        await self._event_log.committed(seq)
+        return receipt
 
     def tick(self, service: Service, spec: IngressSpec) -> None:
         """Queues a timer's event, unless one of it still waits or the queue is full; both are counted."""
@@ -135,9 +161,9 @@ class Admission:
             if first is not None:
                 return first
         try:
-            service.lane.reserve(len(payload))
+            await self._reserve(service, spec, payload)
             delivery = self._delivery(spec, payload, source=source, headers=headers, body=exact)
-            # No checkpoint from the look-up of the key to here.
+            # No checkpoint from the reservation to here.
             receipt, seq = self._append(service, delivery, key)
         except BaseException:
             if key is not None:
@@ -145,6 +171,57 @@ class Admission:
             raise
         await self._event_log.committed(seq)
         return receipt
+
+    async def _reserve(self, service: Service, spec: IngressSpec, payload: bytes) -> None:
+        """Takes room for the event, as the ingress says for a full queue. Raises `Refused` (`queue_full`)."""
+        lane, size = service.lane, len(payload)
+        try:
+            lane.reserve(size)
+        except Refused as full:
+            match spec.overflow:
+                case "reject":
+                    raise
+                case "wait":
+                    await self._wait_for_room(service, spec, size, full)
+                case "drop_oldest":
+                    for oldest in self._enough_room(lane, spec.name, size, full):
+                        service.settlement.displace(lane, oldest, "dropped")
+                    lane.reserve(size)
+                case "coalesce":
+                    value = value_at(payload, spec.coalesce_by)
+                    twins = (
+                        other
+                        for other in lane.waiting(spec.name)
+                        if value_at(other.payload, spec.coalesce_by) == value
+                    )
+                    twin = next(twins, None)
+                    if twin is None or not lane.has_room(size - twin.size, events=0):
+                        raise
+                    service.settlement.displace(lane, twin, "coalesced")
+                    lane.reserve(size)
+
+    def _enough_room(self, lane: Lane, ingress: str, size: int, full: Refused) -> list[Delivery]:
+        """The oldest events whose places together fit one of `size`; none is touched where none will do."""
+        chosen: list[Delivery] = []
+        freed = 0
+        for oldest in lane.waiting(ingress):
+            chosen.append(oldest)
+            freed += oldest.size
+            if lane.has_room(size - freed, events=1 - len(chosen)):
+                return chosen
+        raise full
+
+    async def _wait_for_room(
+        self, service: Service, spec: IngressSpec, size: int, full: Refused
+    ) -> None:
+        with trio.move_on_after(spec.wait_s):
+            while not service.lane.has_room(size):
+                await service.lane.wait_for_room()
+                if (refused := service.refusal()) is not None:
+                    raise refused
+            service.lane.reserve(size)
+            return
+        raise full
 
     def _delivery(
         self,
@@ -174,7 +251,8 @@ class Admission:
         depth = service.lane.statistics().depth
 
         def deliver() -> None:
-            service.settlement.counters["accepted"] += 1
+            if delivery.redelivery_of is None:
+                service.settlement.counters["accepted"] += 1
             service.lane.deliver(delivery)
             if key is not None:
                 service.delivery_keys.settle(delivery.ingress, key, delivery.payload, receipt)
@@ -191,6 +269,7 @@ class Admission:
                         ingress=delivery.ingress,
                         source=delivery.source,
                         queue_depth=depth,
+                        redelivery_of=delivery.redelivery_of,
                     ),
                 ),
                 deliver,

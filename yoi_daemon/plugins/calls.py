@@ -1,7 +1,7 @@
 """Short calls of an author's functions beside the lane: status and tools, each against a deadline."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import trio
@@ -21,17 +21,21 @@ class Returned(msgspec.Struct, frozen=True):
     encoded: bytes
 
 
+class _UnderWay(NamedTuple):
+    name: str
+    over: trio.Event
+
+
 class Calls:
     """The calls under way of one plugin, in a nursery of their own, so that one that hangs holds nobody.
 
-    The watchdog judges each: cancelled at its deadline, given up after its grace. `on_settled` frees
-    what the call holds, when the call itself has ended.
+    The watchdog judges each: cancelled at its deadline, given up after its grace.
     """
 
     def __init__(self, nursery: trio.Nursery, clock: Callable[[], float]) -> None:
         self._nursery = nursery
         self._clock = clock
-        self._under_way: dict[Call, str] = {}
+        self._under_way: dict[Call, _UnderWay] = {}
 
     def under_way(self) -> tuple[Call, ...]:
         """The calls whose function has not returned, wedged ones too."""
@@ -39,13 +43,27 @@ class Calls:
 
     def count(self, name: str) -> int:
         """How many calls of `name` have not returned."""
-        return sum(one == name for one in self._under_way.values())
+        return sum(one.name == name for one in self._under_way.values())
 
-    def cancel(self) -> None:
-        """Ends the calls under way: the service they stand on is gone. Their effects are refused."""
+    def cancel(self, *, grace_s: float | None = None) -> None:
+        """Ends the calls under way: the service they stand on is gone. Their effects are refused.
+
+        With `grace_s` they are given up that much after.
+        """
         for call in self._under_way:
             call.is_open = False
             call.due = min(call.due, self._clock())
+            if grace_s is not None:
+                call.grace_s = min(call.grace_s, grace_s)
+
+    def note_wedged(self, call: Call) -> None:
+        """The watchdog gave a call up: nobody waits for it any more."""
+        self._under_way[call].over.set()
+
+    async def wait_over(self) -> None:
+        """Waits until every call under way has ended or was given up."""
+        for under_way in tuple(self._under_way.values()):
+            await under_way.over.wait()
 
     async def run(
         self,
@@ -70,7 +88,7 @@ class Calls:
             give_up=trio.CancelScope(),
         )
         outcome: Returned | Failure | None = None
-        ended = trio.Event()
+        over = trio.Event()
 
         async def run_call() -> None:
             nonlocal outcome
@@ -84,14 +102,14 @@ class Calls:
             finally:
                 del self._under_way[call]
                 call.is_open = False
-                ended.set()
+                over.set()
 
-        self._under_way[call] = name
+        self._under_way[call] = _UnderWay(name, over)
         self._nursery.start_soon(run_call, name=f"call {name}")
         try:
             # The watchdog looks four times a second: a second more is room for it, not a deadline.
             with trio.move_on_after(timeout_s + 1):
-                await ended.wait()
+                await over.wait()
         finally:
             call.is_open = False
             call.scope.cancel()

@@ -1,32 +1,43 @@
 """All plugins of the daemon: looked up, commanded, reloaded, stopped."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import trio
 
+from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import ConfigFault, Refused
-from yoi_daemon.model.plugins import IngressReceipt, PluginRecord
+from yoi_daemon.model.plugins import PluginRecord
+from yoi_daemon.model.settings import PluginSettings, Settings
 from yoi_daemon.plugins.admission import Admission
+from yoi_daemon.plugins.reloading import plan_reload
 from yoi_daemon.plugins.service import Service
 
 
 class PluginHost:
     """The handle on the plugins of one daemon."""
 
-    def __init__(self, admission: Admission) -> None:
-        self._admission = admission
+    def __init__(
+        self,
+        directories: Directories,
+        admission: Admission,
+        spawn: Callable[[Service], None],
+        make: Callable[[str, PluginSettings], Service],
+    ) -> None:
+        self._directories = directories
+        self._spawn = spawn
+        self._make = make
         self._services: dict[str, Service] = {}
+        self._reloading = trio.Lock()
+        self.admission = admission
+        """The way in for events."""
         self.faults: tuple[ConfigFault, ...] = ()
         """What lies in the plugin directory and cannot be a plugin."""
 
     def add(self, service: Service) -> None:
-        """Takes a service under its id."""
+        """Takes a service under its id, and its supervision begins."""
         self._services[service.plugin_id] = service
-
-    def remove(self, plugin_id: str) -> None:
-        """Lets go of a stopped service."""
-        del self._services[plugin_id]
+        self._spawn(service)
 
     @property
     def services(self) -> Mapping[str, Service]:
@@ -41,17 +52,27 @@ class PluginHost:
             raise Refused("plugin_not_found", f"there is no plugin {plugin_id}; there is {known}")
         return service
 
-    async def accept(
-        self, plugin_id: str, ingress: str, payload: bytes, *, key: str | None = None
-    ) -> IngressReceipt:
-        """See `Admission.accept`; also raises `plugin_not_found`."""
-        return await self._admission.accept(self.service(plugin_id), ingress, payload, key=key)
+    async def reload(self, settings: Settings, only: str | None = None) -> tuple[str, ...]:
+        """Takes changed plugins, all or `only` one; gives the ids of those that changed.
 
-    async def accept_hook(
-        self, plugin_id: str, ingress: str, body: bytes, headers: Mapping[str, str]
-    ) -> IngressReceipt:
-        """See `Admission.accept_hook`; also raises `plugin_not_found`."""
-        return await self._admission.accept_hook(self.service(plugin_id), ingress, body, headers)
+        Raises `Refused` (`invalid_state`) with every fault, and then nothing has changed. A service
+        that is replaced drains first; what is queued stays. Cancelled while it replaces, some are
+        replaced and some are not.
+        """
+        async with self._reloading:
+            plan = await plan_reload(self._directories, settings, self._services, only)
+            for plugin_id in plan.removed:
+                await self._services[plugin_id].retire()
+                del self._services[plugin_id]
+            for change in plan.changes:
+                service = self._services.get(change.plugin_id)
+                if service is None:
+                    service = self._make(change.plugin_id, change.settings)
+                    service.adopt(change.loaded)
+                    self.add(service)
+                else:
+                    await service.replace(change.loaded, change.settings)
+        return (*plan.removed, *(change.plugin_id for change in plan.changes))
 
     async def record(self, plugin_id: str) -> PluginRecord:
         """One plugin as the API shows it."""
@@ -67,7 +88,7 @@ class PluginHost:
 
     def wedged(self) -> tuple[str, ...]:
         """The plugins whose lane is sealed: what runs there cannot be ended."""
-        return tuple(name for name, service in self.services.items() if service.is_wedged)
+        return tuple(name for name, service in self.services.items() if service.has_wedged)
 
     async def stop(self, *, budget_s: float) -> int:
         """Stops every service at once: handlers in hand finish or are cancelled, what is queued stays.

@@ -65,7 +65,7 @@ class Lane:
         self._idle: trio.CancelScope | None = None
         self._draining = False
         self._halted = False
-        self._room = trio.Event()
+        self._room_wanted: trio.Event | None = None
         self.current: Attempt | None = None
         self.is_sealed = False
 
@@ -74,10 +74,7 @@ class Lane:
     def reserve(self, size: int) -> None:
         """Takes room for one event of `size` bytes, or raises `Refused` (`queue_full`)."""
         limits = self.limits
-        if (
-            self._reserved >= limits.queue_events
-            or self._reserved_bytes + size > limits.queue_bytes
-        ):
+        if not self.has_room(size):
             raise Refused(
                 "queue_full",
                 "the service's queue is full; send again later",
@@ -94,12 +91,15 @@ class Lane:
         """Gives back room that `reserve` took."""
         self._reserved -= 1
         self._reserved_bytes -= size
-        room, self._room = self._room, trio.Event()
-        room.set()
+        if self._room_wanted is not None:
+            self._room_wanted.set()
+            self._room_wanted = None
 
     async def wait_for_room(self) -> None:
         """Waits until some room was given back. Somebody else may take it first."""
-        await self._room.wait()
+        if self._room_wanted is None:
+            self._room_wanted = trio.Event()
+        await self._room_wanted.wait()
 
     def deliver(self, delivery: Delivery) -> None:
         """Queues an event whose room is reserved. Synchronous; called when its commit is announced."""
@@ -107,8 +107,8 @@ class Lane:
         try:
             self._send.send_nowait(delivery)
         except trio.WouldBlock:
-            self._sweep_shells()
-            self._send.send_nowait(delivery)
+            for queued in (*self._take_queued(), delivery):
+                self._send.send_nowait(queued)
 
     def withdraw(self, delivery: Delivery) -> None:
         """Takes back an event that still waits in the queue, and its room with it."""
@@ -119,17 +119,31 @@ class Lane:
         """Whether an event of this ingress is unfinished."""
         return any(delivery.ingress == ingress for delivery in self._unfinished.values())
 
-    def oldest_queued(self, wanted: Callable[[Delivery], bool]) -> Delivery | None:
-        """The oldest queued event that was not attempted yet and is `wanted`."""
-        in_hand = self.current.delivery if self.current is not None else None
-        return next(
-            (
-                delivery
-                for delivery in self._unfinished.values()
-                if delivery.attempt == 0 and delivery is not in_hand and wanted(delivery)
-            ),
-            None,
+    def has_room(self, size: int, *, events: int = 1) -> bool:
+        """Whether `events` more, of `size` bytes together, would fit."""
+        limits = self.limits
+        return (
+            self._reserved + events <= limits.queue_events
+            and self._reserved_bytes + size <= limits.queue_bytes
         )
+
+    def waiting(self, ingress: str) -> list[Delivery]:
+        """The queued events of `ingress` that were not attempted yet, oldest first."""
+        in_hand = self.current.delivery if self.current is not None else None
+        return [
+            delivery
+            for delivery in self._unfinished.values()
+            if delivery.ingress == ingress and delivery.attempt == 0 and delivery is not in_hand
+        ]
+
+    def resize(self, limits: LaneLimits) -> None:
+        """Takes new limits. What is queued stays, even beyond them. Only while no dispatcher runs."""
+        self.limits = limits
+        queued = self._take_queued()
+        room = 2 * max(limits.queue_events, self._reserved)
+        self._send, self._receive = trio.open_memory_channel[Delivery](room)
+        for delivery in queued:
+            self._send.send_nowait(delivery)
 
     # -- the end of an attempt, called by the judge
 
@@ -246,6 +260,8 @@ class Lane:
         """The event whose turn it is, if there is one now."""
         if self._halted:
             return None
+        while self._front and self._front[0].withdrawn:
+            self._front.popleft()
         if self._front:
             if self._front[0].not_before <= self._clock():
                 return self._front.popleft()
@@ -275,20 +291,17 @@ class Lane:
                 # Leaves the taken event where `_next` finds it first; a cancelled receive takes none.
                 self._front.append(await self._receive.receive())
             self._idle = None
-            if self._front and self._front[0].withdrawn:
-                self._front.popleft()
         return delivery
 
-    def _sweep_shells(self) -> None:
-        kept: list[Delivery] = []
+    def _take_queued(self) -> list[Delivery]:
+        """Empties the channel; shells of withdrawn events fall away."""
+        taken: list[Delivery] = []
         try:
             while True:
-                kept.append(self._receive.receive_nowait())
+                if not (delivery := self._receive.receive_nowait()).withdrawn:
+                    taken.append(delivery)
         except trio.WouldBlock:
-            pass
-        for delivery in kept:
-            if not delivery.withdrawn:
-                self._send.send_nowait(delivery)
+            return taken
 
 
 INTERRUPTED = Failure(outcome="interrupted", code="interrupted", message="the service was stopped")

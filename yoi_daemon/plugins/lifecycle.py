@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import msgspec
+import trio
 from structlog.typing import FilteringBoundLogger
 
 from yoi_daemon.eventlog.interface import EventLog
@@ -43,6 +44,8 @@ class Lifecycle:
         self.retry_at_s: float | None = None
         self.restarts = 0
         self.is_quarantined = False
+        self.changed = trio.Event()
+        """Set at the next move."""
         self.seq = 0
         """The number of the latest move's event: a command's cursor."""
 
@@ -85,6 +88,8 @@ class Lifecycle:
         self.seq = self._event_log.append(
             Draft(kind="plugin.state", plugin_id=self._plugin_id, data=data)
         )
+        changed, self.changed = self.changed, trio.Event()
+        changed.set()
         level = "error" if to == "failed" else "info"
         getattr(self._logger, level)(
             f"service {to}", before=before, code=code, reason=message, retry_in_s=retry_in_s

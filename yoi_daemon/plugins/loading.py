@@ -39,11 +39,12 @@ class LoadFailed(YoiError):
 
 
 class LoadedPlugin(msgspec.Struct, frozen=True):
-    """A plugin ready to start. `digest` is the SHA-256 of the file its code was compiled from."""
+    """A plugin ready to start. `digest` is of its source, and part of the name of its `module`."""
 
     plugin: Plugin[Any]
     config: Config
     digest: str
+    module: str
     file: str
     folder: str
     base: str
@@ -56,8 +57,10 @@ def load_plugin(
 
     Raises `LoadFailed`.
     """
-    source, code = compile_plugin(found)
-    name = MODULE_PREFIX + found.plugin_id
+    code = compile_plugin(found)
+    digest = digest_of(found)
+    # Two versions live side by side while one takes over from the other. No plugin id has two underscores.
+    name = f"{MODULE_PREFIX}{found.plugin_id}__{digest[:12]}"
     before = sys.modules.get(name)
     try:
         plugin = _run_module(name, found, code)
@@ -71,7 +74,8 @@ def load_plugin(
     return LoadedPlugin(
         plugin=plugin,
         config=config,
-        digest=hashlib.sha256(source).hexdigest(),
+        digest=digest,
+        module=name,
         file=str(found.file),
         # A single module is its own folder: nothing lies below it.
         folder=str(found.file.parent if is_package else found.file),
@@ -79,8 +83,29 @@ def load_plugin(
     )
 
 
-def compile_plugin(found: Found) -> tuple[bytes, types.CodeType]:
-    """The module's bytes, and the code compiled from just these: no `.pyc` is looked for or written.
+def forget_module(loaded: LoadedPlugin) -> None:
+    """Lets go of a module that another version has taken over from."""
+    for name in [*sys.modules]:
+        if name == loaded.module or name.startswith(loaded.module + "."):
+            del sys.modules[name]
+
+
+def digest_of(found: Found) -> str:
+    """The SHA-256 of the module's source, of all of a package's. Raises `LoadFailed` (`unreadable`)."""
+    is_package = found.file.name == "__init__.py"
+    files = sorted(found.file.parent.rglob("*.py")) if is_package else [found.file]
+    digest = hashlib.sha256()
+    try:
+        for file in files:
+            digest.update(f"{file.relative_to(found.file.parent)}\0".encode())
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    except OSError as error:
+        raise LoadFailed("unreadable", f"{_name(found)}: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def compile_plugin(found: Found) -> types.CodeType:
+    """The code compiled from the file's bytes: no `.pyc` is looked for or written.
 
     Raises `LoadFailed`: `unreadable`, `syntax_error`.
     """
@@ -89,7 +114,7 @@ def compile_plugin(found: Found) -> tuple[bytes, types.CodeType]:
     except OSError as error:
         raise LoadFailed("unreadable", f"{_name(found)}: {error.strerror}") from error
     try:
-        return source, compile(source, str(found.file), "exec", dont_inherit=True)
+        return compile(source, str(found.file), "exec", dont_inherit=True)
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None)
         place = f"{_name(found)}:{line}" if line else _name(found)

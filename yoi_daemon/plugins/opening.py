@@ -42,7 +42,6 @@ async def open_plugins(
     Leaving it cancels what still runs: stop the host first.
     """
     admission = Admission(event_log, ids, clock=trio.current_time, wall_clock=wall_clock)
-    host = PluginHost(admission)
 
     def load(plugin_id: str, plugin_settings: PluginSettings) -> LoadedPlugin:
         found = discover(directories.plugins).found.get(plugin_id)
@@ -70,14 +69,20 @@ async def open_plugins(
         timers=timers,
     )
     discovery = await trio.to_thread.run_sync(discover, directories.plugins)
-    host.faults = discovery.faults
     async with trio.open_nursery() as nursery:
+
+        def spawn(service: Service) -> None:
+            nursery.start_soon(service.supervise, name=f"supervise {service.plugin_id}")
+
+        def make(plugin_id: str, plugin_settings: PluginSettings) -> Service:
+            return Service(plugin_id, plugin_settings, parts)
+
+        host = PluginHost(directories, admission, spawn, make)
+        host.faults = discovery.faults
         nursery.start_soon(run_watchdog, lambda: host.services.values())
         for plugin_id in discovery.found:
             if settings.is_enabled(plugin_id):
-                service = Service(plugin_id, settings.for_plugin(plugin_id), parts)
-                host.add(service)
-                nursery.start_soon(service.supervise, name=f"supervise {plugin_id}")
+                host.add(make(plugin_id, settings.for_plugin(plugin_id)))
         with trio.move_on_after(LOAD_WAIT_S):
             for service in host.services.values():
                 await service.is_loaded.wait()

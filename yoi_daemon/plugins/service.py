@@ -23,13 +23,13 @@ from yoi_daemon.model.settings import PluginSettings
 from yoi_daemon.plugins.calls import Calls, Returned
 from yoi_daemon.plugins.context import CallContext, Surroundings, WorkersFor
 from yoi_daemon.plugins.deadletters import DeadLetters
-from yoi_daemon.plugins.delivery import Attempt, Call, LaneLimits
+from yoi_daemon.plugins.delivery import Attempt, Call, Delivery, LaneLimits
 from yoi_daemon.plugins.executor import frame_in
 from yoi_daemon.plugins.generation import End, Generation, StopTimes
 from yoi_daemon.plugins.idempotency import DeliveryKeys
 from yoi_daemon.plugins.lane import Lane
 from yoi_daemon.plugins.lifecycle import Lifecycle
-from yoi_daemon.plugins.loading import LoadedPlugin, LoadFailed
+from yoi_daemon.plugins.loading import LoadedPlugin, LoadFailed, forget_module
 from yoi_daemon.plugins.restart import RestartPolicy
 from yoi_daemon.plugins.settlement import Settlement
 
@@ -90,6 +90,9 @@ class Service:
         self._changed = trio.Event()
         self._generation: Generation | None = None
         self._calls: Calls | None = None
+        self._redeliveries = 0.0
+        self._redelivered_s = parts.clock()
+        self._is_retired = False
         self.is_wedged = False
 
     # -- questions
@@ -97,6 +100,12 @@ class Service:
     def refusal(self) -> Refused | None:
         """Why no event is accepted now, if so."""
         return self.lifecycle.refusal()
+
+    @property
+    def has_wedged(self) -> bool:
+        """Whether something of it runs that cannot be ended."""
+        calls = () if self._calls is None else self._calls.under_way()
+        return self.is_wedged or any(call.is_wedged for call in calls)
 
     @property
     def is_unhealthy(self) -> bool:
@@ -140,8 +149,11 @@ class Service:
 
     # -- commands
 
-    def start(self) -> None:
-        """Starts a service that is not running, and forgets its restarts. Raises `Refused` (`invalid_state`)."""
+    async def start(self) -> None:
+        """Starts a service that is not running, and forgets its restarts.
+
+        Returns when it is starting. Raises `Refused` (`invalid_state`).
+        """
         self._refuse_wedged()
         if self.loaded is None:
             raise Refused(
@@ -155,7 +167,9 @@ class Service:
         if self.lifecycle.state == "stopping":
             raise Refused("invalid_state", "the service is stopping; start it when it has stopped")
         self._policy.clear()
+        changed = self.lifecycle.changed
         self._want(True)
+        await changed.wait()  # the supervisor needs one turn of the loop, and nothing else
 
     async def stop(self, *, budget_s: float | None = None) -> None:
         """Stops the service and waits for the end.
@@ -164,6 +178,12 @@ class Service:
         the handler in hand may finish, and what is queued stays. Cancelling the wait does not undo the stop.
         """
         self._want(False)
+        await self._stop_service(budget_s)
+        if budget_s is not None and self._calls is not None:
+            self._calls.cancel(grace_s=0.1 * budget_s)
+            await self._calls.wait_over()
+
+    async def _stop_service(self, budget_s: float | None) -> None:
         generation = self._generation
         if generation is None or self.is_wedged:
             if self.lifecycle.state in ("ready", "failed") and not self.is_wedged:
@@ -178,7 +198,29 @@ class Service:
         """Stops and starts. Raises `Refused` (`invalid_state`)."""
         self._refuse_wedged()
         await self.stop()
-        self.start()
+        await self.start()
+
+    def redeliver(self, event_id: str) -> Delivery:
+        """Takes a dead letter for another delivery, with its room in the queue.
+
+        Raises `Refused`: `event_not_found`, `rate_limited`, `queue_full`, and as `refusal` says.
+        """
+        letter = self.dead_letters.get(event_id)
+        if (refused := self.refusal()) is not None:
+            raise refused
+        now = self._parts.clock()
+        rate = self.settings.redeliver_per_s
+        self._redeliveries = max(0.0, self._redeliveries - (now - self._redelivered_s) * rate)
+        self._redelivered_s = now
+        if self._redeliveries + 1 > max(1.0, rate):
+            raise Refused(
+                "rate_limited",
+                f"this plugin takes {rate:g} redeliveries a second, so that a replay floods nobody",
+                retry_after_s=round(1 / rate, 3),
+            )
+        self.lane.reserve(letter.delivery.size)
+        self._redeliveries += 1
+        return self.dead_letters.remove(event_id).delivery
 
     async def replace(self, loaded: LoadedPlugin, settings: PluginSettings) -> None:
         """Goes on with a new module and new settings: stops the old service, starts the new.
@@ -188,7 +230,10 @@ class Service:
         self._refuse_wedged()
         was_stopped = self.lifecycle.state in ("stopping", "stopped")
         await self.stop()
+        before = self.loaded
         self._take(loaded, settings)
+        if before is not None and before.module != loaded.module:
+            forget_module(before)
         if not was_stopped:
             self._policy.clear()
             self._want(True)
@@ -202,16 +247,33 @@ class Service:
             self._logger.warning("events not handled", count=count, kept=durable)
         return count
 
+    def adopt(self, loaded: LoadedPlugin) -> None:
+        """Begins with a plugin that was loaded already."""
+        self._take(loaded, self.settings)
+        self.is_loaded.set()
+
+    async def retire(self) -> None:
+        """Stops the service for good: its module is gone. What is queued is reported as unfinished."""
+        await self.stop()
+        self.report_unfinished()
+        self._is_retired = True
+        self._want(False)
+
     # -- the task
 
     async def supervise(self) -> None:
-        """Loads the plugin and keeps its service in the state that is wanted, until cancelled."""
+        """Loads the plugin, where `adopt` did not, and keeps its service as wanted.
+
+        Until cancelled, or until it is retired.
+        """
         async with trio.open_nursery() as calls:
             self._calls = Calls(calls, self._parts.clock)
-            await self._load_first()
-            while True:
+            if self.loaded is None:
+                await self._load_first()
+            while not self._is_retired:
                 await self._until_start_is_due()
-                await self._run_generation()
+                if not self._is_retired:
+                    await self._run_generation()
 
     async def _load_first(self) -> None:
         try:
@@ -233,11 +295,14 @@ class Service:
     def _take(self, loaded: LoadedPlugin, settings: PluginSettings) -> None:
         self.loaded = loaded
         self.settings = settings
+        if self.lifecycle.state in ("failed", "stopped") and not loaded.plugin.has_service:
+            self.lifecycle.move("ready", "loaded", "the module is loaded")
         if self.lifecycle.state == "ready":
             self.lifecycle.explain("loaded", "the module is loaded")
         self.settlement.digest = loaded.digest
         self.settlement.settings = settings
-        self.lane.limits = lane_limits(settings)
+        if self.lane.limits != lane_limits(settings):
+            self.lane.resize(lane_limits(settings))
         ingresses = loaded.plugin.ingresses
         self.settlement.holds = lambda name: (
             name in ingresses and ingresses[name].on_retry == "hold"
@@ -250,7 +315,7 @@ class Service:
         self.settlement.note_error(failure.code, failure.message)
 
     async def _until_start_is_due(self) -> None:
-        while True:
+        while not self._is_retired:
             changed = self._changed
             retry_at_s = self.lifecycle.retry_at_s
             if self._wanted and self.loaded is not None and self.loaded.plugin.has_service:
@@ -382,7 +447,10 @@ class Service:
         """See `Watched`. What ignores its cancellation cannot be ended: the lane is sealed."""
         generation = self._generation
         if generation is None or not (isinstance(call, Attempt) or call is generation.life):
-            return  # a tool or a status: it takes one of its calls with it, not the lane
+            # A tool or a status: it takes one of its calls with it, not the lane.
+            if self._calls is not None:
+                self._calls.note_wedged(call)
+            return
         self.is_wedged = True
         self._wanted = False
         self.lane.is_sealed = True
@@ -404,6 +472,7 @@ class Service:
 
     def on_tick(self, now: float) -> None:
         """See `Watched`. A service that was healthy long enough has its restarts forgotten."""
+        self.settlement.report_displaced(now)
         healthy = self.lifecycle.state == "running" and (
             now - self.lifecycle.since_s >= self.settings.restart_healthy_s
         )

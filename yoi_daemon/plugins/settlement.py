@@ -2,12 +2,14 @@
 
 from collections import Counter, deque
 from collections.abc import Callable
+from math import inf
 from statistics import quantiles
+from typing import Literal
 
 from structlog.typing import FilteringBoundLogger
 
 from yoi_daemon.eventlog.interface import EventLog
-from yoi_daemon.model.events import Draft, IngressAttempt, IngressDead, format_time
+from yoi_daemon.model.events import Draft, IngressAttempt, IngressDead, IngressDropped, format_time
 from yoi_daemon.model.plugins import DispatchTimes, LastError
 from yoi_daemon.model.settings import PluginSettings
 from yoi_daemon.plugins.deadletters import DeadLetters
@@ -15,6 +17,18 @@ from yoi_daemon.plugins.delivery import Attempt, AttemptRecord, Delivery, Failur
 from yoi_daemon.plugins.lane import Lane
 
 TIMES_KEPT = 256
+
+
+Displacement = Literal["dropped", "coalesced"]
+
+
+class _Displaced:
+    """Events of one ingress that lost their place and were not reported yet."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.last_event_id = ""
+        self.reported_s = -inf
 
 
 class Settlement:
@@ -39,6 +53,7 @@ class Settlement:
         self._wall_clock = wall_clock
         self._uniform = uniform
         self._times_ms: deque[float] = deque(maxlen=TIMES_KEPT)
+        self._displaced: dict[tuple[str, str], _Displaced] = {}
         self.counters: Counter[str] = Counter()
         self.last_error: LastError | None = None
         self.digest = ""
@@ -80,6 +95,26 @@ class Settlement:
             delay_s,
         )
         (lane.hold if self.holds(delivery.ingress) else lane.park)(delivery, delay_s)
+
+    def displace(self, lane: Lane, delivery: Delivery, outcome: Displacement) -> None:
+        """A newer event takes the place of one that waits: counted now, reported within a second."""
+        self.counters[outcome] += 1
+        lane.withdraw(delivery)
+        waiting = self._displaced.setdefault((outcome, delivery.ingress), _Displaced())
+        waiting.count += 1
+        waiting.last_event_id = delivery.event_id
+
+    def report_displaced(self, now: float) -> None:
+        """Tells how many events were displaced, at most once a second for each ingress and outcome."""
+        for (outcome, ingress), waiting in self._displaced.items():
+            if waiting.count and now - waiting.reported_s >= 1:
+                data = IngressDropped(
+                    ingress=ingress, count=waiting.count, last_event_id=waiting.last_event_id
+                )
+                waiting.count, waiting.reported_s = 0, now
+                self._event_log.append(
+                    Draft(kind=f"plugin.ingress.{outcome}", plugin_id=self._plugin_id, data=data)
+                )
 
     def note_error(
         self, code: str, message: str, where: str | None = None, event_id: str | None = None

@@ -1,0 +1,265 @@
+import tomllib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from yoi_daemon.model.configuration import parse_settings
+from yoi_daemon.model.errors import ConfigurationError
+from yoi_daemon.model.settings import PluginSettings, Settings
+
+FILE = "yoi-daemon.toml"
+MARKER = "hunter2marker"
+
+
+def faults(text: str, **environ: str) -> list[str]:
+    with pytest.raises(ConfigurationError) as caught:
+        parse_settings(text, FILE, environ)
+    return str(caught.value).splitlines()
+
+
+def test_every_fault_is_found_at_once_with_its_line_and_key():
+    text = """\
+[api]
+listen = "nowhere"
+lisen = "127.0.0.1:1"
+
+[daemon]
+stop_timeout_s = "ten"   # a string
+[observe]
+enabled = "yes"
+window_events = 0
+
+[plugins.Bad]
+attempts = 0
+[plugins.gen]
+grants = ["workers:destroy"]
+[plugins.gen.config]
+anything = 1
+"""
+    found = faults(text)
+    assert [line.split(": ")[:2] for line in found] == [
+        ["yoi-daemon.toml:3", "api.lisen"],
+        ["yoi-daemon.toml:6", "daemon.stop_timeout_s"],
+        ["yoi-daemon.toml:8", "observe.enabled"],
+        ["yoi-daemon.toml:9", "observe.window_events"],
+        ["yoi-daemon.toml:12", "plugins.Bad.attempts"],
+        ["yoi-daemon.toml:14", "plugins.gen.grants"],
+    ]
+    assert "unknown key; this table has hosts, listen, origins" in found[0]
+    assert "expected `float`, got `str`" in found[1]
+    assert 'expected true or false or one of "auto"' in found[2]
+    assert "expected `int` >= 1" in found[3]
+    assert 'an array of one of "workers:read", "workers:command"' in found[5]
+
+
+def test_what_a_type_cannot_say_is_found_at_once_too():
+    text = """\
+[api]
+listen = ["127.0.0.1:1", "127.0.0.1:70000"]
+hosts = ["example.org:7420", "::1"]
+origins = ["https://example.org/path"]
+[observe]
+listen = []
+[plugins.plugin]
+dispatch_timeout_s = 1
+dispatch_warn_s = 2
+[profiles."Rev-iewer"]
+engine = "echo"
+"""
+    found = faults(text)
+    assert [line.split(": ")[:2] for line in found] == [
+        ["yoi-daemon.toml:2", "api.listen"],
+        ["yoi-daemon.toml:3", "api.hosts"],
+        ["yoi-daemon.toml:4", "api.origins"],
+        ["yoi-daemon.toml:6", "observe.listen"],
+        ["yoi-daemon.toml:7", "plugins.plugin"],
+        ["yoi-daemon.toml:9", "plugins.plugin.dispatch_warn_s"],
+        ["yoi-daemon.toml:10", "profiles.Rev-iewer"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ("[api]\nlisten = \n", 2, "is not TOML: invalid value"),
+        ("[api]\n\nlisten = 'a\nb'\n", 3, "is not TOML"),
+        ("[api", None, "is not TOML"),
+        ("[api]\n[api]\n", 2, "is not TOML"),
+        ("a = " + "9" * 5000, None, "a number is too long, or nests too deeply"),
+        ("a = " + "[" * 5000, None, "a number is too long, or nests too deeply"),
+    ],
+)
+def test_what_is_no_toml_is_one_fault(text, line, says):
+    (found,) = faults(text)
+    assert found.startswith(f"{FILE}:{line}: " if line else f"{FILE}: ")
+    assert says in found
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\x85", "\x0c"])
+def test_lines_are_counted_as_an_editor_counts_them(separator):
+    """TOML ends a line with LF alone; Python's splitlines knows more."""
+    if separator == "\x0c":
+        text = 'a = 1  # one\r\n[api]\r\nlisten = "x"\r\n'
+        assert faults(text)[0].startswith(f"{FILE}:1: a: ")
+        return
+    assert faults(f'# one{separator}two\n[api]\nlisten = "x"\n')[0].startswith(f"{FILE}:3: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "line"),
+    [
+        ("api.listen = 'x'", "api.listen", 1),
+        ("\napi = { listen = 'x' }", "api.listen", 2),
+        ("[plugins]\ngen.attempts = 0", "plugins.gen.attempts", 2),
+        ('["plugins"."gen"]\n"attempts" = 0', "plugins.gen.attempts", 2),
+        ("[ plugins . gen ]  # here\n  attempts=0", "plugins.gen.attempts", 2),
+        ("plugins = 1", "plugins", 1),
+        ("[profiles.reviewer]", "profiles.reviewer.engine", 1),
+    ],
+)
+def test_the_line_of_a_key_however_it_is_written(text, key, line):
+    (found,) = faults(text)
+    assert found.startswith(f"{FILE}:{line}: {key}: ")
+
+
+# -- the value is never echoed
+
+KEYS = {
+    "api": ["listen", "hosts", "origins"],
+    "observe": ["enabled", "listen", "hosts", "heartbeat_s", "window_events", "window_age_s"],
+    "store": ["kind"],
+    "daemon": ["stop_timeout_s", "log_level"],
+    "plugin_host": ["require_enable"],
+    "runtime": ["max_workers", "turn_timeout_s"],
+    "plugins.gen": [*PluginSettings.__struct_fields__],
+    "profiles.reviewer": ["engine"],
+}
+PLACES = [(table, key) for table, keys in KEYS.items() for key in keys]
+VALUES = [f'"{MARKER}"', f'["{MARKER}"]', f'[1, "{MARKER}"]', f'{{ x = "{MARKER}" }}', f'"{MARKER}']
+
+
+@given(
+    wrong=st.lists(st.tuples(st.sampled_from(PLACES), st.sampled_from(VALUES)), min_size=1),
+    by_environment=st.booleans(),
+)
+def test_a_value_is_never_echoed(wrong, by_environment):
+    lines: dict[str, list[str]] = {}
+    environ: dict[str, str] = {}
+    for (table, key), value in {place: value for place, value in wrong}.items():
+        lines.setdefault(table, []).append(f"{key} = {value}")
+        environ["__".join(["YOI", *table.split("."), key]).upper()] = value
+    text = "\n".join(f"[{table}]\n" + "\n".join(keys) for table, keys in lines.items())
+    try:
+        parse_settings("" if by_environment else text, FILE, environ if by_environment else {})
+    except ConfigurationError as error:
+        assert MARKER not in str(error)
+
+
+@pytest.mark.parametrize(("table", "key"), PLACES)
+def test_a_wrong_value_anywhere_is_a_fault_at_its_key(table, key):
+    if (table, key) == ("plugins.gen", "config"):
+        assert parse_settings('[plugins.gen]\nconfig = { a = "x" }', FILE, {})
+        return
+    (found,) = faults(f"[{table}]\n{key} = {{ x = '{MARKER}' }}")
+    assert found.startswith(f"{FILE}:2: {table}.{key}: expected")
+    assert MARKER not in found
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "-1", "0", "1e300"])
+def test_no_impossible_number_of_seconds(number):
+    (found,) = faults(f"[observe]\nheartbeat_s = {number}")
+    assert "observe.heartbeat_s: expected `float`" in found
+
+
+# -- the environment
+
+
+def test_the_environment_overrides_the_file():
+    text = '[plugins.github_watch]\nqueue_events = 5\n[api]\nlisten = "127.0.0.1:1"'
+    settings = parse_settings(
+        text,
+        FILE,
+        {
+            "YOI__PLUGINS__GITHUB_WATCH__QUEUE_EVENTS": "500",
+            "YOI__API__LISTEN": '["127.0.0.1:2", "unix:/run/x"]',
+            "YOI__OBSERVE__LISTEN": ":0",
+            "YOI__OBSERVE__ENABLED": "false",
+            "YOI__DAEMON__STOP_TIMEOUT_S": "2.5",
+            "YOIX": "1",
+            "PATH": "/bin",
+        },
+    )
+    assert settings.plugins["github_watch"].queue_events == 500
+    assert settings.api.listen == ["127.0.0.1:2", "unix:/run/x"]
+    assert settings.observe.listen == ":0"
+    assert settings.observe.enabled is False
+    assert settings.daemon.stop_timeout_s == 2.5
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("YOI__PLUGINS__GEN__QUEUE_EVENTS", MARKER),
+        ("YOI__PLUGINS__GEN__QUEUE_EVENTS", "9" * 5000),
+        ("YOI__PLUGINS__GEN__NO_SUCH_KEY", "1"),
+        ("YOI__NO_SUCH_TABLE__KEY", "1"),
+        ("YOI__API", "{ listn = 1 }"),
+        ("YOI__STORE__KIND__DEEPER", "1"),
+        ("YOI__", "1"),
+    ],
+)
+def test_a_fault_of_the_environment_names_the_variable(variable, value):
+    found = faults("[store]\nkind = 'memory'\n", **{variable: value})
+    assert len(found) == 1
+    assert found[0].startswith(f"environment: {variable}: ")
+    assert MARKER not in found[0]
+
+
+def test_faults_of_the_file_and_of_the_environment_come_together():
+    found = faults(
+        "[store]\nkind = 'memory'\n[api]\nlisen = 1",
+        YOI__STORE__KIND__DEEPER="1",
+        YOI__DAEMON__LOG_LEVEL="loud",
+    )
+    assert [line.split(": ")[:2] for line in found] == [
+        ["environment", "YOI__DAEMON__LOG_LEVEL"],
+        ["environment", "YOI__STORE__KIND__DEEPER"],
+        [f"{FILE}:4", "api.lisen"],
+    ]
+
+
+# -- round trip
+
+json_like: st.SearchStrategy[Any] = st.recursive(
+    st.booleans() | st.integers(-(2**40), 2**40) | st.text("ab é\"'\\", max_size=5),
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(st.text(max_size=40))
+def test_any_text_gives_settings_or_faults(text):
+    try:
+        assert isinstance(parse_settings(text, FILE, {}), Settings)
+    except ConfigurationError as error:
+        assert error.faults
+
+
+@given(st.dictionaries(st.sampled_from("abc"), json_like, max_size=3))
+def test_an_authors_table_comes_through_as_it_was(table):
+    lines = [f"{key} = {_toml(value)}" for key, value in table.items()]
+    text = "[plugins.gen.config]\n" + "\n".join(lines)
+    assert tomllib.loads(text)
+    assert parse_settings(text, FILE, {}).plugins["gen"].config == table
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return str(value)

@@ -1,0 +1,39 @@
+"""Tools: what there is, and a call that is answered at once."""
+
+from typing import Any
+
+import msgspec
+
+from yoi_daemon.api.routing import Answer, Call, Route
+
+
+async def list_tools(call: Call) -> Answer:
+    """Every tool of every loaded plugin, with the JSON Schemas of its arguments and its result."""
+    items: list[dict[str, Any]] = []
+    for plugin_id, service in call.daemon.plugins.services.items():
+        tools = {} if service.loaded is None else service.loaded.plugin.tools
+        items.extend(
+            {
+                "plugin_id": plugin_id,
+                "tool": spec.name,
+                "description": spec.description,
+                "arguments": msgspec.json.schema(spec.arguments),
+                "result": msgspec.json.schema(spec.result),
+            }
+            for spec in tools.values()
+        )
+    return Answer({"items": items})
+
+
+async def call_tool(call: Call) -> Answer:
+    """Runs a tool now, beside its plugin's queue."""
+    arguments = await call.json_bytes()
+    service = call.daemon.plugins.service(call.params["plugin_id"])
+    result = await service.call_tool(call.params["tool"], arguments)
+    return Answer({"result": msgspec.Raw(result)})
+
+
+ROUTES = (
+    Route("GET", "/api/tools", "tools:call", list_tools),
+    Route("POST", "/api/tools/<plugin_id>/<tool>", "tools:call", call_tool),
+)

@@ -1,0 +1,96 @@
+"""Reads plugins again. First everything that changed is loaded; only when all of it is good is any taken."""
+
+import msgspec
+import trio
+
+from yoi_daemon.model.directories import Directories
+from yoi_daemon.model.errors import Refused
+from yoi_daemon.model.settings import PluginSettings, Settings
+from yoi_daemon.plugins.discovery import Found, discover
+from yoi_daemon.plugins.loading import LoadedPlugin, LoadFailed, digest_of, load_config, load_plugin
+from yoi_daemon.plugins.service import LOAD_TIMEOUT_S, Service
+
+
+class Change(msgspec.Struct, frozen=True):
+    """A plugin to take: new code, new settings, or both."""
+
+    plugin_id: str
+    loaded: LoadedPlugin
+    settings: PluginSettings
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What a reload will do; making it touched nothing."""
+
+    changes: tuple[Change, ...]
+    removed: tuple[str, ...]
+
+
+async def plan_reload(
+    directories: Directories,
+    settings: Settings,
+    services: dict[str, Service],
+    only: str | None = None,
+) -> Plan:
+    """Loads what changed, of all plugins or `only` one. Raises `Refused` (`invalid_state`) with every fault.
+
+    A plugin that could not be loaded before and still cannot be is no fault: there is nothing to keep.
+    Cancelled, nothing was changed.
+    """
+
+    def load_all() -> Plan:
+        return _load_changed(directories, settings, services, only)
+
+    with trio.move_on_after(LOAD_TIMEOUT_S):
+        # Abandoned when late: an import in a thread cannot be ended.
+        return await trio.to_thread.run_sync(load_all, abandon_on_cancel=True)
+    raise Refused(
+        "invalid_state", f"reading the plugins took over {LOAD_TIMEOUT_S:g} s; nothing was changed"
+    )
+
+
+def _load_changed(
+    directories: Directories, settings: Settings, services: dict[str, Service], only: str | None
+) -> Plan:
+    found = {
+        plugin_id: one
+        for plugin_id, one in discover(directories.plugins).found.items()
+        if settings.is_enabled(plugin_id)
+    }
+    changes: list[Change] = []
+    faults: list[str] = []
+    for plugin_id, one in found.items():
+        if only not in (None, plugin_id):
+            continue
+        service = services.get(plugin_id)
+        wanted = settings.for_plugin(plugin_id)
+        try:
+            loaded = _load_if_changed(one, wanted, service, directories)
+        except LoadFailed as failure:
+            if service is None or service.loaded is not None:
+                faults.append(f"{failure.code}: {failure.message}")
+            continue
+        if loaded is not None:
+            changes.append(Change(plugin_id, loaded, wanted))
+    if faults:
+        raise Refused(
+            "invalid_state",
+            "the plugins cannot be taken as they are; everything goes on as before",
+            faults=faults,
+        )
+    removed = tuple(name for name in services if name not in found and only in (None, name))
+    return Plan(tuple(changes), removed)
+
+
+def _load_if_changed(
+    found: Found, wanted: PluginSettings, service: Service | None, directories: Directories
+) -> LoadedPlugin | None:
+    places = {"config_file": directories.config_file, "secrets": directories.secrets}
+    before = None if service is None else service.loaded
+    if service is None or before is None or digest_of(found) != before.digest:
+        return load_plugin(found, wanted.config, **places)
+    # The same code: not run again. A secret's file may have changed though the table did not.
+    config = load_config(before.plugin, wanted.config, found.plugin_id, **places)
+    if config == before.config and wanted == service.settings:
+        return None
+    return msgspec.structs.replace(before, config=config)
