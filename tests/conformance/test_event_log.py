@@ -104,15 +104,13 @@ async def test_on_commit_is_called_in_order_when_the_event_can_be_read(log):
     def note(seq: int) -> None:
         called.append((seq, log.head >= seq, len(log.read(seq - 1, 1)) == 1))
 
-    for number in range(1, 4):
-        log.append(draft(number), partial(note, number))
+    for seq in (1, 3, 5):
+        log.append(draft(), partial(note, seq))
         log.append(draft())
     assert called == []
     await log.committed(2)
     await log.committed(6)
-    assert called == [(1, True, True), (2, True, True), (3, True, True)][:0] + [
-        (number, True, True) for number in (1, 2, 3)
-    ]
+    assert called == [(seq, True, True) for seq in (1, 3, 5)]
 
 
 async def test_an_event_may_be_appended_when_another_is_announced(log):
@@ -155,7 +153,6 @@ async def test_waiters_are_woken_by_what_they_wait_for(log, nursery):
 BAD = {
     "not JSON": {"data": object()},
     "a bad character in the data": {"data": "\ud800"},
-    "a number JSON cannot hold": {"data": {"a": 1 << 200}},
     "a bad key": {"data": {("a",): 1}},
     "too large": {"data": "x" * MAX_EVENT_BYTES},
     "a bad character in the kind": {"kind": "gen.\ud800"},

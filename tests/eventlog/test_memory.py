@@ -1,6 +1,7 @@
 """What the log in memory says of itself; what all logs hold is in conformance/."""
 
 from yoi_daemon.eventlog.opening import open_event_log
+from yoi_daemon.model.events import Draft
 from yoi_daemon.model.settings import ObserveSettings
 
 
@@ -16,9 +17,7 @@ async def test_every_opening_is_another_epoch():
     assert len(epochs) == 3
 
 
-async def test_a_batch_is_one_commit(event_log, wall_clock):
-    from yoi_daemon.model.events import Draft
-
+async def test_a_batch_is_one_commit(event_log):
     for number in range(10):
         event_log.append(Draft(kind="a.b", data=number))
     await event_log.committed(10)

@@ -15,8 +15,10 @@ from yoi_daemon.api.routing import (
     BODY_TIMEOUT_S,
     MAX_BODY_BYTES,
     Call,
+    Lines,
     Route,
     answer_json,
+    answer_lines,
     answer_problem,
     refusal_of,
 )
@@ -84,6 +86,8 @@ def _view(daemon: Daemon, route: Route) -> Callable[..., Awaitable[Response]]:
                 exc_info=error,
             )
             return answer_problem(internal_problem(request_id), request_id)
+        if isinstance(answer, Lines):
+            return answer_lines(answer, request_id)
         return answer_json(answer, request_id)
 
     return view

@@ -1,6 +1,14 @@
 """The way in for events: the API's, and the webhooks'."""
 
-from yoi_daemon.api.routing import Answer, Call, Route
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+
+from yoi_daemon.api.routing import Answer, Call, Lines, Route
+from yoi_daemon.model.errors import Refused
+from yoi_daemon.plugins.service import Service
 
 
 async def post_ingress(call: Call) -> Answer:
@@ -15,6 +23,55 @@ async def post_ingress(call: Call) -> Answer:
     return Answer(receipt, status=202)
 
 
+class BatchLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One line of a batch: an event for an ingress, and its delivery key."""
+
+    ingress: str
+    payload: msgspec.Raw
+    key: str | None = None
+
+
+async def post_batch(call: Call) -> Lines:
+    """Accepts NDJSON; answers one line for each, in order, as each is committed or refused."""
+    service = call.daemon.plugins.service(call.params["plugin_id"])
+
+    async def answers() -> AsyncGenerator[dict[str, Any]]:
+        try:
+            async with aclosing(call.lines()) as lines:
+                async for line in lines:
+                    yield await _accept_line(call, service, line)
+        except Refused as refused:  # of the body as a whole: nothing after it was read
+            yield _refused_line(refused)
+
+    return Lines(answers())
+
+
+async def _accept_line(call: Call, service: Service, line: bytes) -> dict[str, Any]:
+    try:
+        try:
+            event = msgspec.json.decode(line, type=BatchLine)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise Refused("invalid_request", f"the line does not fit: {error}") from error
+        receipt = await call.daemon.plugins.admission.accept(
+            service, event.ingress, bytes(event.payload), key=event.key
+        )
+    except Refused as refused:
+        return _refused_line(refused)
+    return {"status": 202, **msgspec.structs.asdict(receipt)}
+
+
+def _refused_line(refused: Refused) -> dict[str, Any]:
+    line = {
+        "status": refused.status,
+        "code": refused.code,
+        "detail": refused.detail,
+        **refused.fields,
+    }
+    return (
+        line if refused.retry_after_s is None else {**line, "retry_after_s": refused.retry_after_s}
+    )
+
+
 async def post_hook(call: Call) -> Answer:
     """Accepts a webhook with the declared signature; 202 after the commit."""
     body = await call.body()
@@ -27,5 +84,6 @@ async def post_hook(call: Call) -> Answer:
 
 ROUTES = (
     Route("POST", "/api/plugins/<plugin_id>/ingress/<ingress>", "ingress:write", post_ingress),
+    Route("POST", "/api/plugins/<plugin_id>/ingress", "ingress:write", post_batch),
     Route("POST", "/hooks/<plugin_id>/<ingress>", "signed", post_hook),
 )

@@ -1,12 +1,15 @@
 """How a route is made: it cannot be, without saying who may use it."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from typing import Any, Literal, TypeVar, cast
 
 import msgspec
-from quart import Response
+import trio
+from quart import Request, Response
 from quart import request as quart_request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTimeout
+from werkzeug.local import LocalProxy
 
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.front.access import Principal, Scope
@@ -29,6 +32,12 @@ class Answer(msgspec.Struct, frozen=True):
     status: int = 200
 
 
+class Lines(msgspec.Struct, frozen=True):
+    """A streamed answer: one JSON value a line, each sent when it is there."""
+
+    values: AsyncGenerator[Any]
+
+
 class Call:
     """One authorised request, as handlers see it."""
 
@@ -38,16 +47,18 @@ class Call:
         self.daemon = daemon
         self.params = params
         self.principal = principal
+        # The request itself: a streamed answer outlives the context that the proxy needs.
+        self._request: Request = cast("LocalProxy[Request]", quart_request)._get_current_object()
 
     @property
     def headers(self) -> Mapping[str, str]:
         """The request's headers, names in lower case."""
-        return {name.lower(): value for name, value in quart_request.headers.items()}
+        return {name.lower(): value for name, value in self._request.headers.items()}
 
     async def body(self) -> bytes:
         """The exact bytes. Raises `Refused`: `payload_too_large`, `request_timeout`."""
         try:
-            data = cast(bytes, await quart_request.get_data(as_text=False))
+            data = cast(bytes, await self._request.get_data(as_text=False))
         except RequestEntityTooLarge as error:
             raise Refused(
                 "payload_too_large",
@@ -60,9 +71,27 @@ class Call:
             ) from error
         return data
 
+    async def lines(self) -> AsyncGenerator[bytes]:
+        """The lines of an NDJSON body as they arrive, empty ones left out.
+
+        Raises `Refused`: `unsupported_media_type`, `payload_too_large`, `request_timeout`.
+        """
+        if self._request.mimetype != "application/x-ndjson":
+            raise Refused("unsupported_media_type", "send Content-Type: application/x-ndjson")
+        chunks = aiter(self._request.body)
+        deadline = trio.current_time() + BODY_TIMEOUT_S
+        rest = b""
+        while (chunk := await _next_chunk(chunks, deadline)) is not None:
+            *whole, rest = (rest + chunk).split(b"\n")
+            for line in whole:
+                if line.strip():
+                    yield line
+        if rest.strip():
+            yield rest
+
     async def json_bytes(self) -> bytes:
         """The body of a request that says it is JSON. Raises `Refused` (`unsupported_media_type`)."""
-        kind = quart_request.mimetype
+        kind = self._request.mimetype
         if kind != "application/json":
             raise Refused("unsupported_media_type", "send Content-Type: application/json")
         return await self.body()
@@ -77,7 +106,7 @@ class Call:
 
     def query(self, **defaults: Any) -> dict[str, Any]:
         """The query's parameters, integers where the default is one. Raises `Refused` (`invalid_request`)."""
-        given = quart_request.args
+        given = self._request.args
         unknown = set(given) - set(defaults)
         if unknown:
             known = ", ".join(sorted(defaults)) or "none"
@@ -91,7 +120,7 @@ class Call:
         return values
 
 
-Handler = Callable[[Call], Awaitable[Answer]]
+Handler = Callable[[Call], Awaitable[Answer | Lines]]
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -108,6 +137,19 @@ def answer_json(answer: Answer, request_id: str) -> Response:
     response = Response(
         msgspec.json.encode(answer.value), status=answer.status, content_type="application/json"
     )
+    response.headers["X-Request-Id"] = request_id
+    return response
+
+
+def answer_lines(lines: Lines, request_id: str) -> Response:
+    """A streamed answer on the wire."""
+
+    async def encoded() -> AsyncGenerator[bytes]:
+        async with aclosing(lines.values) as values:
+            async for value in values:
+                yield msgspec.json.encode(value) + b"\n"
+
+    response = Response(encoded(), content_type="application/x-ndjson")
     response.headers["X-Request-Id"] = request_id
     return response
 
@@ -138,6 +180,21 @@ def refusal_of(error: HTTPException) -> Refused:
             return Refused("request_timeout", "the body did not arrive in time")
         case _:
             return Refused("invalid_request", "the request cannot be read")
+
+
+async def _next_chunk(chunks: AsyncIterator[bytes], deadline: float) -> bytes | None:
+    with trio.move_on_at(deadline):
+        try:
+            return await anext(chunks)
+        except StopAsyncIteration:
+            return None
+        except RequestEntityTooLarge as error:
+            raise Refused(
+                "payload_too_large",
+                f"a batch is at most {MAX_BODY_BYTES} bytes; send the rest in another",
+                max_bytes=MAX_BODY_BYTES,
+            ) from error
+    raise Refused("request_timeout", f"the body did not arrive within {BODY_TIMEOUT_S} s")
 
 
 def _number(name: str, text: str) -> int:

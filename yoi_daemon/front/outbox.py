@@ -20,6 +20,9 @@ class Outbox:
     `stall_s`: a write that makes no progress for so many seconds loses the connection. `on_lost` is
     called once, synchronously, when the peer can no longer be written to. With a `descriptor`
     (a non-blocking socket's), `put` hands to the kernel at once what it takes, without a task.
+
+    `unsent` is in bytes; `lost` says that the peer is, `cut` that bytes were lost with it, perhaps
+    the second half of a frame, and `stalled` that this was why. `ended` is set when `run` is over.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class Outbox:
         self._written = trio.lowlevel.ParkingLot()
         self.unsent = 0
         self.lost = False
+        self.cut = False
         self.stalled = False
         self.ended = trio.Event()
 
@@ -119,6 +123,7 @@ class Outbox:
         if self.lost:
             return
         self.lost = True
+        self.cut = self.unsent > 0
         self._descriptor = None
         self._pieces.clear()
         self.unsent = 0

@@ -1,9 +1,10 @@
 """The observation listener: trio-websocket on a stream of our own.
 
-trio-websocket sees one request only, which we compose after ours has read and checked the client's:
-so no byte of a client's head reaches it, and no extension (deflate) is ever offered to it.
+Our reader takes the client's head and the gate decides on it; only then trio-websocket comes in, and
+sees a request that we composed (`FrameStream`). It is used by its public names alone.
 """
 
+import os
 import re
 import socket
 from collections.abc import Callable, Sequence
@@ -30,7 +31,7 @@ from yoi_daemon.front.connection import (
     close_frame,
     text_frame,
 )
-from yoi_daemon.front.fragments import FragmentCounter, TooManyFragments
+from yoi_daemon.front.frame_stream import FrameStream
 from yoi_daemon.front.head import (
     HEAD_BYTES,
     HeadReader,
@@ -42,7 +43,6 @@ from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.problem import internal_problem
 
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
-_CLOSE_OPCODE = 0x8
 _RECEIVE_BYTES = 4096
 
 
@@ -217,95 +217,6 @@ def _upgrade_request(request: h11.Request, peer: str) -> UpgradeRequest:
     return UpgradeRequest(path, query, headers, peer)
 
 
-class _Transport(trio.abc.Stream):
-    """What trio-websocket takes for the socket: a composed request first, then the peer's frames.
-
-    Pongs and Close go out by the same outbox as events, so none of them cuts another in two.
-    """
-
-    def __init__(
-        self,
-        stream: trio.SocketStream,
-        outbox: Outbox,
-        limits: WebSocketLimits,
-        key: str,
-        early: bytes,
-    ) -> None:
-        self._stream = stream
-        self._outbox = outbox
-        self._limits = limits
-        self._head = (
-            "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-            f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
-        ).encode("ascii")
-        self._early = early
-        self._opened = trio.Event()
-        self._fragments = FragmentCounter()
-        self._receiving = trio.CancelScope()
-        self._close_begun = False
-        self._closed = trio.Event()
-        self.close_sent = False
-
-    def opened(self) -> None:
-        """The 101 is out: frames may pass. Earlier, wsproto would take them for HTTP and fail."""
-        self._opened.set()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        await trio.lowlevel.checkpoint()
-        if self._head:
-            head, self._head = self._head, b""
-            return head
-        await self._opened.wait()
-        if self._close_begun:
-            raise trio.ClosedResourceError
-        data, self._early = self._early, b""
-        if not data:
-            with trio.CancelScope() as self._receiving:
-                data = await self._stream.receive_some(max_bytes)
-            if self._receiving.cancelled_caught:
-                raise trio.ClosedResourceError
-        try:
-            self._fragments.feed(data)
-        except TooManyFragments:
-            self._outbox.put(close_frame(1009, "too many fragments"))
-            self.close_sent = True
-            raise trio.BrokenResourceError from None
-        return data
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        if self._outbox.lost:
-            raise trio.BrokenResourceError
-        if self._close_begun:
-            raise trio.ClosedResourceError
-        # wsproto gives one whole frame at a time; before the 101, `H` would look like a Close.
-        if self._opened.is_set() and data[0] & 0x0F == _CLOSE_OPCODE:
-            self.close_sent = True
-        self._outbox.put(bytes(data))
-        await self._outbox.room()
-        if self._outbox.lost:
-            raise trio.BrokenResourceError
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._outbox.room()
-
-    async def aclose(self) -> None:
-        """Write what is left, then close; at once when cancelled or the peer is lost."""
-        if self._close_begun:
-            await self._closed.wait()
-            return
-        self._close_begun = True
-        self._receiving.cancel()  # only one task may read, and from here it is `close_gently`
-        self._outbox.finish()
-        try:
-            with trio.move_on_after(self._limits.close_s):
-                await self._outbox.ended.wait()
-                if not self._outbox.lost:
-                    await close_gently(self._stream, self._limits.linger_s)
-        finally:
-            self._stream.socket.close()
-            self._closed.set()
-
-
 class _Session:
     """An open connection: trio-websocket's reader, our writer, a drain, and the handler."""
 
@@ -319,14 +230,30 @@ class _Session:
             on_lost=self._peer_gone,
             descriptor=stream.socket.fileno(),
         )
-        self._transport: _Transport
+        self._frames: FrameStream
         self._websocket: WebSocketConnection
         self._handling = trio.CancelScope()
         self._closing = False
         self._gone = trio.Event()
 
     async def run(self, admitted: _Admitted, early: bytes) -> None:
-        self._transport = _Transport(self._stream, self._outbox, self._limits, admitted.key, early)
+        try:
+            await self._run(admitted, early)
+        except BaseException:
+            self._say_shutting_down()
+            raise
+        finally:
+            self._gone.set()
+
+    async def _run(self, admitted: _Admitted, early: bytes) -> None:
+        self._frames = FrameStream(
+            self._stream,
+            self._outbox,
+            key=admitted.key,
+            early=early,
+            close_s=self._limits.close_s,
+            linger_s=self._limits.linger_s,
+        )
         # The peer may ping once we have sent Close; wsproto then fails (LocalProtocolError).
         try:
             async with trio.open_nursery() as nursery:
@@ -334,33 +261,27 @@ class _Session:
                 # Nothing waits for the peer here: the request is ours, and the 101 fits the kernel.
                 request = await wrap_server_stream(
                     nursery,
-                    self._transport,
+                    self._frames,
                     max_message_size=self._limits.message_bytes,
                     receive_buffer_size=_RECEIVE_BYTES,
                 )
                 self._websocket = await request.accept()
-                self._transport.opened()
+                self._frames.opened()
                 nursery.start_soon(self._discard_messages)
                 await self._handle(admitted.handler)
-                await self._transport.aclose()
+                await self._frames.aclose()
                 nursery.cancel_scope.cancel()
         except* (ConnectionClosed, LocalProtocolError):
             pass
-        finally:
-            self._gone.set()
+
+    def _say_shutting_down(self) -> None:
+        """Ended by force: no time to wait for anything, but one frame may still fit."""
+        if not (self._outbox.cut or self._frames.close_sent):
+            with suppress(OSError):
+                os.write(self._stream.socket.fileno(), close_frame(1012, "shutting_down"))
 
     async def _handle(self, handler: SessionHandler) -> None:
-        try:
-            code, reason = await self._run_handler(handler)
-        except BaseException:
-            # Ended by force: no time to wait for anything, but one frame may still fit.
-            if not self._outbox.unsent:
-                self._outbox.put(close_frame(1012, "shutting_down"))
-            raise
-        await self.close(code, reason)
-
-    async def _run_handler(self, handler: SessionHandler) -> tuple[int, str]:
-        """Run the session; the Close that follows from how it ended."""
+        """Run the session, then close with the code that follows from how it ended."""
         ended = 1000, ""
         try:
             with self._handling:
@@ -370,7 +291,7 @@ class _Session:
         except* Exception as group:  # noqa: BLE001 - told to the client, and logged
             log_faults("session_failed", group, listener="observe")
             ended = 1011, "internal"
-        return ended
+        await self.close(*ended)
 
     async def _discard_messages(self) -> None:
         """Take every message, or trio-websocket stops reading, pings and Close with it."""
@@ -408,7 +329,7 @@ class _Session:
         self._require_open()
 
     def _require_open(self) -> None:
-        if self._closing or self._gone.is_set() or self._transport.close_sent:
+        if self._closing or self._gone.is_set() or self._frames.close_sent:
             raise ConnectionGone("the connection is closed or closing")
 
     async def close(self, code: int, reason: str) -> None:

@@ -1,0 +1,105 @@
+"""The stream between a socket and a WebSocket library that must not see what a client may send."""
+
+import trio
+
+from yoi_daemon.front.accepting import close_gently
+from yoi_daemon.front.connection import close_frame
+from yoi_daemon.front.fragments import FragmentCounter, TooManyFragments
+from yoi_daemon.front.outbox import Outbox
+
+_CLOSE_OPCODE = 0x8
+
+
+class FrameStream(trio.abc.Stream):
+    """What trio-websocket takes for the socket.
+
+    It reads a request that we composed with `key`, then `early` and whatever else the peer sends:
+    so no byte of a client's head reaches it, and no extension (deflate) is ever offered to it.
+    What it writes, pongs and Close, goes out by the same `outbox` as events, so none of them cuts
+    another in two. `close_s` and `linger_s` bound the end, in seconds; see `aclose`.
+    """
+
+    def __init__(
+        self,
+        stream: trio.SocketStream,
+        outbox: Outbox,
+        *,
+        key: str,
+        early: bytes,
+        close_s: float,
+        linger_s: float,
+    ) -> None:
+        self._stream = stream
+        self._outbox = outbox
+        self._close_s = close_s
+        self._linger_s = linger_s
+        self._head = (
+            "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
+        ).encode("ascii")
+        self._early = early
+        self._opened = trio.Event()
+        self._fragments = FragmentCounter()
+        self._receiving = trio.CancelScope()
+        self._close_begun = False
+        self._closed = trio.Event()
+        self.close_sent = False
+
+    def opened(self) -> None:
+        """The 101 is out: frames may pass. Earlier, wsproto would take them for HTTP and fail."""
+        self._opened.set()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        await trio.lowlevel.checkpoint()
+        if self._head:
+            head, self._head = self._head, b""
+            return head
+        await self._opened.wait()
+        if self._close_begun:
+            raise trio.ClosedResourceError
+        data, self._early = self._early, b""
+        if not data:
+            with trio.CancelScope() as self._receiving:
+                data = await self._stream.receive_some(max_bytes)
+            if self._receiving.cancelled_caught:
+                raise trio.ClosedResourceError
+        try:
+            self._fragments.feed(data)
+        except TooManyFragments:
+            self._outbox.put(close_frame(1009, "too many fragments"))
+            self.close_sent = True
+            raise trio.BrokenResourceError from None
+        return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        if self._outbox.lost:
+            raise trio.BrokenResourceError
+        if self._close_begun:
+            raise trio.ClosedResourceError
+        # wsproto gives one whole frame at a time; before the 101, `H` would look like a Close.
+        if self._opened.is_set() and data[0] & 0x0F == _CLOSE_OPCODE:
+            self.close_sent = True
+        self._outbox.put(bytes(data))
+        await self._outbox.room()
+        if self._outbox.lost:
+            raise trio.BrokenResourceError
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._outbox.room()
+
+    async def aclose(self) -> None:
+        """Write what is left, then close; at once when cancelled or the peer is lost."""
+        if self._close_begun:
+            await self._closed.wait()
+            return
+        self._close_begun = True
+        self._receiving.cancel()  # only one task may read, and from here it is `close_gently`
+        self._outbox.finish()
+        try:
+            with trio.move_on_after(self._close_s):
+                await self._outbox.ended.wait()
+                if not self._outbox.lost:
+                    await close_gently(self._stream, self._linger_s)
+        finally:
+            self._stream.socket.close()
+            self._closed.set()
