@@ -1,6 +1,13 @@
 import pytest
 
-from yoi_daemon.cli.output import duration, local_time, printable, size, write_record, write_table
+from yoi_daemon.cli.output import (
+    duration,
+    local_time,
+    size,
+    write_record,
+    write_table,
+)
+from yoi_daemon.cli.printable import printable
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 """The hostile clients as data: a name, whom it attacks, what it does, and what it is to see."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from tests.hostile.raw import connect, read_all, send_quietly
 
 Listener = Literal["http", "websocket"]
+Target = Literal["http", "websocket", "both"]
 Attack = Callable[[int], bytes | None]
 """Takes the port; gives what was received, for `expect`, or None."""
 
@@ -16,14 +17,18 @@ class Client:
     """`expect` is what the received bytes must begin with; `options` go to the server process."""
 
     name: str
-    listener: Listener
+    target: Target
     attack: Attack
     expect: bytes = b""
     options: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
     def id(self) -> str:
-        return f"{self.listener}: {self.name}"
+        return f"{self.target}: {self.name}"
+
+    @property
+    def listeners(self) -> Sequence[Listener]:
+        return ("http", "websocket") if self.target == "both" else (self.target,)
 
 
 def says(payload: bytes, *, timeout: float = 1.5) -> Attack:

@@ -119,5 +119,4 @@ _HEADS: dict[str, tuple[bytes, bytes]] = {
 
 def heads() -> Iterator[Client]:
     for name, (payload, expect) in _HEADS.items():
-        yield Client(name, "http", says(payload), expect)
-        yield Client(name, "websocket", says(payload), expect)
+        yield Client(name, "both", says(payload), expect)

@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import pytest
 
+from tests.hostile.clients import Listener
 from tests.hostile.heads import heads
 from tests.hostile.http_clients import http_clients
 from tests.hostile.process import Server
@@ -13,30 +14,30 @@ from tests.hostile.websocket_clients import websocket_clients
 
 pytestmark = pytest.mark.prove
 
-DEADLY = [
-    "http: upgrade with bytes beyond ASCII in Sec-WebSocket-Protocol",
-    "http: upgrade with bytes beyond ASCII in Sec-WebSocket-Extensions",
-    "http: HTTP/2 by prior knowledge, bad method",
-    "http: HTTP/2 by prior knowledge, bad path",
-    "websocket: upgrade with bytes beyond ASCII in Connection",
-    "websocket: upgrade with bytes beyond ASCII in Sec-WebSocket-Protocol",
-    "websocket: upgrade with bytes beyond ASCII in Sec-WebSocket-Extensions",
-    "websocket: upgrade with bytes beyond ASCII in Host",
-    "websocket: an IDNA name that is none",
-    "websocket: a ping with the upgrade",
-    "websocket: 200 plain GETs and resets",
-    "websocket: 200 upgrades and resets",
-    "websocket: 100 resets right after the handshake",
-    "websocket: a ping after Close",
+DEADLY: list[tuple[Listener, str]] = [
+    ("http", "both: upgrade with bytes beyond ASCII in Sec-WebSocket-Protocol"),
+    ("http", "both: upgrade with bytes beyond ASCII in Sec-WebSocket-Extensions"),
+    ("http", "http: HTTP/2 by prior knowledge, bad method"),
+    ("http", "http: HTTP/2 by prior knowledge, bad path"),
+    ("websocket", "both: upgrade with bytes beyond ASCII in Connection"),
+    ("websocket", "both: upgrade with bytes beyond ASCII in Sec-WebSocket-Protocol"),
+    ("websocket", "both: upgrade with bytes beyond ASCII in Sec-WebSocket-Extensions"),
+    ("websocket", "both: upgrade with bytes beyond ASCII in Host"),
+    ("websocket", "websocket: an IDNA name that is none"),
+    ("websocket", "websocket: a ping with the upgrade"),
+    ("websocket", "websocket: 200 plain GETs and resets"),
+    ("websocket", "websocket: 200 upgrades and resets"),
+    ("websocket", "websocket: 100 resets right after the handshake"),
+    ("websocket", "websocket: a ping after Close"),
 ]
 CLIENTS = {client.id: client for client in (*heads(), *http_clients(), *websocket_clients())}
 
 
-def _ends_stock(name: str) -> bool:
-    client = CLIENTS[name]
+def _ends_stock(deadly: tuple[Listener, str]) -> bool:
+    listener, name = deadly
     with Server("stock") as server:
         with suppress(OSError, AssertionError):  # the attack may well see the end of it
-            client.attack(server.port[client.listener])
+            CLIENTS[name].attack(server.port[listener])
         deadline = time.monotonic() + 1
         while server.alive and time.monotonic() < deadline:
             time.sleep(0.02)

@@ -27,9 +27,10 @@ def outcomes(request: pytest.FixtureRequest) -> Generator[dict[str, Future[None]
 
 def _survive(client: Client) -> None:
     with Server("guarded", client.options) as server:
-        received = client.attack(server.port[client.listener])
-        assert server.alive
-        assert (received or b"").startswith(client.expect), received
+        for listener in client.listeners:
+            received = client.attack(server.port[listener])
+            assert server.alive
+            assert (received or b"").startswith(client.expect), received
         server.check_health()
         server.check_descriptors()
         server.check_log(server.terminate())

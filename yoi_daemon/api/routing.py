@@ -48,7 +48,7 @@ class Call:
         self.params = params
         self.principal = principal
         # The request itself: a streamed answer outlives the context that the proxy needs.
-        self._request: Request = cast("LocalProxy[Request]", quart_request)._get_current_object()
+        self._request: Request = cast("LocalProxy[Request]", quart_request)._get_current_object()  # pyright: ignore[reportPrivateUsage] (werkzeug documents it)
 
     @property
     def headers(self) -> Mapping[str, str]:

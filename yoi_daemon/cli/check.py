@@ -7,7 +7,8 @@ import msgspec
 
 from yoi_daemon.cli.exits import CONFIGURATION
 from yoi_daemon.cli.options import Common, common_options
-from yoi_daemon.cli.output import printable, write_json, write_table
+from yoi_daemon.cli.output import write_json, write_table
+from yoi_daemon.cli.printable import printable
 from yoi_daemon.daemon.checking import CheckedPlugin, CheckReport
 from yoi_daemon.daemon.checking import check as check_configuration
 

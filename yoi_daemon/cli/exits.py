@@ -1,7 +1,7 @@
 """What each error means to a shell: its exit code, and what to tell the person who typed."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from yoi_daemon.model.errors import (
     Code,
@@ -25,14 +25,30 @@ _NOT_ALLOWED_CODES: frozenset[Code] = frozenset({"unauthenticated", "forbidden"}
 
 _ADVICE: Mapping[Code, str] = {
     "unauthenticated": "use this daemon's own token: --state DIR finds it, --token-file names it",
+    "forbidden": "this token lacks the scope; --token-file names another",
+    "route_not_found": "use the yoi-daemon command of the daemon's own version",
     "plugin_not_found": "'yoi-daemon plugin list' shows the plugins",
     "ingress_not_found": "'yoi-daemon plugin show PLUGIN' shows its ingresses",
+    "tool_not_found": "'yoi-daemon tool --list' shows the tools and what they take",
+    "event_not_found": "'yoi-daemon dead list PLUGIN' shows what can be named",
+    "runtime_not_found": "'yoi-daemon status' shows the runtimes",
     "worker_not_found": "'yoi-daemon worker list' shows the workers",
+    "worker_gone": "'yoi-daemon worker list' shows those there are, 'worker create' makes one",
+    "delivery_id_conflict": "give another --key, or the payload that had this one first",
+    "payload_too_large": "send less, or raise event_bytes in [plugins.PLUGIN]",
     "cursor_expired": "begin again with --from earliest",
     "cursor_unknown": "begin again with --from earliest",
-    "service_failed": "'yoi-daemon plugin show PLUGIN' shows the reason",
+    "service_failed": (
+        "'yoi-daemon plugin show PLUGIN' shows more; when it is corrected, "
+        "'yoi-daemon plugin reload PLUGIN' or 'plugin start PLUGIN'"
+    ),
     "service_unavailable": "'yoi-daemon plugin show PLUGIN' shows the reason",
+    "tool_failed": "correct the plugin, then 'yoi-daemon plugin reload PLUGIN'",
+    "tool_timeout": "see what it waits for, or raise tool_timeout_s in [plugins.PLUGIN]",
+    "draining": "the daemon is stopping; try again when it has started",
+    "storage_low": "free space where the daemon keeps its state",
 }
+"""What to do, where the daemon's own sentence does not say it."""
 
 
 class ExtraMissing(YoiError):
@@ -61,6 +77,11 @@ def explain(error: YoiError) -> str:
     if not isinstance(error, Refused):
         return str(error)
     lines = [str(error)]
+    if where := error.fields.get("where"):
+        lines.append(f"at {where}")
+    faults = error.fields.get("faults")
+    if isinstance(faults, list | tuple):
+        lines += map(str, cast("list[Any]", faults))
     if error.retry_after_s is not None:
         lines.append(f"try again in {error.retry_after_s:g} s")
     elif advice := _ADVICE.get(error.code):

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from yoi_daemon.cli.addresses import WorkerAddress
 from yoi_daemon.cli.options import Client
-from yoi_daemon.cli.output import local_time, note, printable
+from yoi_daemon.cli.output import local_time, note
+from yoi_daemon.cli.printable import printable
 from yoi_daemon.cli.views import Answer, Status, view
 from yoi_daemon.client.endings import Backoff, StreamRefused
 from yoi_daemon.client.locate import Location

@@ -1,39 +1,66 @@
-"""`yoi-daemon ingress`: feed one event to a plugin, as a webhook or another program would."""
+"""`yoi-daemon ingress`: feed events to a plugin, as a webhook or another program would."""
 
-import sys
-from pathlib import Path
+from io import RawIOBase
+from typing import BinaryIO
 
 import click
 import msgspec
+import trio
 
+from yoi_daemon.cli.exits import REFUSED
 from yoi_daemon.cli.options import Client, client_options
-from yoi_daemon.cli.output import write_json, write_record
+from yoi_daemon.cli.output import json_text, note, write_json, write_record
+from yoi_daemon.cli.payload import open_lines, read_payload
+from yoi_daemon.cli.printable import printable
 from yoi_daemon.cli.talking import talk
-from yoi_daemon.cli.views import Answer
-from yoi_daemon.client.rest import Daemon, path_of
+from yoi_daemon.cli.views import Answer, BatchAnswer
+from yoi_daemon.client.rest import Daemon, open_daemon_client, path_of
+from yoi_daemon.model.errors import Unreachable
+
+BATCH_BYTES = 65_536
+"""About so much of a batch goes in one request: what is there is sent, a pipe's lines as they come."""
 
 
 @click.command()
 @click.argument("plugin")
-@click.argument("name")
+@click.argument("name", required=False)
 @click.option(
     "--data",
     metavar="JSON|@FILE|-",
-    default="{}",
     help="The payload: JSON, a file that holds it, or standard input. Default: {}.",
 )
 @click.option("--key", metavar="KEY", help="Idempotency key: the same key is accepted once.")
+@click.option(
+    "--batch",
+    metavar="@FILE|-",
+    help='Many events, a line each: {"ingress": NAME, "payload": ANY, "key": OPTIONAL}.',
+)
 @client_options
-def ingress(options: Client, plugin: str, name: str, data: str, key: str | None) -> None:
-    """Feed an event to a plugin.
+def ingress(
+    options: Client,
+    plugin: str,
+    name: str | None,
+    data: str | None,
+    key: str | None,
+    batch: str | None,
+) -> int:
+    """Feed events to a plugin.
 
     The event goes to ingress NAME of PLUGIN. The receipt that is printed says that the event is on the plugin's queue; 'yoi-daemon events --plugin PLUGIN'
-    shows what becomes of it.
+    shows what becomes of it. With --batch there is one answer for each line, in order, and the exit code is 1 when one was refused.
     """
-    payload = read_payload(data)
+    if batch is not None:
+        if name is not None or data is not None or key is not None:
+            raise click.UsageError("each line of a batch has its own ingress, payload and key")
+        path = path_of("plugins", plugin, "ingress")
+        with open_lines(batch, "--batch") as lines:
+            return Batch(options, path).run(lines)
+    if name is None:
+        raise click.UsageError("name the ingress, or give --batch")
+    payload = read_payload("{}" if data is None else data)
+    path = path_of("plugins", plugin, "ingress", name)
 
     async def post(daemon: Daemon) -> Answer:
-        path = path_of("plugins", plugin, "ingress", name)
         return await daemon.post(path, Answer, content=payload, idempotency_key=key)
 
     receipt = talk(options, post)
@@ -41,25 +68,70 @@ def ingress(options: Client, plugin: str, name: str, data: str, key: str | None)
         write_json(receipt)
     else:
         write_record(receipt)
+    return 0
 
 
-def read_payload(data: str) -> bytes:
-    """The bytes `--data` names, as they are. Raises `click.BadParameter` unless they are JSON."""
-    try:
-        if data == "-":
-            where, payload = "standard input", sys.stdin.buffer.read()
-        elif data.startswith("@"):
-            where, payload = data[1:], Path(data[1:]).read_bytes()
+class Batch:
+    """Sends lines while they come, and writes each answer when it arrives."""
+
+    def __init__(self, options: Client, path: str) -> None:
+        self._options = options
+        self._path = path
+        self._sent = 0
+        self._answered = 0
+        self._refused = 0
+
+    def run(self, lines: RawIOBase | BinaryIO) -> int:
+        """Sends all of them and gives the exit code."""
+        location = self._options.location()
+
+        async def run() -> None:
+            async with open_daemon_client(location) as daemon:
+                await self._send_all(daemon, lines)
+
+        trio.run(run)
+        if self._refused:
+            note(f"{self._refused} of {self._sent} events were refused")
+        return REFUSED if self._refused else 0
+
+    async def _send_all(self, daemon: Daemon, lines: RawIOBase | BinaryIO) -> None:
+        rest = b""
+        while chunk := await _read_some(lines):
+            whole, newline, rest = (rest + chunk).rpartition(b"\n")
+            await self._send(daemon, whole + newline)
+        await self._send(daemon, rest)
+
+    async def _send(self, daemon: Daemon, content: bytes) -> None:
+        count = sum(1 for line in content.split(b"\n") if line.strip())
+        if not count:
+            return
+        self._sent += count
+        await daemon.post_lines(self._path, content, self._take)
+        if self._answered != self._sent:
+            raise Unreachable(
+                f"{self._sent - self._answered} lines were not answered, from line "
+                f"{self._answered + 1} on; send them again, with a key where twice would be wrong"
+            )
+
+    def _take(self, line: bytes) -> None:
+        self._answered += 1
+        try:
+            told = msgspec.json.decode(line, type=BatchAnswer)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise Unreachable(
+                f"line {self._answered} has an answer that this version does not understand; "
+                "use the yoi-daemon command of the daemon's own version"
+            ) from error
+        good = 200 <= told.status < 300
+        self._refused += not good
+        if self._options.as_json:
+            click.echo(json_text(line, indented=False))
+        elif good:
+            click.echo(printable(f"{self._answered}  accepted  {told.event_id}"))
         else:
-            where, payload = "the value", data.encode("utf-8", "surrogateescape")
-    except OSError as error:
-        raise click.BadParameter(
-            f"{data[1:]} cannot be read: {error.strerror}", param_hint="--data"
-        ) from error
-    try:
-        msgspec.json.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise click.BadParameter(
-            f"{where} is not JSON: {error}; a text is written '\"text\"'", param_hint="--data"
-        ) from error
-    return payload
+            click.echo(printable(f"{self._answered}  refused  {told.code}: {told.detail}"))
+
+
+async def _read_some(lines: RawIOBase | BinaryIO) -> bytes:
+    # Abandoned when cancelled: a pipe may stay silent for ever, and Ctrl-C is to be heard.
+    return (await trio.to_thread.run_sync(lines.read, BATCH_BYTES, abandon_on_cancel=True)) or b""

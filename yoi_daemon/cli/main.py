@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, NoReturn
 import click
 
 from yoi_daemon.cli.exits import INTERRUPTED, USAGE, exit_code, explain, facts
+from yoi_daemon.cli.printable import printable
 from yoi_daemon.model.errors import YoiError
 
 PROGRAM = "yoi-daemon"
@@ -25,13 +26,16 @@ class LazyCommand(NamedTuple):
 
 COMMANDS: Mapping[str, LazyCommand] = {
     "run": LazyCommand("run", "run", "Run the daemon in the foreground."),
+    "reload": LazyCommand("reload", "reload", "Read the configuration and the plugins again."),
     "check": LazyCommand(
         "check", "check", "Say what is wrong with the configuration and the plugins."
     ),
     "status": LazyCommand("status", "status", "Say whether the daemon is well, and if not, who."),
     "events": LazyCommand("events", "events", "Follow what happens, also across restarts."),
-    "ingress": LazyCommand("ingress", "ingress", "Feed an event to a plugin."),
-    "plugin": LazyCommand("plugin", "plugin", "List, show and make plugins."),
+    "ingress": LazyCommand("ingress", "ingress", "Feed events to a plugin."),
+    "plugin": LazyCommand("plugin", "plugin", "Show, make and command plugins."),
+    "dead": LazyCommand("dead", "dead", "Look after events that no attempt could handle."),
+    "tool": LazyCommand("tool", "tool", "Call a plugin's tool, or list the tools."),
     "worker": LazyCommand("worker", "worker", "List, make and talk to workers."),
 }
 """Every command of `yoi-daemon`. The summaries stand here so that `--help` imports no command."""
@@ -100,6 +104,8 @@ def run_command(arguments: Sequence[str]) -> int:
         return _report(error, as_json="--json" in arguments)
     except BaseExceptionGroup as group:
         # Nurseries wrap what ended them. A group with anything else in it is a fault, and shows.
+        if group.split(KeyboardInterrupt)[1] is None:
+            return INTERRUPTED
         known, rest = group.split(YoiError)
         if known is None or rest is not None:
             raise
@@ -111,7 +117,8 @@ def _report(error: YoiError, *, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps({"error": facts(error)}, default=str), err=True)
     else:
-        click.echo(f"{PROGRAM}: {explain(error)}", err=True)
+        told = printable(explain(error), keep="\n")
+        click.echo(f"{PROGRAM}: {told}", err=True)
     return exit_code(error)
 
 

@@ -1,7 +1,6 @@
 """Writing to people and to programs: tables on a terminal, plain columns and JSON elsewhere.
 
-What is written came from plugins, webhooks and models. On its way to a terminal every character
-that is not printable is written as an escape, so that no text can move the cursor or the clipboard.
+What is written came from plugins, webhooks and models: it passes `printable` or `json_text`.
 """
 
 import sys
@@ -14,6 +13,8 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from yoi_daemon.cli.printable import printable
 
 _STATE_STYLE: Mapping[str, str] = {
     "running": "green",
@@ -32,9 +33,18 @@ _STATE_STYLE: Mapping[str, str] = {
 def write_json(value: Any) -> None:
     """One JSON document: indented on a terminal, one line elsewhere."""
     encoded = msgspec.json.encode(value)
-    if sys.stdout.isatty():
-        encoded = msgspec.json.format(encoded, indent=2)
-    click.echo(encoded.decode())
+    click.echo(json_text(encoded, indented=sys.stdout.isatty()))
+
+
+def json_text(encoded: bytes, *, indented: bool) -> str:
+    """JSON for a terminal, its numbers as they were written: what does not print is escaped JSON's way."""
+    text = (msgspec.json.format(encoded, indent=2) if indented else encoded).decode()
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() or character == "\n" else _json_escape(character)
+        for character in text
+    )
 
 
 def write_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str) -> None:
@@ -80,16 +90,6 @@ def write_state(state: str) -> str:
 def note(sentence: str) -> None:
     """A line about the command itself, on standard error."""
     click.echo(f"yoi-daemon: {printable(sentence)}", err=True)
-
-
-def printable(text: str, keep: str = "") -> str:
-    """`text` with every character that does not print as itself, but those in `keep`, escaped."""
-    if text.isprintable():
-        return text
-    return "".join(
-        character if character.isprintable() or character in keep else _escape(character)
-        for character in text
-    )
 
 
 def duration(seconds: float) -> str:
@@ -141,8 +141,6 @@ def _click_style(state: str) -> dict[str, Any]:
     return {"fg": colour, "bold": "bold" in words or None, "dim": "dim" in words or None}
 
 
-def _escape(character: str) -> str:
-    number = ord(character)
-    if number < 0x100:
-        return {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(character, f"\\x{number:02x}")
-    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+def _json_escape(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[n : n + 2].hex()}" for n in range(0, len(units), 2))

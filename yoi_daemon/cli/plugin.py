@@ -1,4 +1,4 @@
-"""`yoi-daemon plugin …`: the plugins of a daemon, and making a new one."""
+"""`yoi-daemon plugin …`: the plugins of a daemon, commands to their services, and making a new one."""
 
 from pathlib import Path
 
@@ -7,9 +7,13 @@ import click
 from yoi_daemon.cli import templates
 from yoi_daemon.cli.listing import get_whole_list, write_diagnostics
 from yoi_daemon.cli.options import Client, Common, client_options, common_options
-from yoi_daemon.cli.output import write_json, write_record, write_table
-from yoi_daemon.cli.talking import talk
-from yoi_daemon.cli.views import Answer, Plugins, view
+from yoi_daemon.cli.output import write_json, write_state, write_table
+from yoi_daemon.cli.printable import printable
+from yoi_daemon.cli.record import write_plugin
+from yoi_daemon.cli.reload import run_reload
+from yoi_daemon.cli.service import command, follow_command, timeout_option, wait_option
+from yoi_daemon.cli.talking import Progress, talk
+from yoi_daemon.cli.views import Answer, Commanded, Plugins, view
 from yoi_daemon.client.rest import Daemon, path_of
 from yoi_daemon.model.errors import NotAllowed
 from yoi_daemon.model.ids import PLUGIN_ID_RULE, is_plugin_id
@@ -17,7 +21,7 @@ from yoi_daemon.model.ids import PLUGIN_ID_RULE, is_plugin_id
 
 @click.group()
 def plugin() -> None:
-    """List, show and make plugins."""
+    """Show, make and command plugins."""
 
 
 @plugin.command("list")
@@ -60,7 +64,88 @@ def show(options: Client, plugin_id: str) -> None:
     if options.as_json:
         write_json(answer)
     else:
-        write_record(answer)
+        write_plugin(answer)
+
+
+@plugin.command()
+@click.argument("plugin_id", metavar="PLUGIN")
+@wait_option
+@timeout_option
+@client_options
+def start(options: Client, plugin_id: str, wait: bool, timeout_s: float) -> None:
+    """Start a plugin's service, and forget its restarts.
+
+    Waits until it runs; exits with 1 and the reason when it fails.
+    """
+    _start(options, plugin_id, "start", wait=wait, timeout_s=timeout_s)
+
+
+@plugin.command()
+@click.argument("plugin_id", metavar="PLUGIN")
+@wait_option
+@timeout_option
+@client_options
+def restart(options: Client, plugin_id: str, wait: bool, timeout_s: float) -> None:
+    """Stop a plugin's service in order, and start it.
+
+    Waits until it runs; exits with 1 and the reason when it fails.
+    """
+    _start(options, plugin_id, "restart", wait=wait, timeout_s=timeout_s)
+
+
+@plugin.command()
+@click.argument("plugin_id", metavar="PLUGIN")
+@timeout_option
+@client_options
+def stop(options: Client, plugin_id: str, timeout_s: float) -> None:
+    """Stop a plugin's service.
+
+    New events are refused from now on; those on its queue are handled while the time for it lasts, and the others stay there. Waits until it has stopped.
+    """
+    progress = Progress(f"{plugin_id} is stopping")
+    answer = talk(
+        options,
+        lambda daemon: command(daemon, plugin_id, "stop"),
+        deadline_s=timeout_s,
+        progress=progress,
+    )
+    _write_commanded(options, answer)
+
+
+@plugin.command("reload")
+@click.argument("plugin_id", metavar="PLUGIN")
+@wait_option
+@timeout_option
+@client_options
+def reload_plugin(options: Client, plugin_id: str, wait: bool, timeout_s: float) -> int:
+    """Read one plugin's code and settings again.
+
+    What is bad is refused, and the old goes on. Waits until the new service runs; exits with 1 and the reason when it fails.
+    """
+    return run_reload(options, plugin_id, wait=wait, timeout_s=timeout_s)
+
+
+def _start(options: Client, plugin_id: str, verb: str, *, wait: bool, timeout_s: float) -> None:
+    progress = Progress(f"{plugin_id} is {'stopping' if verb == 'restart' else 'starting'}")
+
+    async def run(daemon: Daemon) -> Answer:
+        answer = await command(daemon, plugin_id, verb)
+        if not wait:
+            return answer
+        return await follow_command(daemon, answer, timeout_s=timeout_s, progress=progress)
+
+    _write_commanded(options, talk(options, run, deadline_s=timeout_s, progress=progress))
+
+
+def _write_commanded(options: Client, answer: Answer) -> None:
+    if options.as_json:
+        write_json(answer)
+        return
+    told = view(answer, Commanded).plugin
+    waiting = f", {told.queue_depth} events stay on its queue" if told.queue_depth else ""
+    rest = waiting if told.state == "stopped" else ""
+    why = "" if told.why is None else f" ({told.why})"
+    click.echo(printable(f"{told.plugin_id} is ") + write_state(told.state) + printable(why + rest))
 
 
 @plugin.command()
@@ -86,7 +171,9 @@ def new(options: Common, name: str) -> None:
         write_json({"plugin_id": name, "module": str(module), "test": str(test)})
         return
     click.echo(f"wrote {module}\nwrote {test}")
-    click.echo(f"try it: python -m pytest {test}\nthen: restart the daemon, which finds it there")
+    click.echo(
+        f"try it: python -m pytest {test}\nthen, where the daemon runs already: yoi-daemon reload"
+    )
 
 
 def _write_new(file: Path, text: str) -> None:

@@ -5,14 +5,8 @@ from collections.abc import Sequence
 import click
 
 from yoi_daemon.cli.options import Client, client_options
-from yoi_daemon.cli.output import (
-    duration,
-    printable,
-    size,
-    write_json,
-    write_state,
-    write_table,
-)
+from yoi_daemon.cli.output import duration, size, write_json, write_state, write_table
+from yoi_daemon.cli.printable import printable
 from yoi_daemon.cli.talking import talk
 from yoi_daemon.cli.views import Answer, Diagnostic, Plugin, Status, view
 from yoi_daemon.client.rest import Daemon

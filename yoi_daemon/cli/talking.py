@@ -6,9 +6,13 @@ from typing import TypeVar
 
 import trio
 from rich.console import Console
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.text import Text
 
 from yoi_daemon.cli.options import Client
-from yoi_daemon.client.rest import Daemon, open_daemon_client
+from yoi_daemon.cli.printable import printable
+from yoi_daemon.client.rest import DEFAULT_DEADLINE_S, Daemon, open_daemon_client
 
 T = TypeVar("T")
 
@@ -16,25 +20,59 @@ PATIENCE_S = 1.0
 """After so long, in seconds, a person is told what is being waited for."""
 
 
-def talk(options: Client, conversation: Callable[[Daemon], Awaitable[T]]) -> T:
-    """Finds the daemon, runs `conversation` with a client for it, and gives its result."""
+class Progress:
+    """What a person who waits is told on a terminal. It may change while it is shown."""
+
+    def __init__(self, sentence: str = "waiting for the daemon") -> None:
+        self._spinner = Spinner("dots")
+        self.say(sentence)
+
+    def say(self, sentence: str) -> None:
+        """Tells something else from now on."""
+        self._spinner.update(text=Text(printable(sentence)))
+
+    async def show(self) -> None:
+        """Shows it from the second on, until cancelled."""
+        await trio.sleep(PATIENCE_S)
+        # Standard output stays as it is: it may go elsewhere than this terminal.
+        with Live(
+            self._spinner,
+            console=Console(stderr=True),
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        ):
+            await trio.sleep_forever()  # until the work is done: its requests have deadlines
+
+
+def talk(
+    options: Client,
+    conversation: Callable[[Daemon], Awaitable[T]],
+    *,
+    deadline_s: float = DEFAULT_DEADLINE_S,
+    progress: Progress | None = None,
+) -> T:
+    """Finds the daemon, runs `conversation` with a client for it, and gives its result.
+
+    `deadline_s` is for each of its requests, in seconds.
+    """
     location = options.location()
 
     async def run() -> T:
-        async with open_daemon_client(location) as daemon:
-            return await with_progress(lambda: conversation(daemon))
+        async with open_daemon_client(location, deadline_s=deadline_s) as daemon:
+            return await with_progress(lambda: conversation(daemon), progress or Progress())
 
     return trio.run(run)
 
 
-async def with_progress(work: Callable[[], Awaitable[T]]) -> T:
+async def with_progress(work: Callable[[], Awaitable[T]], progress: Progress) -> T:
     """Runs `work`, and shows on a terminal that it goes on when it takes longer than a second."""
     if not sys.stderr.isatty():
         return await work()
     result: list[T] = []
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_show_progress)
+        nursery.start_soon(progress.show)
         try:
             result.append(await work())
         except Exception as error:  # noqa: BLE001 - raised again below, outside the nursery
@@ -43,9 +81,3 @@ async def with_progress(work: Callable[[], Awaitable[T]]) -> T:
     if failure is not None:
         raise failure
     return result[0]
-
-
-async def _show_progress() -> None:
-    await trio.sleep(PATIENCE_S)
-    with Console(stderr=True).status("waiting for the daemon"):
-        await trio.sleep_forever()  # until the work is done: its requests have deadlines

@@ -32,10 +32,42 @@ class Diagnostic(View):
     code: str = ""
     severity: str = ""
     message: str = ""
+    where: str | None = None
+
+
+class LastError(View):
+    """A plugin's latest failure; `where` is the innermost file and line of the plugin itself."""
+
+    code: str = ""
+    message: str = ""
+    time: str = ""
+    where: str | None = None
+    event_id: str | None = None
+
+    def __str__(self) -> str:
+        place = "" if self.where is None else f", at {self.where}"
+        return f"{Reason(code=self.code, message=self.message)}{place}"
+
+
+class DispatchTimes(View):
+    """How long handlers took."""
+
+    count: int = 0
+    p50_ms: float = 0
+    p99_ms: float = 0
+    max_ms: float = 0
+
+
+class Ingress(View):
+    """One ingress of a plugin."""
+
+    name: str = "?"
+    verify: str | None = None
+    every_s: float | None = None
 
 
 class Plugin(View):
-    """A row of `plugin list`."""
+    """A plugin's record: a row of `plugin list`, and the page of `plugin show`."""
 
     plugin_id: str
     state: str = "?"
@@ -45,13 +77,22 @@ class Plugin(View):
     retry_at: str | None = None
     queue_depth: int = 0
     queue_capacity: int | None = None
+    queue_bytes: int | None = None
+    queue_bytes_capacity: int | None = None
     oldest_waiting_s: float | None = None
     critical: bool = False
+    isolation: str = "?"
+    last_error: LastError | None = None
+    counters: dict[str, int] = {}
+    dispatch: DispatchTimes = msgspec.field(default_factory=DispatchTimes)
+    ingresses: list[Ingress] = []
+    tools: list[str] = []
+    detail: Any = None
 
     @property
     def why(self) -> str | None:
         """Why it is in its state, where the state itself does not say enough."""
-        if self.reason is None or self.reason.code == self.state:
+        if self.reason is None or self.reason.code in {self.state, "loaded"}:
             return None
         return str(self.reason)
 
@@ -116,6 +157,86 @@ class Plugins(View):
     items: list[Plugin]
     next: str | None = None
     diagnostics: list[Diagnostic] = []
+
+
+class Commanded(View):
+    """The answer to a command to a plugin's service."""
+
+    plugin: Plugin
+    cursor: str | None = None
+
+
+class Reloaded(View):
+    """The answer to a reload."""
+
+    plugins: list[str] = []
+    needs_restart: list[str] = []
+
+
+class Attempt(View):
+    """What one attempt at an event came to."""
+
+    attempt: int = 0
+    outcome: str = "?"
+    started_at: str = "-"
+    duration_ms: float | None = None
+    code: str | None = None
+    message: str | None = None
+    where: str | None = None
+
+    @property
+    def why(self) -> str | None:
+        """Message, and the code where it says more than the outcome."""
+        code = "" if self.code is None or self.code == self.outcome else self.code
+        return str(Reason(code=code, message=self.message or "")) or None
+
+
+class DeadLetter(View):
+    """A row of `dead list`, and the page of `dead show`."""
+
+    event_id: str
+    ingress: str = "?"
+    source: str = "?"
+    died_at: str = "-"
+    attempts: list[Attempt] = []
+    payload_base64: str = ""
+
+
+class DeadLetters(View):
+    """The answer of `GET /api/plugins/…/dead-letters`."""
+
+    items: list[DeadLetter]
+    diagnostics: list[Diagnostic] = []
+
+
+class Tool(View):
+    """A row of `tool --list`; `arguments` is a JSON Schema."""
+
+    plugin_id: str
+    tool: str
+    description: str = ""
+    arguments: dict[str, Any] = {}
+
+
+class Tools(View):
+    """The answer of `GET /api/tools`."""
+
+    items: list[Tool]
+
+
+class ToolAnswer(View):
+    """What a tool returned, as the JSON it was."""
+
+    result: msgspec.Raw
+
+
+class BatchAnswer(View):
+    """The line that answers one of a batch."""
+
+    status: int
+    event_id: str | None = None
+    code: str = ""
+    detail: str = ""
 
 
 class Workers(View):

@@ -7,13 +7,8 @@ import click
 from yoi_daemon.cli.addresses import WorkerAddress, parse_worker
 from yoi_daemon.cli.listing import get_whole_list, write_diagnostics
 from yoi_daemon.cli.options import Client, client_options
-from yoi_daemon.cli.output import (
-    local_time,
-    printable,
-    write_json,
-    write_record,
-    write_table,
-)
+from yoi_daemon.cli.output import local_time, write_json, write_record, write_table
+from yoi_daemon.cli.printable import printable
 from yoi_daemon.cli.talking import talk
 from yoi_daemon.cli.views import Answer, Transcript, Workers, view
 from yoi_daemon.client.rest import Daemon, path_of

@@ -2,8 +2,8 @@
 
 import math
 import ssl
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
@@ -13,7 +13,7 @@ import trio
 
 from yoi_daemon.client.locate import Location
 from yoi_daemon.client.refusals import refused_from_problem
-from yoi_daemon.model.errors import Refused, Unreachable
+from yoi_daemon.model.errors import Refused, Unreachable, YoiError
 
 T = TypeVar("T")
 
@@ -29,6 +29,10 @@ CONNECT_DEADLINE_S = 5.0
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """No answer of the daemon comes near this; what does is not a daemon, and memory is finite."""
+
+
+class NoAnswerInTime(Unreachable):
+    """The connection stands and the answer did not come within the deadline; the request may go on."""
 
 
 class Daemon:
@@ -79,6 +83,29 @@ class Daemon:
         encoded = content if content is not None else msgspec.json.encode(body)
         return await self.request("POST", path, into, content=encoded, headers=headers)
 
+    async def post_lines(self, path: str, content: bytes, on_line: Callable[[bytes], None]) -> None:
+        """Posts NDJSON and gives each line of the answer to `on_line` when it has arrived.
+
+        The deadline is for each wait, not for the whole: it begins anew with whatever arrives.
+        """
+        headers = {"content-type": "application/x-ndjson", "accept": "*/*"}
+        rest = b""
+        with self._translate("POST", path) as scope:
+            async with self._http.stream(
+                "POST", path, content=content, headers=headers
+            ) as response:
+                if not response.is_success:
+                    answer = await self._read(response, f"POST {path}")
+                    raise self._refusal("POST", path, response.status_code, answer)
+                async for chunk in response.aiter_raw():
+                    scope.deadline = trio.current_time() + self._deadline_s
+                    *whole, rest = (rest + chunk).split(b"\n")
+                    for line in whole:
+                        on_line(line)
+                    self._bound(len(rest), f"POST {path}")
+        if rest:
+            on_line(rest)
+
     async def request(
         self,
         method: Method,
@@ -90,12 +117,15 @@ class Daemon:
         headers: Mapping[str, str] | None = None,
     ) -> T:
         """Any request; `get` and `post` are the usual ones."""
-        status, answer = await self._exchange(method, path, params, content, headers)
+        query = {name: value for name, value in (params or {}).items() if value is not None}
+        with self._translate(method, path):
+            async with self._http.stream(
+                method, path, params=query or None, content=content, headers=headers
+            ) as response:
+                status = response.status_code
+                answer = await self._read(response, f"{method} {path}")
         if not 200 <= status < 300:
-            refused = refused_from_problem(status, answer)
-            raise refused or self._unreachable(
-                f"answers {method} {path} with HTTP {status} and no reason a Yoi Daemon would give"
-            )
+            raise self._refusal(method, path, status, answer)
         try:
             return msgspec.json.decode(answer, type=into)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -103,30 +133,30 @@ class Daemon:
                 f"answers {method} {path} in a shape this version does not understand"
             ) from error
 
-    async def _exchange(
-        self,
-        method: Method,
-        path: str,
-        params: Parameters | None,
-        content: bytes | None,
-        headers: Mapping[str, str] | None,
-    ) -> tuple[int, bytes]:
-        query = {name: value for name, value in (params or {}).items() if value is not None}
+    async def _read(self, response: httpx2.Response, what: str) -> bytes:
         answer = bytearray()
+        async for chunk in response.aiter_raw():
+            answer += chunk
+            self._bound(len(answer), what)
+        return bytes(answer)
+
+    def _bound(self, count: int, what: str) -> None:
+        if count > MAX_ANSWER_BYTES:
+            raise self._unreachable(f"sent more than {MAX_ANSWER_BYTES} bytes for {what}")
+
+    def _refusal(self, method: Method, path: str, status: int, answer: bytes) -> YoiError:
+        return refused_from_problem(status, answer) or self._unreachable(
+            f"answers {method} {path} with HTTP {status} and no reason a Yoi Daemon would give"
+        )
+
+    @contextmanager
+    def _translate(self, method: Method, path: str) -> Generator[trio.CancelScope]:
+        """The one edge where what can happen to a request becomes an error of ours."""
         try:
-            with trio.fail_after(self._deadline_s):
-                async with self._http.stream(
-                    method, path, params=query or None, content=content, headers=headers
-                ) as response:
-                    async for chunk in response.aiter_raw():
-                        answer += chunk
-                        if len(answer) > MAX_ANSWER_BYTES:
-                            raise self._unreachable(
-                                f"sent more than {MAX_ANSWER_BYTES} bytes for {method} {path}"
-                            )
-                    return response.status_code, bytes(answer)
+            with trio.fail_after(self._deadline_s) as scope:
+                yield scope
         except (trio.TooSlowError, httpx2.TimeoutException) as error:
-            raise Unreachable(
+            raise NoAnswerInTime(
                 f"{self._place} did not answer {method} {path} in time; "
                 "see whether the daemon is overloaded or stopped (SIGSTOP)"
             ) from error

@@ -125,8 +125,8 @@ class MemoryEventLog:
             try:
                 while not self._closing or self._pending:
                     while not self._pending and not self._closing:
+                        self._wake = trio.Event()
                         await self._wake.wait()
-                    self._wake = trio.Event()
                     # The commit: with a store it is a thread's fsync, here one turn of the loop.
                     await trio.lowlevel.checkpoint()
                     self._announce()

@@ -1,0 +1,251 @@
+from contextlib import suppress
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import wait_all_tasks_blocked
+
+from tests.observe.transport import MemoryTransport
+from yoi_daemon.eventlog.opening import open_event_log
+from yoi_daemon.eventlog.subscription import Filter
+from yoi_daemon.model.errors import StorageFailed
+from yoi_daemon.model.events import Draft
+from yoi_daemon.model.settings import ObserveSettings
+from yoi_daemon.observe.protocol import StreamRefused, find_position
+from yoi_daemon.observe.session import Session
+
+HEARTBEAT_S = 15.0
+
+
+def session_on(log, transport, draining=None) -> Session:
+    return Session(
+        log,
+        transport,
+        heartbeat_s=HEARTBEAT_S,
+        draining=trio.Event() if draining is None else draining,
+        uniform=lambda low, high: (low + high) / 2,
+    )
+
+
+class Followed:
+    """A session under way in a test's nursery."""
+
+    def __init__(self, log, nursery) -> None:
+        self.log = log
+        self.transport = MemoryTransport()
+        self.draining = trio.Event()
+        self.is_over = trio.Event()
+        self._nursery = nursery
+
+    async def begin(self, cursor: str = "latest", wanted: Filter | None = None) -> None:
+        position, resume = find_position(cursor, self.log)
+
+        async def run() -> None:
+            session = session_on(self.log, self.transport, self.draining)
+            await session.run(wanted or Filter(), position, resume)
+            self.is_over.set()
+
+        self._nursery.start_soon(run)
+        await wait_all_tasks_blocked()
+
+    async def append(self, kind: str = "a.b", **fields) -> None:
+        await self.log.committed(self.log.append(Draft(kind=kind, data=0, **fields)))
+        await wait_all_tasks_blocked()
+
+
+@pytest.fixture
+def followed(event_log, nursery) -> Followed:
+    return Followed(event_log, nursery)
+
+
+async def test_hello_then_the_live_bookmark_then_events(followed):
+    await followed.append()
+    await followed.begin()
+    assert followed.transport.types == ["hello", "bookmark live"]
+    hello, live = followed.transport.messages
+    assert hello["resume"] == "live"
+    assert live["cursor"] == hello["cursor"] == followed.log.cursors.encode(1)
+    assert hello["window"]["head"] == hello["cursor"]
+    assert live["delivered"] == 0
+    await followed.append()
+    await followed.append()
+    assert followed.transport.types == ["hello", "bookmark live", "event", "event"]
+    assert followed.transport.numbers == [2, 3]
+
+
+async def test_replay_comes_before_the_live_bookmark(followed):
+    for _ in range(3):
+        await followed.append()
+    await followed.begin("earliest")
+    assert followed.transport.types == ["hello", "event", "event", "event", "bookmark live"]
+    live = followed.transport.of("bookmark")[0]
+    assert (live["cursor"], live["delivered"]) == (followed.log.cursors.encode(3), 3)
+
+
+@given(st.integers(1, 12), st.integers(0, 12), st.integers(0, 6))
+def test_cut_off_anywhere_and_resumed_gives_exactly_the_rest(count, cut_after, later):
+    """Cut after so many messages; the last cursor told resumes, and no event is doubled or lost."""
+
+    async def follow_until_cut(session: Session) -> None:
+        with suppress(trio.BrokenResourceError):
+            await session.run(Filter(), 0, "earliest")
+
+    async def main() -> None:
+        async with open_event_log(ObserveSettings()) as log:
+            for number in range(count):
+                log.append(Draft(kind="a.b", data=number))
+            await log.committed(count)
+            first = MemoryTransport()
+            first.cut_after = 1 + cut_after
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(follow_until_cut, session_on(log, first))
+                await wait_all_tasks_blocked()
+                nursery.cancel_scope.cancel()
+            for number in range(later):
+                log.append(Draft(kind="a.b", data=count + number))
+            await log.committed(count + later)
+            told = [message["cursor"] for message in first.messages if "cursor" in message]
+            position, resume = find_position(told[-1] if told else "earliest", log)
+            second = MemoryTransport()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(session_on(log, second).run, Filter(), position, resume)
+                await wait_all_tasks_blocked()
+                nursery.cancel_scope.cancel()
+            assert first.numbers + second.numbers == list(range(1, count + later + 1))
+
+    trio.run(main)
+
+
+async def test_resume_at_every_position_gives_exactly_the_rest(followed, nursery):
+    for _ in range(10):
+        await followed.append()
+    for position in range(11):
+        other = Followed(followed.log, nursery)
+        await other.begin(followed.log.cursors.encode(position))
+        assert other.transport.messages[0]["resume"] == "exact"
+        assert other.transport.numbers == list(range(position + 1, 11))
+
+
+async def test_everyone_is_told_the_same_bytes_filtered(followed, nursery):
+    await followed.begin(wanted=Filter(plugin_id="gen"))
+    await followed.append("gen.tick", plugin_id="gen")
+    await followed.append("other.tick", plugin_id="other")
+    await followed.append("gen.tick", plugin_id="gen")
+    assert followed.transport.numbers == [1, 3]
+
+
+async def test_silence_is_broken_by_a_bookmark(followed, autojump_clock):
+    await followed.begin()
+    await trio.sleep(HEARTBEAT_S * 3 + 1)
+    assert followed.transport.types == ["hello", "bookmark live", *["bookmark idle"] * 3]
+    await followed.append()
+    await trio.sleep(HEARTBEAT_S - 1)
+    assert followed.transport.types[-1] == "event"  # counted from the event, not from the last one
+    await trio.sleep(2)
+    assert followed.transport.types[-1] == "bookmark idle"
+    assert followed.transport.messages[-1]["delivered"] == 1
+
+
+async def test_what_a_filter_keeps_back_does_not_break_the_silence(followed, autojump_clock):
+    """A subscriber that hears nothing must hear a bookmark, however busy the others are."""
+    await followed.begin(wanted=Filter(kinds=("gen",)))
+    for _ in range(40):
+        await trio.sleep(1)
+        await followed.append("other.tick")
+    assert followed.transport.types == ["hello", "bookmark live", "bookmark idle", "bookmark idle"]
+    cursor = followed.transport.messages[-1]["cursor"]
+    assert find_position(cursor, followed.log)[0] in (29, 30)  # it moves past what was filtered
+
+
+async def test_draining_tells_where_it_ended_then_closes(followed):
+    await followed.begin()
+    await followed.append()
+    followed.log.append(Draft(kind="daemon.draining", data={}))
+    followed.draining.set()
+    await followed.is_over.wait()
+    assert followed.transport.types == [
+        "hello",
+        "bookmark live",
+        "event",
+        "event",
+        "bookmark draining",
+        "error",
+    ]
+    mark, error = followed.transport.messages[-2:]
+    assert mark["cursor"] == error["cursor"] == followed.log.cursors.encode(2)
+    assert (error["code"], error["reason"]) == ("shutting_down", "draining")
+    assert error["retry"] == {"after_s": 1.1}
+    assert followed.transport.closed == (1012, "shutting_down")
+
+
+async def test_draining_waits_until_everything_was_delivered(followed):
+    for _ in range(20):
+        followed.log.append(Draft(kind="a.b", data="x" * 20_000))
+    await followed.log.committed(20)
+    followed.draining.set()
+    await followed.begin("earliest")
+    await followed.is_over.wait()
+    assert followed.transport.numbers == list(range(1, 21))
+    assert followed.transport.closed == (1012, "shutting_down")
+
+
+async def test_an_overrun_subscriber_is_told_so(open_log, nursery):
+    async with open_log(window_events=5) as log:
+        followed = Followed(log, nursery)
+        await followed.append()
+        await followed.begin()
+        followed.transport.may_take = trio.Event()
+        await followed.append()  # it is stuck in sending this one
+        for _ in range(10):
+            await followed.append()
+        followed.transport.may_take.set()
+        await followed.is_over.wait()
+        assert followed.transport.numbers == [2]
+        error = followed.transport.messages[-1]
+        assert (error["code"], error["reason"]) == ("slow_consumer", "overrun")
+        assert error["cursor"] == log.cursors.encode(2)
+        assert error["floor"] == log.cursors.encode(7)
+        assert followed.transport.closed == (4008, "slow_consumer")
+        with pytest.raises(StreamRefused, match="evicted"):
+            find_position(error["cursor"], log)
+
+
+async def test_a_slow_subscriber_makes_no_publisher_wait(followed):
+    await followed.begin()
+    followed.transport.may_take = trio.Event()
+    with trio.fail_after(0):
+        for _ in range(100):
+            followed.log.append(Draft(kind="a.b", data=0))
+    await followed.log.committed(100)
+    followed.transport.may_take.set()
+    await wait_all_tasks_blocked()
+    assert followed.transport.numbers == list(range(1, 101))
+
+
+@pytest.mark.parametrize("code", ["cursor_unknown", "cursor_expired", "bad_request"])
+async def test_a_refused_cursor_gets_only_an_error(event_log, code):
+    transport = MemoryTransport()
+    await session_on(event_log, transport).refuse(StreamRefused(code, "why", "detail"))
+    assert transport.types == ["error"]
+    assert transport.messages[0]["code"] == code
+    assert "cursor" not in transport.messages[0]
+    assert transport.closed is not None
+    assert 4400 <= transport.closed[0] < 4500
+
+
+async def test_a_peer_that_is_gone_ends_the_session(event_log):
+    transport = MemoryTransport()
+    transport.cut_after = 1
+    with pytest.raises(trio.BrokenResourceError):
+        await session_on(event_log, transport).run(Filter(), 0, "live")
+    assert transport.types == ["hello"]
+
+
+async def test_a_log_that_ends_ends_the_session(open_log):
+    transport = MemoryTransport()
+    with pytest.RaisesGroup(StorageFailed):
+        async with trio.open_nursery() as nursery, open_log() as log:
+            nursery.start_soon(session_on(log, transport).run, Filter(), 0, "live")
+            await wait_all_tasks_blocked()
+    assert transport.types == ["hello", "bookmark live"]

@@ -1,0 +1,116 @@
+"""A plugin host in memory, on the test's clock: services from plugin objects, without files or threads."""
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import trio
+from tests.clocks import ManualClock
+
+from yoi_daemon.eventlog.interface import EventLog
+from yoi_daemon.eventlog.opening import open_event_log
+from yoi_daemon.model.ids import IdSource
+from yoi_daemon.model.settings import ObserveSettings, PluginSettings
+from yoi_daemon.plugins.admission import Admission
+from yoi_daemon.plugins.loading import LoadedPlugin
+from yoi_daemon.plugins.service import Parts, Service
+from yoi_daemon.plugins.sources import run_timers
+from yoi_daemon.plugins.watchdog import run_watchdog
+from yoi_daemon.sdk import Plugin
+
+
+class Rig:
+    def __init__(self, event_log: EventLog, nursery: trio.Nursery) -> None:
+        self.event_log = event_log
+        self.ids = IdSource(ManualClock(), bytes)
+        self.nursery = nursery
+        self.services: list[Service] = []
+        self.admission = Admission(
+            event_log, self.ids, clock=trio.current_time, wall_clock=ManualClock()
+        )
+
+    def add(self, plugin: Plugin[Any], **settings: Any) -> Service:
+        """A service of `plugin` under supervision; it starts by itself."""
+        admission = self.admission
+
+        async def timers(service: Service, loaded: LoadedPlugin) -> None:
+            def tick(spec):
+                admission.tick(service, spec)
+
+            await run_timers(loaded.plugin.ingresses.values(), tick)
+
+        parts = Parts(
+            event_log=self.event_log,
+            workers_for=lambda *_: None,
+            clock=trio.current_time,
+            wall_clock=ManualClock(),
+            uniform=lambda low, high: (low + high) / 2,
+            load=lambda _id, _settings: loaded_of(plugin),
+            timers=timers,
+        )
+        service = Service(plugin.name, PluginSettings(**settings), parts)
+        service.adopt(loaded_of(plugin))
+        self.services.append(service)
+        self.nursery.start_soon(service.supervise)
+        return service
+
+    async def accept(self, service: Service, ingress: str, payload: Any = None, **options: Any):
+        return await self.admission.accept(
+            service, ingress, msgspec.json.encode(payload), **options
+        )
+
+    async def settled(self) -> None:
+        """Waits until what was appended is committed."""
+        await self.event_log.committed(self.event_log.appended)
+
+    def events(self, prefix: str = "") -> list[dict[str, Any]]:
+        """Every committed event so far whose kind begins so."""
+        entries = self.event_log.read(self.event_log.window().floor, 1 << 30)
+        decoded = [json.loads(entry.frame) for entry in entries]
+        return [event for event in decoded if event["kind"].startswith(prefix)]
+
+    def states(self) -> list[tuple[str, str]]:
+        return [
+            (event["data"]["state"], event["data"]["reason"]["code"])
+            for event in self.events("plugin.state")
+        ]
+
+    def outcomes(self) -> list[str]:
+        """How attempts and events ended, in order."""
+        kinds = [event["kind"] for event in self.events("plugin.ingress.")]
+        names = [kind.removeprefix("plugin.ingress.") for kind in kinds]
+        return [name for name in names if name != "accepted"]
+
+
+def loaded_of(plugin: Plugin[Any], **config: Any) -> LoadedPlugin:
+    """A plugin as loading gives it; its code's place is this test's own file."""
+    file = next(
+        (spec.function.call.__code__.co_filename for spec in plugin.ingresses.values()), __file__
+    )
+    return LoadedPlugin(
+        plugin=plugin,
+        config=plugin.config_type(**config),
+        digest="d1",
+        module=f"test_{plugin.name}",
+        file=file,
+        folder=file,
+        base=file.rpartition("/")[0],
+    )
+
+
+@asynccontextmanager
+async def open_rig() -> AsyncGenerator[Rig]:
+    async with (
+        open_event_log(
+            ObserveSettings(), epoch="00112233aabbccdd", wall_clock=ManualClock()
+        ) as log,
+        trio.open_nursery() as nursery,
+    ):
+        rig = Rig(log, nursery)
+        nursery.start_soon(run_watchdog, lambda: rig.services)
+        try:
+            yield rig
+        finally:
+            nursery.cancel_scope.cancel()

@@ -1,0 +1,116 @@
+"""Commands to a plugin's service, followed until it has come to rest."""
+
+import click
+import trio
+
+from yoi_daemon.cli.output import duration
+from yoi_daemon.cli.talking import Progress
+from yoi_daemon.cli.views import Answer, Commanded, Plugin, Reason, view
+from yoi_daemon.client.rest import Daemon, NoAnswerInTime, path_of
+from yoi_daemon.model.errors import Refused, YoiError
+
+TIMEOUT_S = 120.0
+"""Longer than any of it takes with the daemon's defaults: a stop drains for 10 s, and gives the handler,
+the hook and the resources 5 to 10 s each; a start has 30 s, and so has the import that a reload begins with."""
+
+_FIRST_LOOK_S = 0.05
+_LATER_LOOKS_S = 0.5
+
+timeout_option = click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0, min_open=True, max=86_400),
+    metavar="SECONDS",
+    default=TIMEOUT_S,
+    show_default=True,
+    help="Wait no longer than this.",
+)
+wait_option = click.option(
+    "--wait/--no-wait",
+    default=True,
+    help="Wait until it runs or has failed, or do not. Default: wait.",
+)
+
+
+async def command(daemon: Daemon, plugin_id: str, verb: str) -> Answer:
+    """Sends a command to one service; the answer comes when it is starting, or has stopped."""
+    return await post_patiently(
+        daemon, path_of("plugins", plugin_id, verb), f"plugin show {plugin_id}"
+    )
+
+
+async def post_patiently(daemon: Daemon, path: str, look: str) -> Answer:
+    """Posts what may take long. `look` is the command that shows how far it is, if it takes too long."""
+    try:
+        return await daemon.post(path, Answer)
+    except NoAnswerInTime as error:
+        raise YoiError(
+            f"the daemon is still at it and goes on; 'yoi-daemon {look}' shows how far it is, "
+            "--timeout SECONDS waits longer"
+        ) from error
+
+
+async def follow_start(
+    daemon: Daemon, record: Answer, *, timeout_s: float, progress: Progress
+) -> Answer:
+    """Looks at a service that is starting until it has come to rest, and gives its record.
+
+    Raises `Refused` (`service_failed`) with the reason when it failed, also where the daemon is at the
+    next try already, and `YoiError` when `timeout_s` have passed.
+    """
+    begun = told = view(record, Plugin)
+    began_s = trio.current_time()
+    look_s = _FIRST_LOOK_S
+    while told.state == "starting" and told.restarts <= begun.restarts:
+        elapsed_s = trio.current_time() - began_s
+        if elapsed_s >= timeout_s:
+            raise YoiError(
+                f"{begun.plugin_id} is still starting after {duration(timeout_s)}; 'yoi-daemon plugin "
+                f"show {begun.plugin_id}' shows what becomes of it, --timeout SECONDS waits longer"
+            )
+        progress.say(f"{begun.plugin_id} is starting, {duration(elapsed_s)}")
+        await trio.sleep(min(look_s, timeout_s - elapsed_s))
+        look_s = min(2 * look_s, _LATER_LOOKS_S)
+        record = await daemon.get(path_of("plugins", begun.plugin_id), Answer)
+        told = view(record, Plugin)
+    if told.state in {"starting", "failed"}:
+        raise failed(told)
+    return record
+
+
+async def follow_command(
+    daemon: Daemon, answer: Answer, *, timeout_s: float, progress: Progress
+) -> Answer:
+    """The answer to a start or a restart, with the record of the service once it runs.
+
+    Raises as `follow_start` does, and `Refused` (`invalid_state`) when somebody stopped it meanwhile.
+    """
+    begun = view(answer, Commanded).plugin
+    record = await follow_start(daemon, answer["plugin"], timeout_s=timeout_s, progress=progress)
+    told = view(record, Plugin)
+    if told.state != "running":
+        raise Refused(
+            "invalid_state",
+            f"{begun.plugin_id} was started and is {told.state} now: somebody else commands it too",
+            state=told.state,
+        )
+    return {**answer, "plugin": record}
+
+
+def failed(told: Plugin) -> Refused:
+    """Why a service does not run, as the error that says so."""
+    reason, error = told.reason, told.last_error
+    if error is not None and (told.state != "failed" or reason is None):
+        reason = Reason(code=error.code, message=error.message)
+    reason = reason or Reason(code="unknown", message="the daemon gave no reason")
+    again = "" if told.retry_at is None else f"; it is tried again at {told.retry_at}"
+    refused = Refused(
+        "service_failed",
+        f"{told.plugin_id} failed: {reason}{again}",
+        state=told.state,
+        reason={"code": reason.code, "message": reason.message},
+        retry_at=told.retry_at,
+    )
+    if error is not None and error.code == reason.code:
+        refused.fields["where"] = error.where
+    return refused

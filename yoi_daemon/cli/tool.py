@@ -1,0 +1,125 @@
+"""`yoi-daemon tool`: what plugins answer at once, beside their queues."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from yoi_daemon.cli.listing import get_whole_list
+from yoi_daemon.cli.options import Client, client_options
+from yoi_daemon.cli.output import write_json, write_table
+from yoi_daemon.cli.payload import read_payload
+from yoi_daemon.cli.service import timeout_option
+from yoi_daemon.cli.talking import Progress, talk
+from yoi_daemon.cli.views import ToolAnswer, Tools, view
+from yoi_daemon.client.rest import Daemon, path_of
+from yoi_daemon.model.errors import Refused
+
+Schema = Mapping[str, Any]
+"""A JSON Schema, as msgspec makes it."""
+
+
+@click.command()
+@click.argument("plugin", required=False)
+@click.argument("name", metavar="[TOOL]", required=False)
+@click.option(
+    "--data",
+    metavar="JSON|@FILE|-",
+    help="The arguments: JSON, a file that holds it, or standard input. Default: {}.",
+)
+@click.option("--list", "lists", is_flag=True, help="List the tools and what they take.")
+@timeout_option
+@client_options
+def tool(
+    options: Client,
+    plugin: str | None,
+    name: str | None,
+    data: str | None,
+    lists: bool,
+    timeout_s: float,
+) -> None:
+    """Call a plugin's tool, or list the tools.
+
+    Prints the result as JSON. Without PLUGIN and TOOL, or with --list, it lists the tools of every plugin, or of PLUGIN.
+    """
+    if lists or plugin is None:
+        if name is not None or data is not None:
+            raise click.UsageError("--list calls nothing: leave TOOL and --data out")
+        _list(options, plugin)
+        return
+    if name is None:
+        raise click.UsageError(
+            f"name the tool to call; 'yoi-daemon tool --list {plugin}' shows which there are"
+        )
+    arguments = read_payload("{}" if data is None else data)
+    path = path_of("tools", plugin, name)
+
+    async def call(daemon: Daemon) -> ToolAnswer:
+        try:
+            return await daemon.post(path, ToolAnswer, content=arguments)
+        except Refused as refused:
+            if refused.code == "invalid_request":
+                refused.detail += f"; 'yoi-daemon tool --list {plugin}' shows what it takes"
+            raise
+
+    progress = Progress(f"waiting for {plugin} to answer")
+    write_json(talk(options, call, deadline_s=timeout_s, progress=progress).result)
+
+
+def _list(options: Client, plugin: str | None) -> None:
+    answer = talk(options, lambda daemon: get_whole_list(daemon, path_of("tools")))
+    if plugin is not None:
+        items = [item for item in answer["items"] if item.get("plugin_id") == plugin]
+        answer = {**answer, "items": items}
+    if options.as_json:
+        write_json(answer)
+        return
+    write_table(
+        ("PLUGIN", "TOOL", "ARGUMENTS", "DESCRIPTION"),
+        [
+            (
+                row.plugin_id,
+                row.tool,
+                describe(row.arguments),
+                row.description.partition("\n")[0],
+            )
+            for row in view(answer, Tools).items
+        ],
+        empty="no tools; a plugin declares one with @plugin.tool",
+    )
+
+
+def describe(schema: Schema) -> str:
+    """A JSON Schema in a few words: the members of an object, each with its type, or the type alone."""
+    known: Mapping[str, Schema] = schema.get("$defs", {})
+    resolved = _resolve(schema, known)
+    members: Mapping[str, Schema] | None = resolved.get("properties")
+    if not members:
+        return _type(schema, known)
+    required: Sequence[str] = resolved.get("required", ())
+    parts = [
+        f"{name}{'' if name in required else '?'}: {_type(member, known)}"
+        for name, member in members.items()
+    ]
+    return "{" + ", ".join(parts) + "}"
+
+
+def _type(schema: Schema, known: Mapping[str, Schema]) -> str:
+    schema = _resolve(schema, known)
+    choices: Sequence[Schema] = schema.get("anyOf", ())
+    if choices:
+        return " | ".join(_type(choice, known) for choice in choices)
+    values: Sequence[Any] = schema.get("enum", ())
+    if values:
+        return " | ".join(map(str, values))
+    items = schema.get("items")
+    if schema.get("type") == "array" and items:
+        return f"[{_type(items, known)}]"
+    if schema.get("type") == "object" and "title" in schema:
+        return str(schema["title"])
+    return str(schema.get("type", "any"))
+
+
+def _resolve(schema: Schema, known: Mapping[str, Schema]) -> Schema:
+    name = str(schema.get("$ref", "")).removeprefix("#/$defs/")
+    return known.get(name, schema)
