@@ -52,12 +52,16 @@ class Requested(NamedTuple):
 
 
 class FakeDaemon:
-    """Answers over real HTTP what a test put into `answers`, and notes what was asked."""
+    """Answers over real HTTP what a test put into `answers`, and notes what was asked.
+
+    An answer is (status, body), or a list of them, one after the other, the last one for ever. A body of
+    bytes is sent as it is, another as JSON.
+    """
 
     def __init__(self, state: Path, port: int) -> None:
         self.state = state
         self.url = f"http://127.0.0.1:{port}"
-        self.answers: dict[str, tuple[int, Any]] = {}
+        self.answers: dict[str, tuple[int, Any] | list[tuple[int, Any]]] = {}
         self.requests: list[Requested] = []
         self.write()
 
@@ -83,14 +87,18 @@ def daemon(tmp_path: Path) -> Iterator[FakeDaemon]:
                 )
             )
             missing = (404, {"code": "route_not_found", "detail": "no such route"})
-            status, answer = fake.answers.get(f"{self.command} {self.path}", missing)
-            content = json.dumps(answer).encode()
+            found = fake.answers.get(f"{self.command} {self.path}", missing)
+            if isinstance(found, list):
+                found = found.pop(0) if len(found) > 1 else found[0]
+            status, answer = found
+            content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("content-length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
 
         do_POST = do_GET
+        do_DELETE = do_GET
 
         def log_message(self, format: str, *args: Any) -> None:
             pass

@@ -1,7 +1,6 @@
 import json
 import os
 import signal
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import trio
+
+pytest.importorskip("trio_websocket")
+
 import trio_websocket
 
 from yoi_daemon.cli.follow import BACKOFF, Follow, line_writer, scope_path
@@ -158,19 +160,6 @@ async def test_a_lost_position_is_said_and_it_goes_on_from_the_earliest(
 def test_scopes() -> None:
     assert scope_path(None, None) == "/v1/events"
     assert scope_path(None, "gen") == "/v1/plugins/gen/events"
-
-
-def test_without_the_extra_it_says_what_to_install(
-    run: Any, daemon: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("yoi_daemon.cli.follow", "yoi_daemon.client.stream"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setitem(sys.modules, "trio_websocket", None)
-    outcome = run("events", "--state", str(daemon.state))
-    assert outcome.code == 78
-    assert "pip install 'yoi-daemon[observe]'" in outcome.err
-    assert outcome.err.count("\n") == 1
-    assert run("events", "--help").code == 0
 
 
 def test_a_daemon_without_a_stream_says_so(run: Any, daemon: Any) -> None:

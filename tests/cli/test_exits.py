@@ -47,3 +47,15 @@ def test_every_fault_of_a_configuration_is_told() -> None:
         "key": "api.listen",
         "expected": "a text",
     }
+
+
+def test_what_a_refusal_adds_is_told() -> None:
+    refused = Refused("invalid_state", "Not taken.", faults=["a.py:1: x", "b.py:2: y"])
+    assert explain(refused).splitlines() == [
+        "invalid_state: Not taken.",
+        "  a.py:1: x",
+        "  b.py:2: y",
+    ]
+    refused = Refused("tool_failed", "ValueError: no", where="plugins/gen.py:3")
+    assert explain(refused).splitlines()[1] == "  at plugins/gen.py:3"
+    assert "plugin reload" in explain(refused)

@@ -1,3 +1,4 @@
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ import click
 import pytest
 
 from yoi_daemon.cli.main import COMMANDS, cli
+from yoi_daemon.cli.options import Client
 
 
 def commands(group: click.Command, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
@@ -80,6 +82,21 @@ def test_help_and_a_usage_error_load_nothing_heavy() -> None:
         ("worker", "send", "w", "text", "--when-busy", "never"),
         ("worker", "transcript", "w", "--limit", "0"),
         ("plugin", "new", "Bad"),
+        ("plugin", "start"),
+        ("plugin", "start", "gen", "--timeout", "0"),
+        ("ingress", "gen", "tick", "--batch", "-"),
+        ("ingress", "gen", "--data", "1", "--batch", "-"),
+        ("ingress", "gen", "--batch", "file"),
+        ("ingress", "gen", "--batch", "@/no/such/file"),
+        ("dead", "show", "gen"),
+        ("dead", "redeliver", "gen"),
+        ("dead", "redeliver", "gen", "evt", "--all"),
+        ("dead", "discard", "gen", "--yes"),
+        ("dead", "discard", "gen", "evt"),
+        ("tool", "gen"),
+        ("tool", "gen", "say", "--list"),
+        ("tool", "gen", "say", "--data", "{"),
+        ("tool", "--data", "{}"),
         ("events", "--worker", "w", "--plugin", "p"),
     ],
     ids=" ".join,
@@ -94,10 +111,22 @@ def test_usage(run: Any, arguments: tuple[str, ...]) -> None:
 
 CLIENT_COMMANDS = [
     ("status",),
-    ("events",),
+    ("reload",),
     ("ingress", "gen", "tick"),
+    ("ingress", "gen", "--batch", "@tests/data/github_push.json"),
     ("plugin", "list"),
     ("plugin", "show", "gen"),
+    ("plugin", "start", "gen"),
+    ("plugin", "stop", "gen"),
+    ("plugin", "restart", "gen"),
+    ("plugin", "reload", "gen"),
+    ("dead", "list", "gen"),
+    ("dead", "show", "gen", "evt"),
+    ("dead", "redeliver", "gen", "--all"),
+    ("dead", "redeliver", "gen", "evt"),
+    ("dead", "discard", "gen", "evt", "--yes"),
+    ("tool",),
+    ("tool", "gen", "say"),
     ("worker", "list"),
     ("worker", "show", "w"),
     ("worker", "create"),
@@ -106,7 +135,16 @@ CLIENT_COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize("arguments", CLIENT_COMMANDS, ids=" ".join)
+EVENTS = pytest.param(
+    ("events",),
+    id="events",
+    marks=pytest.mark.skipif(
+        importlib.util.find_spec("trio_websocket") is None, reason="the extra is absent"
+    ),
+)
+
+
+@pytest.mark.parametrize("arguments", [*CLIENT_COMMANDS, EVENTS], ids=" ".join)
 def test_no_daemon(run: Any, tmp_path: Path, arguments: tuple[str, ...]) -> None:
     outcome = run(*arguments, "--state", str(tmp_path))
     assert outcome.code == 69
@@ -115,7 +153,7 @@ def test_no_daemon(run: Any, tmp_path: Path, arguments: tuple[str, ...]) -> None
     assert outcome.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", CLIENT_COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("arguments", [*CLIENT_COMMANDS, EVENTS], ids=" ".join)
 def test_a_stale_file(run: Any, daemon: Any, arguments: tuple[str, ...]) -> None:
     daemon.write(pid=4_000_000)
     outcome = run(*arguments, "--state", str(daemon.state))
@@ -124,9 +162,7 @@ def test_a_stale_file(run: Any, daemon: Any, arguments: tuple[str, ...]) -> None
     assert daemon.requests == []
 
 
-@pytest.mark.parametrize(
-    "arguments", [a for a in CLIENT_COMMANDS if a != ("events",)], ids=" ".join
-)
+@pytest.mark.parametrize("arguments", CLIENT_COMMANDS, ids=" ".join)
 def test_a_wrong_token(run: Any, daemon: Any, arguments: tuple[str, ...]) -> None:
     class Refuse(dict[str, Any]):
         def get(self, key: str, default: Any = None) -> Any:
@@ -170,3 +206,27 @@ def test_a_daemon_by_address(run: Any, daemon: Any, tmp_path: Path) -> None:
     outcome = run("plugin", "list", "--url", daemon.url, "--token-file", str(tmp_path / "none"))
     assert outcome.code == 77
     assert "there is no token in" in outcome.err
+
+
+def test_a_daemons_text_cannot_command_a_terminal_in_an_error_either(run: Any, daemon: Any) -> None:
+    daemon.answers["GET /api/status"] = (409, {"code": "invalid_state", "detail": "bo\x1b[2Jom"})
+    assert run("status", "--state", str(daemon.state)).err == (
+        "yoi-daemon: invalid_state: bo\\x1b[2Jom\n"
+    )
+
+
+def test_ctrl_c_is_quiet_also_where_a_nursery_wraps_it(
+    run: Any, daemon: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: Client) -> None:
+        raise BaseExceptionGroup("nursery", [KeyboardInterrupt()])
+
+    monkeypatch.setattr(Client, "location", interrupted)
+    assert run("status") == (130, "", "")
+
+    def failing(self: Client) -> None:
+        raise BaseExceptionGroup("nursery", [KeyboardInterrupt(), ZeroDivisionError()])
+
+    monkeypatch.setattr(Client, "location", failing)
+    with pytest.raises(BaseExceptionGroup):
+        run("status")

@@ -1,9 +1,12 @@
+import json
+
 import pytest
 
 from yoi_daemon.cli.output import (
     duration,
     local_time,
     size,
+    write_json,
     write_record,
     write_table,
 )
@@ -63,3 +66,13 @@ def test_spans_sizes_and_times() -> None:
     ]
     assert local_time("no time") == "no time"
     assert local_time("2026-01-02T03:04:05.678901Z").endswith(":04:05.678")
+
+
+@pytest.mark.parametrize("text", ["\x9b31m", "\u202e", "\U000e0041", "plain ü 日本", "\x7f\n"])
+def test_json_cannot_command_a_terminal_and_stays_the_same_json(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_json({"a": text})
+    out = capsys.readouterr().out
+    assert json.loads(out) == {"a": text}
+    assert out.removesuffix("\n").isprintable()

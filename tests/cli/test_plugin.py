@@ -37,10 +37,99 @@ def test_the_list(run: Any, daemon: Any) -> None:
     }
 
 
-def test_one_plugin(run: Any, daemon: Any) -> None:
+@pytest.fixture
+def shown(run: Any, daemon: Any) -> Any:
+    def shown(**fields: Any) -> dict[str, str]:
+        daemon.answers["GET /api/plugins/gen"] = (200, {**PLUGIN, **fields})
+        outcome = run("plugin", "show", "gen", "--state", str(daemon.state))
+        assert outcome.code == 0
+        lines = (line.partition(" ") for line in outcome.out.splitlines())
+        return {name: value.strip() for name, _, value in lines}
+
+    return shown
+
+
+def test_one_plugin(run: Any, daemon: Any, shown: Any) -> None:
+    told = shown(
+        retry_at="soon",
+        critical=True,
+        isolation="inline",
+        queue_bytes=512,
+        queue_bytes_capacity=4_194_304,
+        oldest_waiting_s=61.5,
+        counters={"accepted": 3, "handled": 2},
+        dispatch={"count": 2, "p50_ms": 1.5, "p99_ms": 2, "max_ms": 2.25},
+        last_error={
+            "code": "handler_failed",
+            "message": "ValueError: no",
+            "time": "t",
+            "where": "plugins/gen.py:3",
+            "event_id": "evt_1",
+        },
+        tools=["say", "do"],
+        ingresses=[
+            {"name": "push", "verify": "github", "every_s": None},
+            {"name": "tick", "verify": None, "every_s": 300},
+            {"name": "plain", "verify": None, "every_s": None},
+        ],
+        detail={"beats": 1},
+    )
+    assert told == {
+        "plugin_id": "gen",
+        "state": "failed",
+        "since": "2026-01-01T00:00:00Z",
+        "reason": "crashed: boom\\x1b[2J",
+        "restarts": "2",
+        "retry_at": "soon",
+        "critical": "yes",
+        "isolation": "inline",
+        "queue": "1/256 events, 512 B of 4.0 MiB",
+        "oldest_waiting": "1 min 1 s",
+        "last_error": "handler_failed: ValueError: no, at plugins/gen.py:3, event evt_1, t",
+        "dispatch": ("half within 1.5 ms, 99 % within 2 ms, longest 2.25 ms (of the latest 2)"),
+        "counters": "accepted 3, handled 2",
+        "ingresses": "push (webhook, github), tick (every 5 min), plain",
+        "tools": "say, do",
+        "detail": '{"beats":1}',
+        "later": "field",
+    }
     daemon.answers["GET /api/plugins/gen"] = (200, PLUGIN)
     assert run("plugin", "show", "gen", "--json", "--state", str(daemon.state)).json == PLUGIN
-    assert "restarts        2" in run("plugin", "show", "gen", "--state", str(daemon.state)).out
+
+
+@pytest.mark.parametrize(
+    ("detail", "words"),
+    [
+        (None, "-"),
+        (
+            {
+                "diagnostic": {
+                    "code": "status_timeout",
+                    "message": "status did not return within 1 s",
+                    "where": None,
+                }
+            },
+            "none (status_timeout: status did not return within 1 s)",
+        ),
+        (
+            {"diagnostic": {"code": "status_failed", "message": "x", "where": "plugins/gen.py:3"}},
+            "none (status_failed: x, at plugins/gen.py:3)",
+        ),
+        ({"diagnostic": "the plugin's own"}, '{"diagnostic":"the plugin\'s own"}'),
+        (
+            {"diagnostic": {"code": "x"}, "more": 1},
+            '{"diagnostic":{"code":"x"},"more":1}',
+        ),
+    ],
+)
+def test_a_status_that_gave_no_detail_is_told_in_words(shown: Any, detail: Any, words: str) -> None:
+    assert shown(detail=detail)["detail"] == words
+
+
+def test_a_module_that_was_loaded_needs_no_reason(run: Any, daemon: Any) -> None:
+    items = [{"plugin_id": "gen", "state": "ready", "reason": {"code": "loaded", "message": "x"}}]
+    daemon.answers["GET /api/plugins"] = (200, {"items": items})
+    assert "loaded" not in run("plugin", "list", "--state", str(daemon.state)).out
 
 
 def test_a_new_plugin_and_its_test(run: Any, tmp_path: Path) -> None:

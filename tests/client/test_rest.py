@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from yoi_daemon.client.locate import Location
-from yoi_daemon.client.rest import Daemon, open_daemon_client, path_of
+from yoi_daemon.client.rest import Daemon, NoAnswerInTime, open_daemon_client, path_of
 from yoi_daemon.model.errors import Refused, Unreachable
 
 PROBLEM = {"code": "queue_full", "detail": "Full.", "retry_after_s": 2, "queue_depth": 256}
@@ -130,6 +130,53 @@ async def test_silence_is_unreachable_when_the_deadline_passes(autojump_clock: o
         with pytest.raises(Unreachable, match="in time"):
             await daemon.get("/api/x", dict[str, str])
         assert trio.current_time() - began == pytest.approx(7, abs=0.1)
+
+
+class Dripping(Canned):
+    """Answers with one chunk every five seconds, and then with nothing more."""
+
+    def __init__(self, *chunks: bytes) -> None:
+        super().__init__(b"HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n")
+        self.chunks = chunks
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        assert self.answer is not None
+        await stream.receive_some()
+        await stream.send_all(self.answer)
+        for chunk in self.chunks:
+            await trio.sleep(5)
+            await stream.send_all(b"%x\r\n%s\r\n" % (len(chunk), chunk))
+        await trio.sleep_forever()
+
+
+async def test_lines_are_given_when_they_arrive_and_each_has_the_deadline(
+    autojump_clock: object,
+) -> None:
+    chunks = (b'{"a":1}\n{"a"', b":2}\n", b'{"a":3}\n', b"\n")
+    got: list[tuple[float, bytes]] = []
+    async with daemon_that(Dripping(*chunks), deadline_s=7) as daemon:
+        began = trio.current_time()
+        with pytest.raises(NoAnswerInTime):
+            await daemon.post_lines(
+                "/x", b"", lambda line: got.append((round(trio.current_time() - began), line))
+            )
+        assert trio.current_time() - began == pytest.approx(4 * 5 + 7, abs=0.2)
+    assert got == [(5, b'{"a":1}'), (10, b'{"a":2}'), (15, b'{"a":3}'), (20, b"")]
+
+
+async def test_lines_carry_their_kind_and_are_refused_as_a_whole() -> None:
+    canned = Canned(answer(200, b'{"a":1}\n{"a":2}'))
+    got: list[bytes] = []
+    async with daemon_that(canned) as daemon:
+        await daemon.post_lines("/x", b"1\n", got.append)
+    assert got == [b'{"a":1}', b'{"a":2}']
+    assert b"content-type: application/x-ndjson" in canned.requests[0].lower()
+    assert canned.requests[0].endswith(b"\r\n\r\n1\n")
+
+    async with daemon_that(Canned(answer(429, PROBLEM))) as daemon:
+        with pytest.raises(Refused, match="Full"):
+            await daemon.post_lines("/x", b"1\n", got.append)
+    assert len(got) == 2
 
 
 async def test_the_environments_proxies_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

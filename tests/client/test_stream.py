@@ -6,6 +6,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import trio
 import trio.testing
+
+pytest.importorskip("trio_websocket")
+
 from trio_websocket import (
     ConnectionClosed,
     WebSocketConnection,

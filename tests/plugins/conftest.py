@@ -1,6 +1,7 @@
 from collections.abc import AsyncGenerator
 
 import pytest
+
 from tests.plugins.rig import Rig, open_rig
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 import trio
-from tests.clocks import ManualClock
 
+from tests.clocks import ManualClock
 from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.eventlog.opening import open_event_log
 from yoi_daemon.model.ids import IdSource
@@ -87,7 +87,11 @@ class Rig:
 def loaded_of(plugin: Plugin[Any], **config: Any) -> LoadedPlugin:
     """A plugin as loading gives it; its code's place is this test's own file."""
     file = next(
-        (spec.function.call.__code__.co_filename for spec in plugin.ingresses.values()), __file__
+        (
+            spec.function.call.__code__.co_filename
+            for spec in (*plugin.ingresses.values(), *plugin.tools.values())
+        ),
+        __file__,
     )
     return LoadedPlugin(
         plugin=plugin,

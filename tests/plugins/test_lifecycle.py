@@ -1,5 +1,6 @@
 """A service's life: started, failed, tried again, given up, stopped."""
 
+import itertools
 from contextlib import asynccontextmanager
 
 import pytest
@@ -170,7 +171,7 @@ async def test_restarts_back_off_then_quarantine_then_half_open(autojump_clock, 
 
     service = rig.add(plugin_with(start))
     await trio.sleep(200)
-    gaps = [round(b - a) for a, b in zip(starts, starts[1:], strict=False)]
+    gaps = [round(b - a) for a, b in itertools.pairwise(starts)]
     assert gaps == [1, 2, 4, 8, 16]
     assert len(starts) == 6  # the first, and five restarts
     assert service.lifecycle.is_quarantined
@@ -181,13 +182,15 @@ async def test_restarts_back_off_then_quarantine_then_half_open(autojump_clock, 
         await rig.accept(service, "go")
     assert refused.value.code == "service_failed"
     await trio.sleep(10_000)
-    gaps = [round(b - a) for a, b in zip(starts, starts[1:], strict=False)]
+    gaps = [round(b - a) for a, b in itertools.pairwise(starts)]
     assert gaps[5:9] == [300, 600, 1200, 2400]
     assert gaps[9:] == [3600] * len(gaps[9:])
     logged_errors.expect("service failed")
 
 
-async def test_while_a_retry_is_near_the_lane_accepts_and_nothing_is_lost(autojump_clock, rig, logged_errors):
+async def test_while_a_retry_is_near_the_lane_accepts_and_nothing_is_lost(
+    autojump_clock, rig, logged_errors
+):
     tries = []
     handled = []
     plugin = Plugin("p")
@@ -212,7 +215,9 @@ async def test_while_a_retry_is_near_the_lane_accepts_and_nothing_is_lost(autoju
     logged_errors.expect("service failed")
 
 
-async def test_restarts_are_forgotten_after_a_healthy_while_or_a_manual_start(autojump_clock, rig, logged_errors):
+async def test_restarts_are_forgotten_after_a_healthy_while_or_a_manual_start(
+    autojump_clock, rig, logged_errors
+):
     fail = [True]
 
     async def start(ctx) -> None:

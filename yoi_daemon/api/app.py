@@ -24,7 +24,7 @@ from yoi_daemon.api.routing import (
 )
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.front.access import Names, Principal, refuse_token_in_query
-from yoi_daemon.model.errors import Refused, StorageFailed
+from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.problem import internal_problem, problem
 
 ROUTES: tuple[Route, ...] = (
@@ -61,6 +61,8 @@ def make_app(daemon: Daemon, names: Names, routes: Sequence[Route] = ROUTES) -> 
 
     async def refuse(error: HTTPException) -> Response:
         request_id = daemon.ids.new("req")
+        if (error.code or 500) >= 500:  # what the framework makes of a fault that no view caught
+            return answer_problem(internal_problem(request_id), request_id)
         return answer_problem(problem(refusal_of(error), request_id), request_id)
 
     app.register_error_handler(HTTPException, refuse)
@@ -75,7 +77,7 @@ def _view(daemon: Daemon, route: Route) -> Callable[..., Awaitable[Response]]:
             answer = await route.handler(Call(daemon, params, principal))
         except Refused as refused:
             return answer_problem(problem(refused, request_id), request_id)
-        except (HTTPException, StorageFailed):
+        except HTTPException:
             raise
         except Exception as error:  # noqa: BLE001 (told to the client by its id, and logged)
             structlog.get_logger("api").error(

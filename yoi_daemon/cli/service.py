@@ -13,8 +13,9 @@ TIMEOUT_S = 120.0
 """Longer than any of it takes with the daemon's defaults: a stop drains for 10 s, and gives the handler,
 the hook and the resources 5 to 10 s each; a start has 30 s, and so has the import that a reload begins with."""
 
-_FIRST_LOOK_S = 0.05
-_LATER_LOOKS_S = 0.5
+FIRST_LOOK_S = 0.05
+LATER_LOOKS_S = 0.5
+"""How long until a starting service is looked at again, in seconds: soon at first, then less often."""
 
 timeout_option = click.option(
     "--timeout",
@@ -60,7 +61,7 @@ async def follow_start(
     """
     begun = told = view(record, Plugin)
     began_s = trio.current_time()
-    look_s = _FIRST_LOOK_S
+    look_s = FIRST_LOOK_S
     while told.state == "starting" and told.restarts <= begun.restarts:
         elapsed_s = trio.current_time() - began_s
         if elapsed_s >= timeout_s:
@@ -70,7 +71,7 @@ async def follow_start(
             )
         progress.say(f"{begun.plugin_id} is starting, {duration(elapsed_s)}")
         await trio.sleep(min(look_s, timeout_s - elapsed_s))
-        look_s = min(2 * look_s, _LATER_LOOKS_S)
+        look_s = min(2 * look_s, LATER_LOOKS_S)
         record = await daemon.get(path_of("plugins", begun.plugin_id), Answer)
         told = view(record, Plugin)
     if told.state in {"starting", "failed"}:

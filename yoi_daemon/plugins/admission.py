@@ -215,12 +215,13 @@ class Admission:
         self, service: Service, spec: IngressSpec, size: int, full: Refused
     ) -> None:
         with trio.move_on_after(spec.wait_s):
-            while not service.lane.has_room(size):
-                await service.lane.wait_for_room()
-                if (refused := service.refusal()) is not None:
-                    raise refused
-            service.lane.reserve(size)
-            return
+            async with service.lane.turnstile:  # first come, first served
+                while not service.lane.has_room(size):
+                    await service.lane.wait_for_room()
+                    if (refused := service.refusal()) is not None:
+                        raise refused
+                service.lane.reserve(size)
+                return
         raise full
 
     def _delivery(

@@ -72,6 +72,8 @@ class DeadLetters:
         letter = DeadLetter(
             plugin_id=self._plugin_id, delivery=delivery, digest=digest, died_at=died_at
         )
+        if delivery.event_id in self._letters:
+            self.remove(delivery.event_id)
         self._letters[delivery.event_id] = letter
         self._bytes += delivery.size
         while len(self._letters) > 1 and (

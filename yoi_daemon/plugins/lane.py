@@ -66,6 +66,8 @@ class Lane:
         self._draining = False
         self._halted = False
         self._room_wanted: trio.Event | None = None
+        self.turnstile = trio.Lock()
+        """Held by the one requester whose turn it is to wait for room."""
         self.current: Attempt | None = None
         self.is_sealed = False
 

@@ -1,6 +1,7 @@
 """From a module's file to a plugin: read, compiled from those bytes, run, and its settings decoded."""
 
 import hashlib
+import os
 import sys
 import traceback
 import types
@@ -57,8 +58,9 @@ def load_plugin(
 
     Raises `LoadFailed`.
     """
-    code = compile_plugin(found)
+    # The digest first: of a file that changes in between, the code is newer, and a reload sees it.
     digest = digest_of(found)
+    code = compile_plugin(found)
     # Two versions live side by side while one takes over from the other. No plugin id has two underscores.
     name = f"{MODULE_PREFIX}{found.plugin_id}__{digest[:12]}"
     before = sys.modules.get(name)
@@ -97,7 +99,7 @@ def digest_of(found: Found) -> str:
     digest = hashlib.sha256()
     try:
         for file in files:
-            digest.update(f"{file.relative_to(found.file.parent)}\0".encode())
+            digest.update(os.fsencode(file.relative_to(found.file.parent)) + b"\0")
             digest.update(hashlib.sha256(file.read_bytes()).digest())
     except OSError as error:
         raise LoadFailed("unreadable", f"{_name(found)}: {error.strerror}") from error

@@ -1,0 +1,140 @@
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from yoi_daemon.daemon.statedir import admin_token, hold_state_directory, write_daemon_file
+from yoi_daemon.model.directories import Directories
+from yoi_daemon.model.errors import ConfigurationError, NotAllowed
+
+
+@pytest.fixture
+def directories(tmp_path) -> Directories:
+    state = tmp_path / "deep" / "state"
+    return Directories(tmp_path / "config", state, state / "secrets")
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_the_directories_are_made_for_their_owner_alone(directories):
+    with hold_state_directory(directories):
+        assert mode(directories.state) == mode(directories.secrets) == 0o700
+
+
+def test_secrets_that_lie_elsewhere_are_not_made(tmp_path):
+    found = Directories(tmp_path / "c", tmp_path / "s", tmp_path / "credentials")
+    with hold_state_directory(found):
+        assert not found.secrets.exists()
+
+
+def test_one_daemon_holds_a_state_directory(directories):
+    with hold_state_directory(directories):
+        with (
+            pytest.raises(ConfigurationError, match="another daemon runs"),
+            hold_state_directory(directories),
+        ):
+            pass
+        assert directories.state.exists()
+    with hold_state_directory(directories):
+        pass
+
+
+def test_a_lock_ends_with_its_process(directories):
+    """However it died: nothing has to be cleaned up."""
+    program = (
+        "import os, sys\nfrom pathlib import Path\n"
+        "from yoi_daemon.daemon.statedir import hold_state_directory\n"
+        "from yoi_daemon.model.directories import Directories\n"
+        "state = Path(sys.argv[1])\n"
+        "with hold_state_directory(Directories(state, state, state / 'secrets')):\n"
+        "    (state / 'daemon.json').write_text('{}')\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", program, directories.state], check=False)
+    assert killed.returncode == -9
+    assert directories.daemon_file.exists()
+    with hold_state_directory(directories):
+        pass
+    assert not directories.daemon_file.exists()
+
+
+def test_a_refused_second_leaves_the_first_ones_file(directories):
+    with hold_state_directory(directories):
+        write_daemon_file(directories, {"pid": 1})
+        with pytest.raises(ConfigurationError), hold_state_directory(directories):
+            pass
+        assert json.loads(directories.daemon_file.read_text()) == {"pid": 1}
+    assert not directories.daemon_file.exists()
+
+
+@pytest.mark.parametrize("ends", ["well", "badly"])
+def test_the_file_that_says_where_it_listens_goes_at_the_end(directories, ends):
+    try:
+        with hold_state_directory(directories):
+            write_daemon_file(directories, {"pid": 1, "api": "http://127.0.0.1:1"})
+            assert mode(directories.daemon_file) == 0o600
+            if ends == "badly":
+                raise KeyError("a fault")
+    except KeyError:
+        pass
+    assert not directories.daemon_file.exists()
+
+
+def test_the_admins_token_is_made_once_for_its_owner_alone(directories):
+    with hold_state_directory(directories):
+        old = os.umask(0)
+        try:
+            token = admin_token(directories)
+        finally:
+            os.umask(old)
+        assert mode(directories.admin_token_file) == 0o600
+        assert token.startswith("yoi_")
+        assert len(token) >= 40
+        assert admin_token(directories) == token
+        assert token == directories.admin_token_file.read_text().strip()
+        assert sorted(path.name for path in directories.state.iterdir()) == [
+            "admin.token",
+            "lock",
+            "secrets",
+        ]
+
+
+def test_an_empty_token_file_is_no_token(directories):
+    with hold_state_directory(directories):
+        directories.admin_token_file.write_text("\n")
+        assert admin_token(directories).startswith("yoi_")
+
+
+def test_a_left_over_of_a_crash_is_in_nobodys_way(directories):
+    with hold_state_directory(directories):
+        (directories.state / "admin.token.new").write_text("half")
+        (directories.state / "daemon.json.new").write_text("half")
+        write_daemon_file(directories, {"pid": 2})
+        assert json.loads(directories.daemon_file.read_text()) == {"pid": 2}
+        assert admin_token(directories) != "half"
+
+
+def test_a_token_file_that_cannot_be_read_is_told_without_its_content(directories):
+    with hold_state_directory(directories):
+        directories.admin_token_file.write_bytes(b"secret\xff")
+        with pytest.raises(NotAllowed, match="admin.token cannot be read") as caught:
+            admin_token(directories)
+        assert "secret" not in str(caught.value)
+
+
+def test_a_state_directory_that_cannot_be_made_says_what_to_do(tmp_path):
+    (tmp_path / "file").write_text("")
+    found = Directories(tmp_path, tmp_path / "file" / "state", tmp_path / "secrets")
+    with pytest.raises(NotAllowed, match="--state DIR"), hold_state_directory(found):
+        pass
+
+
+def test_a_daemon_file_that_cannot_be_written_is_told(directories):
+    with pytest.raises(NotAllowed, match="daemon.json cannot be written"):
+        write_daemon_file(directories, {})
