@@ -172,8 +172,13 @@ def accepted() -> httpx2.Response:
 
 async def test_the_daemons_pace_is_kept(autojump_clock: object) -> None:
     began = trio.current_time()
-    limited, full = refusal("rate_limited", 429, 2.5), refusal("queue_full", 429, 4)
-    many = await redeliver(limited, accepted(), full, full, accepted())
+    many = await redeliver(
+        refusal("rate_limited", 429, 2.5),
+        accepted(),
+        refusal("queue_full", 429, 4),
+        refusal("queue_full", 429, 4),
+        accepted(),
+    )
     assert len(many.answers) == 2
     assert trio.current_time() - began == pytest.approx(2.5 + 4 + 4, abs=0.1)
 

@@ -80,6 +80,7 @@ class Batch:
         self._sent = 0
         self._answered = 0
         self._refused = 0
+        self._alien = 0
 
     def run(self, lines: RawIOBase | BinaryIO) -> int:
         """Sends all of them and gives the exit code."""
@@ -107,6 +108,11 @@ class Batch:
             return
         self._sent += count
         await daemon.post_lines(self._path, content, self._take)
+        if self._alien:
+            raise Unreachable(
+                f"{self._alien} answers are none that this version understands; "
+                "use the yoi-daemon command of the daemon's own version"
+            )
         if self._answered != self._sent:
             raise Unreachable(
                 f"{self._sent - self._answered} lines were not answered, from line "
@@ -117,11 +123,11 @@ class Batch:
         self._answered += 1
         try:
             told = msgspec.json.decode(line, type=BatchAnswer)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise Unreachable(
-                f"line {self._answered} has an answer that this version does not understand; "
-                "use the yoi-daemon command of the daemon's own version"
-            ) from error
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            self._alien += (
+                1  # raised when all are read: what is read half cannot be closed in order
+            )
+            return
         good = 200 <= told.status < 300
         self._refused += not good
         if self._options.as_json:

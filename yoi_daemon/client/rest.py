@@ -87,6 +87,7 @@ class Daemon:
         """Posts NDJSON and gives each line of the answer to `on_line` when it has arrived.
 
         The deadline is for each wait, not for the whole: it begins anew with whatever arrives.
+        `on_line` is not to raise: an answer that is read half cannot be closed in order.
         """
         headers = {"content-type": "application/x-ndjson", "accept": "*/*"}
         rest = b""

@@ -1,5 +1,6 @@
 """Where a listener is: the text an operator writes, the value it means, and the URL a client uses."""
 
+import ipaddress
 from typing import Literal
 
 import msgspec
@@ -55,6 +56,16 @@ def parse_listen(text: str) -> Address:
     if any(character.isspace() or character in "/@?#" for character in host):
         raise ValueError(EXPECTED)
     return TcpAddress(host or "127.0.0.1", int(digits))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def url(address: Address, scheme: Literal["http", "ws"]) -> str:

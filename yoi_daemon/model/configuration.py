@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_orig
 
 import msgspec
 
-from yoi_daemon.model.addresses import parse_listen
+from yoi_daemon.model.addresses import TcpAddress, is_loopback, parse_listen
 from yoi_daemon.model.errors import ConfigFault, ConfigurationError
 from yoi_daemon.model.ids import PLUGIN_ID_RULE, is_plugin_id
 from yoi_daemon.model.settings import Listen, Settings
@@ -209,9 +209,13 @@ def _check_listen(listen: Listen, path: Path, faults: Faults) -> None:
         faults.add(path, "expected at least one address")
     for address in addresses:
         try:
-            parse_listen(address)
+            parsed = parse_listen(address)
         except ValueError as error:
             faults.add(path, str(error))
+            continue
+        if isinstance(parsed, TcpAddress) and not is_loopback(parsed.host):
+            # Tokens would cross the network in the clear.
+            faults.add(path, "expected a loopback address; put a proxy that speaks TLS before it")
 
 
 def _lay_over(
