@@ -133,6 +133,17 @@ def test_stop_says_what_stays_on_the_queue(commanded: Callable[..., Any], daemon
     assert commanded("stop", "--json").json == stopped
 
 
+def test_what_is_wedged_is_not_stopped(commanded: Callable[..., Any], daemon: Any) -> None:
+    reason = {"code": "wedged", "message": "push ignores its cancellation, at plugins/gen.py:3"}
+    error = {**reason, "where": "plugins/gen.py:3"}
+    told = {"plugin": plugin("failed", reason=reason, last_error=error), "cursor": "c"}
+    daemon.answers["POST /api/plugins/gen/stop"] = (200, told)
+    outcome = commanded("stop")
+    assert outcome.code == 1
+    assert "only a restart of the daemon frees it" in outcome.err
+    assert outcome.err.count("plugins/gen.py:3") == 1
+
+
 def test_what_cannot_be_commanded_says_why(commanded: Callable[..., Any], daemon: Any) -> None:
     problem = {"code": "invalid_state", "detail": "this plugin has no service to start"}
     daemon.answers["POST /api/plugins/gen/start"] = (409, problem)

@@ -18,7 +18,7 @@ def modules_are_let_go():
     before = set(sys.modules)
     yield
     for name in set(sys.modules) - before:
-        if name.startswith("yoi_plugins."):
+        if name.startswith("yoi_plugin_"):
             del sys.modules[name]
 
 
@@ -43,11 +43,11 @@ class Loading:
         )
 
     def fails(self, source: str | bytes, table: dict | None = None) -> LoadFailed:
-        before = {name for name in sys.modules if name.startswith("yoi_plugins.")}
+        before = {name for name in sys.modules if name.startswith("yoi_plugin_")}
         with pytest.raises(LoadFailed) as caught:
             self(source, table)
         # A module that failed leaves nothing behind.
-        assert {name for name in sys.modules if name.startswith("yoi_plugins.")} == before
+        assert {name for name in sys.modules if name.startswith("yoi_plugin_")} == before
         return caught.value
 
 
@@ -139,7 +139,7 @@ def test_a_package_may_import_its_own_modules(load):
     loaded = load.load()
     assert loaded.plugin.name == "gen"
     assert loaded.folder == str(package)
-    assert any(name.endswith(".names") for name in sys.modules if name.startswith("yoi_plugins."))
+    assert any(name.endswith(".names") for name in sys.modules if name.startswith("yoi_plugin_"))
     (package / "names.py").write_text('NAME = "gen"  # changed\n')
     assert load.load().digest != loaded.digest
     forget_module(loaded)

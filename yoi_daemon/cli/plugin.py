@@ -11,7 +11,7 @@ from yoi_daemon.cli.output import write_json, write_state, write_table
 from yoi_daemon.cli.printable import printable
 from yoi_daemon.cli.record import write_plugin
 from yoi_daemon.cli.reload import run_reload
-from yoi_daemon.cli.service import command, follow_command, timeout_option, wait_option
+from yoi_daemon.cli.service import command, failed, follow_command, timeout_option, wait_option
 from yoi_daemon.cli.talking import Progress, talk
 from yoi_daemon.cli.views import Answer, Commanded, Plugins, view
 from yoi_daemon.client.rest import Daemon, path_of
@@ -109,6 +109,9 @@ def stop(options: Client, plugin_id: str, timeout_s: float) -> None:
         deadline_s=timeout_s,
         progress=progress,
     )
+    told = view(answer, Commanded).plugin
+    if told.state == "failed":
+        raise failed(told)  # what is wedged cannot be stopped
     _write_commanded(options, answer)
 
 

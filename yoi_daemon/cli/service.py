@@ -105,6 +105,8 @@ def failed(told: Plugin) -> Refused:
         reason = Reason(code=error.code, message=error.message)
     reason = reason or Reason(code="unknown", message="the daemon gave no reason")
     again = "" if told.retry_at is None else f"; it is tried again at {told.retry_at}"
+    if reason.code == "wedged":
+        again = "; only a restart of the daemon frees it"
     refused = Refused(
         "service_failed",
         f"{told.plugin_id} failed: {reason}{again}",
@@ -112,6 +114,10 @@ def failed(told: Plugin) -> Refused:
         reason={"code": reason.code, "message": reason.message},
         retry_at=told.retry_at,
     )
-    if error is not None and error.code == reason.code:
+    if (
+        error is not None
+        and error.code == reason.code
+        and (error.where or "") not in reason.message
+    ):
         refused.fields["where"] = error.where
     return refused

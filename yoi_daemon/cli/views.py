@@ -45,7 +45,9 @@ class LastError(View):
     event_id: str | None = None
 
     def __str__(self) -> str:
-        place = "" if self.where is None else f", at {self.where}"
+        # Some messages name the place themselves.
+        is_told = self.where is None or self.where in self.message
+        place = "" if is_told else f", at {self.where}"
         return f"{Reason(code=self.code, message=self.message)}{place}"
 
 

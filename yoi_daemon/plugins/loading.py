@@ -18,8 +18,11 @@ from yoi_daemon.plugins.discovery import Found
 from yoi_daemon.sdk.config import Config, Secret
 from yoi_daemon.sdk.plugin import API_VERSION, Plugin, PluginDefinitionError
 
-MODULE_PREFIX = "yoi_plugins."
-"""Plugin modules live under this name, so that one called `json.py` shadows nothing."""
+MODULE_PREFIX = "yoi_plugin_"
+"""Plugin modules have this before their name, so that one called `json.py` shadows nothing.
+
+No dot in it: `from . import x` in a package asks for its top-level package, which must exist.
+"""
 MAX_MESSAGE_BYTES = 8192
 """What is kept of why a module cannot be a plugin: room for some forty faults of its settings."""
 
@@ -87,9 +90,7 @@ def load_plugin(
 
 def forget_module(loaded: LoadedPlugin) -> None:
     """Lets go of a module that another version has taken over from."""
-    for name in [*sys.modules]:
-        if name == loaded.module or name.startswith(loaded.module + "."):
-            del sys.modules[name]
+    _forget(loaded.module)
 
 
 def digest_of(found: Found) -> str:
@@ -230,9 +231,15 @@ def _has_secret(config_type: type[Config]) -> bool:
     return kinds.get("secret") in (Secret, list[Secret])
 
 
+def _forget(module: str) -> None:
+    for name in [*sys.modules]:
+        if name == module or name.startswith(module + "."):
+            del sys.modules[name]
+
+
 def _restore(name: str, before: types.ModuleType | None) -> None:
     if before is None:
-        sys.modules.pop(name, None)
+        _forget(name)
     else:
         sys.modules[name] = before
 
