@@ -21,7 +21,9 @@ class LoggedErrors:
         return found
 
     def check(self) -> None:
-        assert not self.messages, f"errors were logged that the test did not expect: {self.messages}"
+        assert not self.messages, (
+            f"errors were logged that the test did not expect: {self.messages}"
+        )
 
 
 @contextmanager

@@ -373,10 +373,9 @@ async def test_waiters_learn_of_the_end(opened):
         except StorageFailed:
             told.append("failed")
 
-    async with trio.open_nursery() as nursery:
-        async with opened() as log:
-            nursery.start_soon(wait, log)
-            await wait_all_tasks_blocked()
+    async with trio.open_nursery() as nursery, opened() as log:
+        nursery.start_soon(wait, log)
+        await wait_all_tasks_blocked()
     assert told == ["failed"]
 
 

@@ -123,7 +123,7 @@ def test_a_left_over_of_a_crash_is_in_nobodys_way(directories):
 def test_a_token_file_that_cannot_be_read_is_told_without_its_content(directories):
     with hold_state_directory(directories):
         directories.admin_token_file.write_bytes(b"secret\xff")
-        with pytest.raises(NotAllowed, match="admin.token cannot be read") as caught:
+        with pytest.raises(NotAllowed, match=r"admin\.token cannot be read") as caught:
             admin_token(directories)
         assert "secret" not in str(caught.value)
 
@@ -136,5 +136,5 @@ def test_a_state_directory_that_cannot_be_made_says_what_to_do(tmp_path):
 
 
 def test_a_daemon_file_that_cannot_be_written_is_told(directories):
-    with pytest.raises(NotAllowed, match="daemon.json cannot be written"):
+    with pytest.raises(NotAllowed, match=r"daemon\.json cannot be written"):
         write_daemon_file(directories, {})

@@ -16,9 +16,7 @@ from yoi_daemon.model.errors import Refused
 TOKEN = "yoi_0123456789"
 
 
-@pytest.mark.parametrize(
-    "header", [f"Bearer {TOKEN}", f"bearer {TOKEN}", f"BEARER  {TOKEN} "]
-)
+@pytest.mark.parametrize("header", [f"Bearer {TOKEN}", f"bearer {TOKEN}", f"BEARER  {TOKEN} "])
 def test_the_admins_token_may_everything(header):
     principal = Tokens(TOKEN).authenticate(header)
     assert principal == Principal("admin", ALL_SCOPES)

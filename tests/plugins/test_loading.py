@@ -38,9 +38,7 @@ class Loading:
 
     def load(self, table: dict | None = None):
         found = Found("gen", self.file)
-        return load_plugin(
-            found, table or {}, config_file=self.config_file, secrets=self.secrets
-        )
+        return load_plugin(found, table or {}, config_file=self.config_file, secrets=self.secrets)
 
     def fails(self, source: str | bytes, table: dict | None = None) -> LoadFailed:
         before = {name for name in sys.modules if name.startswith("yoi_plugin_")}
@@ -122,9 +120,7 @@ def test_a_module_shadows_nothing(load):
 
     load.file = load.file.with_name("json.py")
     load.file.write_text(HEAD + 'plugin = Plugin("json")\n' + START)
-    load_plugin(
-        Found("json", load.file), {}, config_file=load.config_file, secrets=load.secrets
-    )
+    load_plugin(Found("json", load.file), {}, config_file=load.config_file, secrets=load.secrets)
     assert sys.modules["json"] is json
 
 
@@ -209,7 +205,9 @@ def test_every_fault_of_the_settings_is_told_with_its_line(load):
     assert MARKER not in failure.message
 
 
-@pytest.mark.parametrize("name", ["", "../up", "/etc/passwd", ".hidden", 5, ["one"], "missing", "a\0b"])
+@pytest.mark.parametrize(
+    "name", ["", "../up", "/etc/passwd", ".hidden", 5, ["one"], "missing", "a\0b"]
+)
 def test_a_secret_is_a_file_in_the_secrets_directory(load, name):
     (load.secrets.parent / "up").write_text("x")
     (load.secrets / ".hidden").write_text("x")
@@ -238,7 +236,9 @@ def test_a_secret_that_holds_nothing_is_a_fault(load, content, says):
 )
 def test_settings_no_toml_can_give_are_the_plugins_fault_alone(load, settings):
     """Whatever an author's type does, it fails this one plugin, and tells no value."""
-    failure = load.fails(HEAD + settings + 'plugin = Plugin("gen", config=S)\n' + START, {"x": MARKER})
+    failure = load.fails(
+        HEAD + settings + 'plugin = Plugin("gen", config=S)\n' + START, {"x": MARKER}
+    )
     assert failure.code in ("definition_error", "configuration_error", "import_failed")
     assert MARKER not in failure.message
 

@@ -180,7 +180,8 @@ def test_a_secret_cannot_be_shown(show):
 
 
 @pytest.mark.parametrize(
-    "serialise", [pickle.dumps, copy.copy, copy.deepcopy, msgspec.json.encode, json.dumps, vars, hash]
+    "serialise",
+    [pickle.dumps, copy.copy, copy.deepcopy, msgspec.json.encode, json.dumps, vars, hash],
 )
 def test_a_secret_cannot_be_serialised(serialise):
     with pytest.raises(TypeError) as caught:

@@ -28,7 +28,7 @@ class Faults:
     ) -> None:
         self._file = file
         self._lines = _key_lines(text)
-        self._overridden = {} if overridden is None else overridden
+        self._overridden: Mapping[Path, str] = {} if overridden is None else overridden
         self._found: list[ConfigFault] = []
 
     def add(self, path: Path, expected: str) -> None:

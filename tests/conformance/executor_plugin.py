@@ -1,0 +1,203 @@
+"""The plugin that the executor suite runs: it shares no object with the tests, and tells what it sees by events."""
+
+import json
+
+import msgspec
+import trio
+
+from yoi_daemon.sdk import Plugin, Retry
+
+from yoi_daemon.sdk.context import AttemptClosedError, IngressEvent
+
+plugin = Plugin("executor_plugin")
+
+
+class Point(msgspec.Struct):
+    x: int
+    name: str = "?"
+
+
+class Odd(msgspec.Struct):
+    x: int
+
+    def __post_init__(self) -> None:
+        raise LookupError("no such thing")
+
+
+class UnspeakableError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("what am I?")
+
+
+@plugin.ingress("handled")
+async def handled(ctx, event) -> None:
+    await ctx.emit("seen", {"event": msgspec.to_builtins(event), "body": event.body.hex()})
+
+
+@plugin.ingress("at_once")
+async def at_once(ctx, event) -> None: ...
+
+
+@plugin.ingress("typed")
+async def typed(ctx, event: IngressEvent[Point]) -> None:
+    await ctx.emit("seen", {"type": type(event.payload).__name__, "x": event.payload.x})
+
+
+@plugin.ingress("odd")
+async def odd(ctx, event: IngressEvent[Odd]) -> None:
+    raise AssertionError("the payload cannot be made")
+
+
+@plugin.ingress("mutates")
+async def mutates(ctx, event) -> None:
+    await ctx.emit("seen", event.payload)
+    event.payload["list"].append("more")
+    event.payload.clear()
+    raise ValueError("again")
+
+
+@plugin.ingress("retries")
+async def retries(ctx, event) -> None:
+    if event.payload == "plain":
+        raise Retry
+    if event.payload == "nonsense":
+        raise Retry("later", after_s="5")  # type: ignore[arg-type]
+    if event.payload == "nan":
+        raise Retry("later", after_s=float("nan"))
+    raise Retry("the upstream is busy", after_s=event.payload)
+
+
+@plugin.ingress("raises")
+async def raises(ctx, event) -> None:
+    deep(event.payload)
+
+
+def deep(payload) -> None:
+    json.loads(payload)  # mark: deep
+
+
+@plugin.ingress("exits")
+async def exits(ctx, event) -> None:
+    raise {"SystemExit": SystemExit(3), "KeyboardInterrupt": KeyboardInterrupt()}[event.payload]
+
+
+@plugin.ingress("exits_in_thread")
+def exits_in_thread(ctx, event) -> None:
+    raise {"SystemExit": SystemExit(3), "KeyboardInterrupt": KeyboardInterrupt()}[event.payload]
+
+
+@plugin.ingress("generator_exit")
+async def generator_exit(ctx, event) -> None:
+    raise GeneratorExit
+
+
+@plugin.ingress("unspeakable")
+async def unspeakable(ctx, event) -> None:
+    raise UnspeakableError  # mark: unspeakable
+
+
+@plugin.ingress("unprintable")
+async def unprintable(ctx, event) -> None:
+    raise ValueError("a path: \udcff")
+
+
+@plugin.ingress("unprintable_retry")
+async def unprintable_retry(ctx, event) -> None:
+    raise Retry("a path: \udcff")
+
+
+@plugin.ingress("long")
+async def long(ctx, event) -> None:
+    raise ValueError("x" * 100_000)
+
+
+@plugin.ingress("group")
+async def group(ctx, event) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sleeper)
+        nursery.start_soon(child)
+
+
+async def sleeper() -> None:
+    await trio.sleep_forever()
+
+
+async def child() -> None:
+    raise KeyError("lost")  # mark: child
+
+
+@plugin.ingress("group_of_exits")
+async def group_of_exits(ctx, event) -> None:
+    raise BaseExceptionGroup("two", [SystemExit(1), KeyboardInterrupt()])
+
+
+@plugin.ingress("thread")
+def thread(ctx, event) -> None:
+    trio.from_thread.run(ctx.emit, "seen", {"x": event.payload})
+
+
+@plugin.ingress("thread_raises")
+def thread_raises(ctx, event) -> None:
+    raise OSError("in a thread")  # mark: thread
+
+
+@plugin.ingress("secretly_async")
+def secretly_async(ctx, event):
+    return sleeper()
+
+
+@plugin.ingress("sleeps")
+async def sleeps(ctx, event) -> None:
+    await ctx.emit("begun")
+    await trio.sleep_forever()
+
+
+@plugin.ingress("keeps_cancelled")
+async def keeps_cancelled(ctx, event) -> None:
+    kept = None
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled as cancelled:
+            kept = cancelled
+            raise
+    raise kept
+
+
+@plugin.ingress("cleans_up_badly")
+async def cleans_up_badly(ctx, event) -> None:
+    await ctx.emit("begun")
+    try:
+        await trio.sleep_forever()
+    finally:
+        raise ValueError("while cleaning up")
+
+
+@plugin.ingress("cleans_up_badly_in_a_child")
+async def cleans_up_badly_in_a_child(ctx, event) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(cleans_up_badly, ctx, event)
+        nursery.start_soon(sleeper)
+
+
+@plugin.ingress("emits_late")
+async def emits_late(ctx, event) -> None:
+    await ctx.emit("begun")
+    try:
+        await trio.sleep_forever()
+    finally:
+        with trio.CancelScope(shield=True):
+            try:
+                await ctx.emit("late")
+            except AttemptClosedError:
+                event.payload["refused"].append(True)
+
+
+@plugin.ingress("swallows")
+async def swallows(ctx, event) -> None:
+    await ctx.emit("begun")
+    try:
+        await trio.sleep_forever()
+    except trio.Cancelled:
+        pass

@@ -1,0 +1,294 @@
+"""What every executor holds, wherever the handlers run: messages in, an outcome out, and nothing raised."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+import structlog
+import trio
+from tests.conformance import executor_plugin
+from tests.plugins.rig import loaded_of
+
+from yoi_daemon.plugins.context import CallContext, Surroundings
+from yoi_daemon.plugins.delivery import Attempt, Delivery, LaneLimits
+from yoi_daemon.plugins.executor import InlineExecutor
+
+SOURCE = Path(executor_plugin.__file__).read_text()
+LIMITS = LaneLimits(
+    queue_events=1, queue_bytes=1, dispatch_timeout_s=30, dispatch_warn_s=5, dispatch_grace_s=5
+)
+
+
+def place(mark: str) -> str:
+    """Where the line with this mark is, as a failure tells it."""
+    (line,) = [n for n, text in enumerate(SOURCE.splitlines(), 1) if text.endswith(f"# mark: {mark}")]
+    return f"plugins/executor_plugin.py:{line}"
+
+
+class Bench:
+    """One executor and what its plugin emitted."""
+
+    def __init__(self, executor, event_log) -> None:
+        self.executor = executor
+        self.event_log = event_log
+        self.attempt: Attempt | None = None
+
+    def delivery(self, ingress: str, payload: bytes, **fields) -> Delivery:
+        return Delivery(
+            event_id="evt_1",
+            correlation_id="cor_1",
+            source="api",
+            ingress=ingress,
+            payload=payload,
+            created_at="2027-01-15T08:00:00.000000Z",
+            accepted_s=0,
+            **fields,
+        )
+
+    async def handle(self, delivery: Delivery):
+        """One attempt, as the lane makes it."""
+        delivery.attempt += 1
+        with trio.CancelScope() as scope, trio.CancelScope() as give_up:
+            self.attempt = Attempt(delivery, trio.current_time(), LIMITS, scope, give_up)
+            try:
+                return await self.executor.handle(self.attempt)
+            finally:
+                self.attempt.is_open = False
+
+    async def run(self, ingress: str, payload=None):
+        return await self.handle(self.delivery(ingress, msgspec.json.encode(payload)))
+
+    async def emitted(self, kind: str) -> list:
+        await self.event_log.committed(self.event_log.appended)
+        entries = self.event_log.read(0, 1 << 30)
+        events = [msgspec.json.decode(entry.frame) for entry in entries]
+        return [event["data"] for event in events if event["kind"] == f"executor_plugin.{kind}"]
+
+    async def begun(self) -> None:
+        with trio.fail_after(10):
+            while not await self.emitted("begun"):
+                await self.event_log.wait_beyond(self.event_log.head)
+
+
+def make_inline(loaded, event_log) -> InlineExecutor:
+    surroundings = Surroundings(
+        plugin_id="executor_plugin",
+        config=loaded.config,
+        grants=(),
+        event_log=event_log,
+        logger=structlog.get_logger("plugin"),
+        workers_for=lambda *_: None,
+    )
+    return InlineExecutor(loaded, lambda attempt: CallContext(surroundings, attempt.check))
+
+
+@pytest.fixture(params=["inline"])
+def bench(request, event_log) -> Bench:
+    """An executor of the kind under test; a process is to be a second parameter."""
+    make = {"inline": make_inline}[request.param]
+    return Bench(make(loaded_of(executor_plugin.plugin), event_log), event_log)
+
+
+async def test_a_handler_that_returns_has_handled_and_was_given_the_event(bench):
+    delivery = bench.delivery("handled", b'{"a": [1, "\xc3\xa9"]}', headers={"x-a": "b"}, body=b"\0\xff")
+    assert await bench.handle(delivery) is None
+    (seen,) = await bench.emitted("seen")
+    assert bytes.fromhex(seen["body"]) == b"\0\xff"
+    assert seen["event"] | {"body": ""} == {
+        "id": "evt_1",
+        "source": "api",
+        "ingress": "handled",
+        "payload": {"a": [1, "é"]},
+        "created_at": "2027-01-15T08:00:00.000000Z",
+        "attempt": 1,
+        "correlation_id": "cor_1",
+        "headers": {"x-a": "b"},
+        "body": "",
+    }
+
+
+async def test_a_typed_payload_is_decoded_to_its_type(bench):
+    assert await bench.run("typed", {"x": 7}) is None
+    assert await bench.emitted("seen") == [{"type": "Point", "x": 7}]
+
+
+@pytest.mark.parametrize("payload", [b'{"x": "no"}', b"{", b"", b"\xff", b"[" * 100_000])
+async def test_a_payload_that_no_longer_decodes_is_an_invalid_event(bench, payload):
+    failure = await bench.handle(bench.delivery("typed", payload))
+    assert (failure.outcome, failure.code) == ("invalid_event", "invalid_event")
+    assert failure.message
+
+
+async def test_a_payload_type_that_raises_is_a_failure(bench):
+    failure = await bench.run("odd", {"x": 1})
+    assert failure.outcome in ("invalid_event", "handler_failed")
+    assert "no such thing" in failure.message
+
+
+async def test_an_ingress_that_is_gone_is_an_invalid_event(bench):
+    failure = await bench.run("gone")
+    assert (failure.outcome, failure.code) == ("invalid_event", "ingress_not_found")
+
+
+async def test_a_mutated_payload_is_not_seen_by_the_next_attempt(bench):
+    delivery = bench.delivery("mutates", b'{"list":[1]}')
+    for _ in range(2):
+        assert (await bench.handle(delivery)).outcome == "handler_failed"
+    assert await bench.emitted("seen") == [{"list": [1]}, {"list": [1]}]
+    assert delivery.payload == b'{"list":[1]}'
+
+
+@pytest.mark.parametrize(("payload", "after_s"), [("plain", None), (0, 0), (2.5, 2.5), (None, None)])
+async def test_retry_is_asked_for_with_and_without_a_time(bench, payload, after_s):
+    failure = await bench.run("retries", payload)
+    assert (failure.outcome, failure.code) == ("handler_failed", "retry")
+    assert failure.asked_retry
+    assert failure.retry_after_s == after_s
+    assert failure.message == (
+        "the handler asked for a retry" if payload == "plain" else "the upstream is busy"
+    )
+
+
+@pytest.mark.parametrize("payload", ["nonsense", "nan", 1e400, 10**400])
+async def test_a_retry_whose_time_is_none_uses_the_hosts_own(bench, payload):
+    text = b"1e400" if payload == 1e400 else str(payload).encode()
+    encoded = b'"%s"' % text if isinstance(payload, str) else text
+    failure = await bench.handle(bench.delivery("retries", encoded))
+    assert failure.retry_after_s is None
+
+
+async def test_an_exception_is_a_failure_with_the_innermost_place_in_the_plugin(bench):
+    failure = await bench.run("raises", "{")
+    assert (failure.outcome, failure.code) == ("handler_failed", "handler_failed")
+    assert failure.message.startswith("JSONDecodeError: Expecting")
+    assert failure.where == place("deep")
+    assert not failure.asked_retry
+
+
+@pytest.mark.parametrize("ingress", ["exits", "exits_in_thread"])
+@pytest.mark.parametrize("kind", ["SystemExit", "KeyboardInterrupt"])
+async def test_what_ends_a_program_is_a_failure(bench, ingress, kind):
+    failure = await bench.run(ingress, kind)
+    assert failure.outcome == "handler_failed"
+    assert failure.message.startswith(kind)
+
+
+async def test_generator_exit_is_a_failure(bench):
+    assert (await bench.run("generator_exit")).message == "GeneratorExit"
+
+
+async def test_an_exception_group_tells_of_one_inside_it(bench):
+    failure = await bench.run("group")
+    assert failure.outcome == "handler_failed"
+    assert failure.message == "KeyError: 'lost'"
+    assert failure.where == place("child")
+    assert (await bench.run("group_of_exits")).outcome == "handler_failed"
+
+
+async def test_whatever_an_exception_says_the_failure_can_be_told(bench):
+    unspeakable = await bench.run("unspeakable")
+    assert unspeakable.message == "UnspeakableError"
+    assert unspeakable.where == place("unspeakable")
+    for ingress in ("unprintable", "unprintable_retry"):
+        failure = await bench.run(ingress)
+        assert failure.message.endswith("a path: \\udcff")
+        msgspec.json.encode(failure)  # a process sends it, and the log writes it
+    assert len((await bench.run("long")).message) <= 500
+
+
+async def test_a_plain_def_runs_beside_the_loop(bench):
+    assert await bench.run("thread", 5) is None
+    assert await bench.emitted("seen") == [{"x": 5}]
+    failure = await bench.run("thread_raises")
+    assert (failure.outcome, failure.message) == ("handler_failed", "OSError: in a thread")
+    assert failure.where == place("thread")
+
+
+async def test_a_plain_def_that_gives_a_coroutine_has_not_handled(bench):
+    assert (await bench.run("secretly_async")).outcome == "handler_failed"
+
+
+@pytest.mark.parametrize(
+    "ingress", ["sleeps", "cleans_up_badly", "cleans_up_badly_in_a_child", "emits_late"]
+)
+async def test_a_cancellation_from_outside_comes_out_as_one(bench, ingress):
+    """Also where the handler's clean-up raises: the cancellation came first."""
+    outcomes = []
+    with trio.CancelScope() as outside:
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def run() -> None:
+                outcomes.append(await bench.run(ingress, {"refused": []}))
+
+            await bench.begun()
+            outside.cancel()
+    assert outside.cancelled_caught
+    assert outcomes == []
+
+
+@pytest.mark.parametrize("ingress", ["sleeps", "cleans_up_badly", "cleans_up_badly_in_a_child"])
+async def test_the_watchdogs_cancellation_comes_out_as_one(bench, ingress):
+    async with trio.open_nursery() as nursery:
+        over = trio.Event()
+
+        @nursery.start_soon
+        async def run() -> None:
+            # The attempt's own scope takes it: nothing is returned, nothing raised.
+            assert await bench.run(ingress) is None
+            over.set()
+
+        await bench.begun()
+        bench.attempt.is_open = False
+        bench.attempt.scope.cancel()
+        with trio.fail_after(10):
+            await over.wait()
+    assert bench.attempt.scope.cancelled_caught
+
+
+async def test_a_swallowed_cancellation_is_no_failure_of_the_executor(bench):
+    async with trio.open_nursery() as nursery:
+        outcomes = []
+
+        @nursery.start_soon
+        async def run() -> None:
+            outcomes.append(await bench.run("swallows"))
+
+        await bench.begun()
+        bench.attempt.scope.cancel()
+    assert outcomes == [None]  # the lane says that it was late
+
+
+async def test_a_kept_cancelled_with_nothing_cancelled_is_a_failure(bench):
+    failure = await bench.run("keeps_cancelled")
+    assert failure.outcome == "handler_failed"
+
+
+async def test_effects_of_a_judged_attempt_are_refused(bench):
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def run() -> None:
+            await bench.run("emits_late", {"refused": []})
+
+        await bench.begun()
+        bench.attempt.is_open = False
+        bench.attempt.scope.cancel()
+    assert await bench.emitted("late") == []
+    # The control: the same handler, cancelled by somebody else while its attempt is open, may emit.
+    with trio.CancelScope() as outside:
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def run_again() -> None:
+                await bench.run("emits_late", {"refused": []})
+
+            await trio.testing.wait_all_tasks_blocked()
+            outside.cancel()
+    assert len(await bench.emitted("late")) == 1
+
+
+async def test_one_attempt_after_another_on_one_executor(bench):
+    for number in range(100):
+        assert await bench.run("at_once", number) is None
+        assert (await bench.run("raises", "{")).where == place("deep")
