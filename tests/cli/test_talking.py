@@ -13,7 +13,10 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+def terminal(
+    capsys: pytest.CaptureFixture[str],  # first, or it takes the place of the terminal
+    monkeypatch: pytest.MonkeyPatch,
+) -> Terminal:
     monkeypatch.setenv("TERM", "xterm")
     for name in ("NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)

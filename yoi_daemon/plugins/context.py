@@ -11,6 +11,7 @@ from structlog.typing import FilteringBoundLogger
 from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.model.events import Draft
 from yoi_daemon.model.settings import Grant
+from yoi_daemon.plugins.state import PluginState
 from yoi_daemon.sdk.config import Config
 from yoi_daemon.sdk.context import Workers
 
@@ -29,10 +30,45 @@ class WorkersFor(Protocol):
         ...
 
 
+class FencedState:
+    """Implements `sdk.State` for one call: what is written after the verdict is refused."""
+
+    def __init__(self, state: PluginState, check: Check) -> None:
+        self._state = state
+        self._check = check
+
+    async def get(self, key: str) -> Any:
+        await trio.lowlevel.checkpoint()
+        return self._state.get(key)
+
+    async def set(self, key: str, value: Any) -> None:
+        await trio.lowlevel.checkpoint()
+        self._check()
+        self._state.set(key, value)
+
+    async def delete(self, key: str) -> None:
+        await trio.lowlevel.checkpoint()
+        self._check()
+        self._state.delete(key)
+
+    async def keys(self) -> list[str]:
+        await trio.lowlevel.checkpoint()
+        return self._state.keys()
+
+
 class Surroundings:
     """What all contexts of one service's generation share."""
 
-    __slots__ = ("config", "event_log", "grants", "local", "logger", "plugin_id", "workers_for")
+    __slots__ = (
+        "config",
+        "event_log",
+        "grants",
+        "local",
+        "logger",
+        "plugin_id",
+        "state",
+        "workers_for",
+    )
 
     def __init__(
         self,
@@ -41,6 +77,7 @@ class Surroundings:
         config: Config,
         grants: Sequence[Grant],
         event_log: EventLog,
+        state: PluginState,
         logger: FilteringBoundLogger,
         workers_for: WorkersFor,
     ) -> None:
@@ -48,6 +85,7 @@ class Surroundings:
         self.config = config
         self.grants = grants
         self.event_log = event_log
+        self.state = state
         self.logger = logger
         self.workers_for = workers_for
         self.local = SimpleNamespace()
@@ -88,6 +126,10 @@ class CallContext:
         return around.logger.bind(
             **{key: value for key, value in bound.items() if value is not None}
         )
+
+    @property
+    def state(self) -> FencedState:
+        return FencedState(self._surroundings.state, self._check)
 
     @property
     def workers(self) -> Workers:

@@ -32,6 +32,7 @@ from yoi_daemon.plugins.lifecycle import Lifecycle
 from yoi_daemon.plugins.loading import LoadedPlugin, LoadFailed, forget_module
 from yoi_daemon.plugins.restart import RestartPolicy
 from yoi_daemon.plugins.settlement import Settlement
+from yoi_daemon.plugins.state import PluginState
 
 STATUS_CALL = "status"
 MAX_DETAIL_BYTES = 16_384
@@ -75,6 +76,7 @@ class Service:
         )
         self.dead_letters = DeadLetters(plugin_id)
         self.delivery_keys = DeliveryKeys(clock=parts.clock)
+        self._state = PluginState()
         self.settlement = Settlement(
             plugin_id,
             settings,
@@ -356,6 +358,7 @@ class Service:
             config=loaded.config,
             grants=self.settings.grants,
             event_log=self._parts.event_log,
+            state=self._state,
             logger=self._logger,
             workers_for=self._parts.workers_for,
         )

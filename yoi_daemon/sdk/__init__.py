@@ -2,7 +2,7 @@
 
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.sdk.config import Config, Secret
-from yoi_daemon.sdk.context import AttemptClosedError, Context, IngressEvent, Retry, Workers
+from yoi_daemon.sdk.context import AttemptClosedError, Context, IngressEvent, Retry, State, Workers
 from yoi_daemon.sdk.plugin import API_VERSION, Plugin, PluginDefinitionError
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "Refused",
     "Retry",
     "Secret",
+    "State",
     "Workers",
 ]

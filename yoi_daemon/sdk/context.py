@@ -75,6 +75,30 @@ class Workers(Protocol):
         ...
 
 
+class State(Protocol):
+    """A plugin's own small key-value state: JSON values up to 64 KiB, 1 MiB in all.
+
+    It outlives restarts of the service. Writes raise `AttemptClosedError` when the call was judged
+    already, and `Refused` for a value that is not JSON or too large.
+    """
+
+    async def get(self, key: str) -> Any:
+        """The value of `key`; None where there is none."""
+        ...
+
+    async def set(self, key: str, value: Any) -> None:
+        """Keeps `value` under `key`."""
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Lets go of `key`, where it is there."""
+        ...
+
+    async def keys(self) -> list[str]:
+        """The keys there are, sorted."""
+        ...
+
+
 class Context(Protocol, Generic[C_co]):
     """What the host gives a plugin's functions. One for each call: when the call was judged, it is closed."""
 
@@ -91,6 +115,11 @@ class Context(Protocol, Generic[C_co]):
     @property
     def log(self) -> FilteringBoundLogger:
         """A logger with the plugin's and the event's ids bound."""
+        ...
+
+    @property
+    def state(self) -> State:
+        """The plugin's own small key-value state."""
         ...
 
     @property

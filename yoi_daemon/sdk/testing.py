@@ -30,7 +30,7 @@ from yoi_daemon.model.workers import (
     WorkerSummary,
 )
 from yoi_daemon.sdk.config import Config, Secret
-from yoi_daemon.sdk.context import IngressEvent, Retry, Workers
+from yoi_daemon.sdk.context import IngressEvent, Retry, State, Workers
 from yoi_daemon.sdk.plugin import Function, Plugin
 
 T = TypeVar("T")
@@ -89,6 +89,25 @@ class FakeWorkers:
         return TranscriptPage(items=tuple(items[-limit:]), as_of="cursor")
 
 
+class FakeState:
+    """State in a dictionary, through JSON as in the daemon."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    async def get(self, key: str) -> Any:
+        return self.values.get(key)
+
+    async def set(self, key: str, value: Any) -> None:
+        self.values[key] = msgspec.json.decode(msgspec.json.encode(value))
+
+    async def delete(self, key: str) -> None:
+        self.values.pop(key, None)
+
+    async def keys(self) -> list[str]:
+        return sorted(self.values)
+
+
 class Harness:
     """A started plugin. `emitted` holds `(kind, data)` in order, kinds with the plugin's id."""
 
@@ -96,6 +115,7 @@ class Harness:
         self.plugin = plugin
         self.emitted: list[tuple[str, Any]] = []
         self.workers = FakeWorkers()
+        self.state = FakeState()
         self.local = SimpleNamespace()
         self._config = config
         self._stack = stack
@@ -207,6 +227,10 @@ class _TestContext:
     @property
     def log(self) -> FilteringBoundLogger:
         return structlog.get_logger("plugin").bind(plugin_id=self._harness.plugin.name)
+
+    @property
+    def state(self) -> State:
+        return self._harness.state
 
     @property
     def workers(self) -> Workers:

@@ -1,0 +1,58 @@
+"""A plugin's own small key-value state. It outlives restarts of the service; with a memory store not the process."""
+
+from typing import Any
+
+import msgspec
+
+from yoi_daemon.model.errors import Refused
+
+MAX_KEY_CHARS = 200
+MAX_VALUE_BYTES = 65_536
+MAX_STATE_BYTES = 1_048_576
+"""A key of 200 characters, a value of 64 KiB of JSON, 1 MiB for all of a plugin's: small, by intent."""
+
+
+class PluginState:
+    """The state of one plugin: JSON values by key, held encoded, so that nothing is shared."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, bytes] = {}
+        self._bytes = 0
+
+    def get(self, key: str) -> Any:
+        """The value of `key`; None where there is none."""
+        encoded = self._values.get(key)
+        return None if encoded is None else msgspec.json.decode(encoded)
+
+    def set(self, key: str, value: Any) -> None:
+        """Keeps `value`. Raises `Refused`: `invalid_request`, `payload_too_large`, `limit_reached`."""
+        if not 1 <= len(key) <= MAX_KEY_CHARS:
+            raise Refused("invalid_request", f"a key has 1 to {MAX_KEY_CHARS} characters")
+        try:
+            encoded = msgspec.json.encode(value)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise Refused("invalid_request", f"the value is not JSON: {error}") from error
+        if len(encoded) > MAX_VALUE_BYTES:
+            raise Refused(
+                "payload_too_large",
+                f"the value is {len(encoded)} bytes of JSON; at most {MAX_VALUE_BYTES} are kept",
+            )
+        grown = self._bytes - self._size(key) + len(key) + len(encoded)
+        if grown > MAX_STATE_BYTES:
+            raise Refused(
+                "limit_reached", f"a plugin keeps at most {MAX_STATE_BYTES} bytes; delete some keys"
+            )
+        self._values[key] = encoded
+        self._bytes = grown
+
+    def delete(self, key: str) -> None:
+        """Lets go of `key`; nothing happens where there is none."""
+        self._bytes -= self._size(key)
+        self._values.pop(key, None)
+
+    def keys(self) -> list[str]:
+        """The keys there are, sorted."""
+        return sorted(self._values)
+
+    def _size(self, key: str) -> int:
+        return len(key) + len(self._values[key]) if key in self._values else 0
