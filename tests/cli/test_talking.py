@@ -12,11 +12,8 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture
-def terminal(
-    capsys: pytest.CaptureFixture[str],  # first, or it takes the place of the terminal
-    monkeypatch: pytest.MonkeyPatch,
-) -> Terminal:
+def open_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Called in the test itself: between a fixture and its test pytest sets the streams anew."""
     monkeypatch.setenv("TERM", "xterm")
     for name in ("NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
@@ -38,8 +35,11 @@ async def wait(seconds: float, sentence: str) -> str:
 
 
 async def test_a_person_who_waits_long_is_told_for_what(
-    autojump_clock: object, terminal: Terminal, capsys: pytest.CaptureFixture[str]
+    autojump_clock: object,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    terminal = open_terminal(monkeypatch)
     assert await wait(PATIENCE_S + 1, "gen [red] is starting\x1b[2J") == "done"
     assert "gen [red] is starting\\x1b[2J" in terminal.getvalue()
     # What the command writes goes where it was sent, also while the terminal shows progress.
@@ -47,8 +47,9 @@ async def test_a_person_who_waits_long_is_told_for_what(
 
 
 async def test_one_who_does_not_is_not(
-    autojump_clock: object, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    terminal = open_terminal(monkeypatch)
     assert await wait(PATIENCE_S - 0.1, "gen is starting") == "done"
     assert terminal.getvalue() == ""
     plain = io.StringIO()
@@ -57,7 +58,9 @@ async def test_one_who_does_not_is_not(
     assert plain.getvalue() == ""
 
 
-async def test_an_error_comes_out_as_itself(terminal: Terminal) -> None:
+async def test_an_error_comes_out_as_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    open_terminal(monkeypatch)
+
     async def work() -> None:
         raise ZeroDivisionError
 

@@ -1,12 +1,13 @@
 """The plugin that the executor suite runs: it shares no object with the tests, and tells what it sees by events."""
 
 import json
+from contextlib import suppress
+from functools import partial
 
 import msgspec
 import trio
 
 from yoi_daemon.sdk import Plugin, Retry
-
 from yoi_daemon.sdk.context import AttemptClosedError, IngressEvent
 
 plugin = Plugin("executor_plugin")
@@ -21,7 +22,7 @@ class Odd(msgspec.Struct):
     x: int
 
     def __post_init__(self) -> None:
-        raise LookupError("no such thing")
+        raise LookupError("no such thing")  # mark: odd
 
 
 class UnspeakableError(Exception):
@@ -60,10 +61,8 @@ async def mutates(ctx, event) -> None:
 async def retries(ctx, event) -> None:
     if event.payload == "plain":
         raise Retry
-    if event.payload == "nonsense":
-        raise Retry("later", after_s="5")  # type: ignore[arg-type]
-    if event.payload == "nan":
-        raise Retry("later", after_s=float("nan"))
+    if event.payload in ("nan", "inf"):
+        raise Retry("the upstream is busy", after_s=float(event.payload))
     raise Retry("the upstream is busy", after_s=event.payload)
 
 
@@ -188,16 +187,13 @@ async def emits_late(ctx, event) -> None:
         await trio.sleep_forever()
     finally:
         with trio.CancelScope(shield=True):
-            try:
-                await ctx.emit("late")
-            except AttemptClosedError:
-                event.payload["refused"].append(True)
+            for effect in (partial(ctx.emit, "late"), partial(ctx.state.set, "late", 1)):
+                with suppress(AttemptClosedError):
+                    await effect()
 
 
 @plugin.ingress("swallows")
 async def swallows(ctx, event) -> None:
     await ctx.emit("begun")
-    try:
+    with suppress(trio.Cancelled):
         await trio.sleep_forever()
-    except trio.Cancelled:
-        pass

@@ -158,6 +158,14 @@ async def test_what_a_filter_keeps_back_does_not_break_the_silence(followed, aut
     assert find_position(cursor, followed.log)[0] in (29, 30)  # it moves past what was filtered
 
 
+async def test_one_event_kept_back_does_not_prolong_the_silence(followed, autojump_clock):
+    await followed.begin(wanted=Filter(kinds=("gen",)))
+    await trio.sleep(HEARTBEAT_S - 1)
+    await followed.append("other.tick")
+    await trio.sleep(1.5)
+    assert followed.transport.types == ["hello", "bookmark live", "bookmark idle"]
+
+
 async def test_draining_tells_where_it_ended_then_closes(followed):
     await followed.begin()
     await followed.append()

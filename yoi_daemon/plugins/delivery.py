@@ -161,15 +161,25 @@ class Attempt(Call):
         self.is_wedged = False
 
 
-class Failure(msgspec.Struct, frozen=True, kw_only=True):
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """Something of a plugin that went wrong.
+
+    `where` is the innermost file and line of the plugin itself. `traceback` is for the log alone: it
+    holds paths.
+    """
+
+    code: str
+    message: str
+    where: str | None = None
+    traceback: str | None = None
+
+
+class Failure(Fault, frozen=True, kw_only=True):
     """What an executor says of a handler that did not succeed.
 
     `retry_after_s` is set where the handler asked for a retry and named its time.
     """
 
     outcome: AttemptOutcome
-    code: str
-    message: str
-    where: str | None = None
     asked_retry: bool = False
     retry_after_s: float | None = None

@@ -4,6 +4,7 @@ import os
 import traceback
 import types
 from collections.abc import Callable
+from math import isfinite
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -14,6 +15,8 @@ from yoi_daemon.plugins.loading import LoadedPlugin
 from yoi_daemon.sdk.context import Context, IngressEvent, Retry
 from yoi_daemon.sdk.plugin import Function
 
+TRACEBACK_FRAMES = 20
+MAX_TRACEBACK_CHARS = 8192
 MAX_MESSAGE_CHARS = 500
 """What is kept of an exception's text: enough to recognise it, bounded for logs and events."""
 
@@ -53,8 +56,12 @@ class InlineExecutor:
             )
         try:
             payload = spec.decoder.decode(delivery.payload)
-        except msgspec.DecodeError as error:
-            return Failure(outcome="invalid_event", code="invalid_event", message=str(error))
+        except (msgspec.DecodeError, RecursionError) as error:
+            return Failure(
+                outcome="invalid_event", code="invalid_event", message=_short(_text_of(error))
+            )
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 (the author's type)
+            return failure_of(error, self._loaded)
         event: IngressEvent[Any] = IngressEvent(
             id=delivery.event_id,
             source=delivery.source,
@@ -75,12 +82,13 @@ class InlineExecutor:
                     spec.function.call, context, event, limiter=self._threads
                 )
         except Retry as retry:
+            reraise_cancellation(retry)
             return Failure(
                 outcome="handler_failed",
                 code="retry",
-                message=_short(str(retry) or "the handler asked for a retry"),
+                message=_short(_text_of(retry) or "the handler asked for a retry"),
                 asked_retry=True,
-                retry_after_s=retry.after_s,
+                retry_after_s=_seconds(getattr(retry, "after_s", None)),
             )
         except BaseException as error:  # noqa: ASYNC103, BLE001 (a plugin ends itself, not the daemon)
             reraise_cancellation(error)
@@ -98,18 +106,23 @@ async def call_function(function: Function, *arguments: Any) -> Any:
 def reraise_cancellation(error: BaseException) -> None:
     """Raises the cancellation in `error` where a scope around us was cancelled; else does nothing.
 
-    Errors of a handler's clean-up that come along with it are left out: the cancellation was first.
-    A `Cancelled` that an author kept and raised again, with nothing cancelled, is an error like another.
+    An error of a handler's clean-up, beside the cancellation or in its place, is left out: the
+    cancellation was first. A `Cancelled` that an author kept and raised again, with nothing
+    cancelled, is an error like another.
     """
     if trio.current_effective_deadline() != float("-inf"):
         return
-    if isinstance(error, trio.Cancelled):
-        raise error
-    if isinstance(error, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", error)
-        cancelled = group.subgroup(trio.Cancelled)
-        if cancelled is not None:
-            raise cancelled from None
+    pending, seen = [error], set[int]()
+    while pending:
+        one = pending.pop()
+        if isinstance(one, trio.Cancelled):
+            raise one
+        if id(one) not in seen:
+            seen.add(id(one))
+            if isinstance(one, BaseExceptionGroup):
+                pending += cast("BaseExceptionGroup[BaseException]", one).exceptions
+            if one.__context__ is not None:
+                pending.append(one.__context__)
 
 
 def failure_of(error: BaseException, loaded: LoadedPlugin) -> Failure:
@@ -117,11 +130,18 @@ def failure_of(error: BaseException, loaded: LoadedPlugin) -> Failure:
     leaf = error
     while isinstance(leaf, BaseExceptionGroup):
         leaf = cast("BaseExceptionGroup[BaseException]", leaf).exceptions[0]
+    name, text = type(leaf).__name__, _text_of(leaf)
     return Failure(
         outcome="handler_failed",
         code="handler_failed",
-        message=_short(f"{type(leaf).__name__}: {leaf}" if str(leaf) else type(leaf).__name__),
+        message=_short(f"{name}: {text}" if text else name),
         where=place_in(leaf, loaded),
+        # No locals: they hold secrets.
+        traceback=_printable(
+            "".join(traceback.format_exception(error, limit=-TRACEBACK_FRAMES))[
+                -MAX_TRACEBACK_CHARS:
+            ]
+        ),
     )
 
 
@@ -148,5 +168,29 @@ def _place(frame: types.FrameType, line: int, loaded: LoadedPlugin) -> str | Non
     return None
 
 
+def _text_of(error: BaseException) -> str:
+    try:
+        return f"{error}"
+    except Exception:  # noqa: BLE001 (an author's __str__)
+        return ""
+
+
 def _short(text: str) -> str:
-    return text if len(text) <= MAX_MESSAGE_CHARS else text[: MAX_MESSAGE_CHARS - 1] + "…"
+    printable = _printable(text[: MAX_MESSAGE_CHARS + 1])
+    if len(printable) <= MAX_MESSAGE_CHARS:
+        return printable
+    return printable[: MAX_MESSAGE_CHARS - 1] + "…"
+
+
+def _printable(text: str) -> str:
+    # What holds a path that is not UTF-8, say, could not be written to events and logs.
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _seconds(after_s: Any) -> float | None:
+    """The time that a `Retry` names; None, so the host's own, where it names no number of seconds."""
+    try:
+        seconds = float(after_s)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return seconds if isfinite(seconds) else None

@@ -8,7 +8,7 @@ import trio
 
 from yoi_daemon.model.settings import PluginSettings
 from yoi_daemon.plugins.context import CallContext, StartContext, Surroundings
-from yoi_daemon.plugins.delivery import Attempt, Call, Failure
+from yoi_daemon.plugins.delivery import Attempt, Call, Failure, Fault
 from yoi_daemon.plugins.executor import (
     InlineExecutor,
     call_function,
@@ -19,13 +19,10 @@ from yoi_daemon.plugins.lane import Lane
 from yoi_daemon.plugins.loading import LoadedPlugin
 
 
-class End(msgspec.Struct, frozen=True, kw_only=True):
+class End(Fault, frozen=True, kw_only=True):
     """How a generation ended. `failed` is False for a stop that was asked for."""
 
     failed: bool
-    code: str
-    message: str
-    where: str | None = None
 
 
 class StopTimes(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,6 +119,7 @@ class Generation:
                     code="service_crashed",
                     message=failure.message,
                     where=failure.where,
+                    traceback=failure.traceback,
                 )
         finally:
             self.life.is_open = False
@@ -176,7 +174,11 @@ class Generation:
             reraise_cancellation(error)
             failure = failure_of(error, self.loaded)
             self.end = End(
-                failed=True, code="start_failed", message=failure.message, where=failure.where
+                failed=True,
+                code="start_failed",
+                message=failure.message,
+                where=failure.where,
+                traceback=failure.traceback,
             )
             raise _StartFailed from None  # noqa: ASYNC104 (a cancellation was raised above)
         context.end()

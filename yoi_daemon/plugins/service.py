@@ -23,7 +23,7 @@ from yoi_daemon.model.settings import PluginSettings
 from yoi_daemon.plugins.calls import Calls, Returned
 from yoi_daemon.plugins.context import CallContext, Surroundings, WorkersFor
 from yoi_daemon.plugins.deadletters import DeadLetters
-from yoi_daemon.plugins.delivery import Attempt, Call, Delivery, LaneLimits
+from yoi_daemon.plugins.delivery import Attempt, Call, Delivery, Fault, LaneLimits
 from yoi_daemon.plugins.executor import frame_in
 from yoi_daemon.plugins.generation import End, Generation, StopTimes
 from yoi_daemon.plugins.idempotency import DeliveryKeys
@@ -314,7 +314,7 @@ class Service:
         # No restart is spent: it waits for a change or a command.
         self._wanted = False
         self.lifecycle.move("failed", failure.code, failure.message)
-        self.settlement.note_error(failure.code, failure.message)
+        self.settlement.note_error(Fault(code=failure.code, message=failure.message))
 
     async def _until_start_is_due(self) -> None:
         while not self._is_retired:
@@ -372,10 +372,10 @@ class Service:
             return
         if generation.hook_failure is not None:
             failure = generation.hook_failure
-            self.settlement.note_error(failure.code, failure.message, failure.where)
+            self.settlement.note_error(failure)
         if self.lifecycle.state == "stopping":
             if end.failed:
-                self.settlement.note_error(end.code, end.message, end.where)
+                self.settlement.note_error(end)
             hook = generation.hook_failure
             code, message = (
                 ("stopped", "stopped by command") if hook is None else (hook.code, hook.message)
@@ -383,7 +383,7 @@ class Service:
             self.lifecycle.move("stopped", code, message)
             return
         if end.failed:
-            self.settlement.note_error(end.code, end.message, end.where)
+            self.settlement.note_error(end)
         restart = self.settings.restart
         if restart == "temporary" or (restart == "transient" and not end.failed):
             self._wanted = False
@@ -462,7 +462,7 @@ class Service:
         doing = call.delivery.ingress if isinstance(call, Attempt) else "start or stop"
         message = f"{doing} ignores its cancellation, at {where}"
         self.lifecycle.move("failed", "wedged", message)
-        self.settlement.note_error("wedged", message, where)
+        self.settlement.note_error(Fault(code="wedged", message=message, where=where))
         self._append(
             "plugin.wedged",
             PluginWedged(
@@ -530,7 +530,7 @@ class Service:
             self.settlement.counters["tool_calls"] += 1
             return outcome.encoded
         self.settlement.counters["tool_failures"] += 1
-        self.settlement.note_error(f"tool_{outcome.code}", outcome.message, outcome.where)
+        self.settlement.note_error(msgspec.structs.replace(outcome, code=f"tool_{outcome.code}"))
         raise Refused(
             "tool_timeout" if outcome.outcome == "dispatch_timeout" else "tool_failed",
             outcome.message,

@@ -13,7 +13,7 @@ from yoi_daemon.model.events import Draft, IngressAttempt, IngressDead, IngressD
 from yoi_daemon.model.plugins import DispatchTimes, LastError
 from yoi_daemon.model.settings import PluginSettings
 from yoi_daemon.plugins.deadletters import DeadLetters
-from yoi_daemon.plugins.delivery import Attempt, AttemptRecord, Delivery, Failure
+from yoi_daemon.plugins.delivery import Attempt, AttemptRecord, Delivery, Failure, Fault
 from yoi_daemon.plugins.lane import Lane
 
 TIMES_KEPT = 256
@@ -79,7 +79,7 @@ class Settlement:
             lane.put_back(delivery)
             return
         delivery.failures += 1
-        self.note_error(failure.code, failure.message, failure.where, delivery.event_id)
+        self.note_error(failure, delivery.event_id)
         is_last = failure.outcome == "invalid_event" or delivery.failures >= self.settings.attempts
         if is_last:
             self._emit(failure.outcome, delivery, duration_ms, failure)
@@ -116,20 +116,18 @@ class Settlement:
                     Draft(kind=f"plugin.ingress.{outcome}", plugin_id=self._plugin_id, data=data)
                 )
 
-    def note_error(
-        self, code: str, message: str, where: str | None = None, event_id: str | None = None
-    ) -> None:
+    def note_error(self, fault: Fault, event_id: str | None = None) -> None:
         """Keeps the latest failure for the plugin's record, and logs it."""
         self.last_error = LastError(
-            code=code,
-            message=message,
+            code=fault.code,
+            message=fault.message,
             time=format_time(self._wall_clock()),
-            where=where,
+            where=fault.where,
             event_id=event_id,
         )
-        self._logger.warning(
-            "plugin error", code=code, reason=message, where=where, event_id=event_id
-        )
+        facts = {"where": fault.where, "event_id": event_id, "exception": fault.traceback}
+        told = {name: value for name, value in facts.items() if value is not None}
+        self._logger.warning("plugin error", code=fault.code, reason=fault.message, **told)
 
     def dispatch_times(self) -> DispatchTimes:
         """How long the latest attempts took."""

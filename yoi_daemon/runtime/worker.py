@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
+import structlog
 import trio
 
 from yoi_daemon.eventlog.interface import EventLog
@@ -173,6 +174,13 @@ class Worker:
                     outcome, reason = "failed", Reason("turn_timeout", f"over {limit_s:g} s")
         except Exception as error:  # noqa: BLE001 (an engine's fault ends the turn, not the worker)
             outcome, reason = "failed", Reason("engine_failed", type(error).__name__)
+            structlog.get_logger("runtime").warning(
+                "turn failed",
+                runtime_id=self._around.runtime_id,
+                worker_id=self.worker_id,
+                correlation_id=taken.correlation_id,
+                exc_info=error,
+            )
         except BaseException:
             outcome, reason = "cancelled", Reason("runtime_stopped", "the runtime stopped")
             raise
