@@ -19,6 +19,16 @@ OpenLog = Callable[..., AbstractAsyncContextManager[EventLog]]
 EPOCH = "00112233aabbccdd"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="the proofs in full, not a sample of them")
+
+
+@pytest.fixture
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether a proof is to do all of its work; a sample is for every day."""
+    return request.config.getoption("--full")
+
+
 @pytest.fixture(autouse=True)
 def logged_errors() -> Iterator[LoggedErrors]:
     """An error that is logged fails the test, unless it takes it with `logged_errors.expect(text)`."""

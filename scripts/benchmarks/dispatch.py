@@ -12,6 +12,7 @@ Nobody is charged for making an event or for putting it on its channel.
 import asyncio
 import cProfile
 import gc
+import logging
 import pstats
 import random
 import sys
@@ -20,6 +21,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from statistics import median
 
+import structlog
 import trio
 import trio.testing
 
@@ -247,6 +249,7 @@ def show_profile() -> None:
 
 def main() -> None:
     """Measures, and prints the tables or the profile."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     if "--profile" in sys.argv:
         show_profile()
         return

@@ -151,3 +151,52 @@ def test_stop_start_restart_and_reload(start_daemon, config):
     assert daemon.request("POST", "/api/reload")[1]["plugins"] == ["p"]
     wait_for(daemon, lambda one: one["state"] == "running")
     assert daemon.stop() == 0
+
+
+STUBBORN = """
+import trio
+from yoi_daemon.sdk import Context, IngressEvent, Plugin
+plugin = Plugin("stubborn")
+
+@plugin.ingress("stay")
+async def stay(ctx: Context, event: IngressEvent) -> None:
+    while True:
+        try:
+            await trio.sleep(60)
+        except BaseException:
+            pass
+"""
+
+
+def test_a_wedged_plugin_holds_neither_a_reload_nor_the_stop(start_daemon, config):
+    (config / "yoi-daemon.toml").write_text(
+        "[plugins.stubborn]\ndispatch_timeout_s = 0.3\ndispatch_grace_s = 0.3\n"
+        "[daemon]\nstop_timeout_s = 3\n"
+    )
+    (config / "plugins" / "stubborn.py").write_text(STUBBORN)
+    write(config, 1)
+    daemon = start_daemon(config)
+    wait_for(daemon, lambda one: one["state"] == "running")
+    assert daemon.request("POST", "/api/plugins/stubborn/ingress/stay", {})[0] == 202
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        _, record = daemon.request("GET", "/api/plugins/stubborn")
+        if record["reason"]["code"] == "wedged":
+            break
+        assert time.monotonic() < deadline, record
+    assert record["counters"] == {"accepted": 1, "dispatch_timeout": 1}
+    assert record["queue_depth"] == 1
+    # Refused whole: the good change beside it is not taken either.
+    write(config, 2)
+    (config / "plugins" / "stubborn.py").write_text(STUBBORN + "# changed\n")
+    status, problem = daemon.request("POST", "/api/reload")
+    assert (status, "wedged" in problem["faults"][0]) == (409, True)
+    assert wait_for(daemon, lambda one: one["state"] == "running")["detail"] == {"version": 1}
+    # Removed, it is still known to run.
+    (config / "plugins" / "stubborn.py").unlink()
+    assert daemon.request("POST", "/api/reload")[0] == 200
+    assert daemon.request("POST", "/api/plugins/stubborn/reload")[1]["code"] == "plugin_not_found"
+    begun = time.monotonic()
+    assert daemon.stop() == 0
+    assert time.monotonic() - begun < 3
+    assert not (daemon.state / "daemon.json").exists()

@@ -55,6 +55,12 @@ anything = 1
     assert 'an array of one of "workers:read", "workers:command"' in found[5]
 
 
+def test_one_bound_alone_may_be_lowered_below_the_defaults_of_others():
+    """The smaller one wins; nobody is told of a key they did not write."""
+    text = "[plugins.p]\ndispatch_timeout_s = 1\nstart_timeout_s = 1\nqueue_bytes = 2048\nretry_max_s = 0.5\n"
+    assert parse_settings(text, FILE, {}).for_plugin("p").dispatch_warn_s == 5
+
+
 def test_what_a_type_cannot_say_is_found_at_once_too():
     text = """\
 [api]
@@ -64,8 +70,6 @@ origins = ["https://example.org/path"]
 [observe]
 listen = []
 [plugins.plugin]
-dispatch_timeout_s = 1
-dispatch_warn_s = 2
 [profiles."Rev-iewer"]
 engine = "echo"
 """
@@ -76,8 +80,7 @@ engine = "echo"
         ["yoi-daemon.toml:4", "api.origins"],
         ["yoi-daemon.toml:6", "observe.listen"],
         ["yoi-daemon.toml:7", "plugins.plugin"],
-        ["yoi-daemon.toml:9", "plugins.plugin.dispatch_warn_s"],
-        ["yoi-daemon.toml:10", "profiles.Rev-iewer"],
+        ["yoi-daemon.toml:8", "profiles.Rev-iewer"],
     ]
 
 

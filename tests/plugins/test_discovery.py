@@ -1,5 +1,6 @@
 import pytest
 
+from yoi_daemon.model.errors import ConfigurationError
 from yoi_daemon.model.ids import RESERVED_PLUGIN_IDS
 from yoi_daemon.plugins.discovery import discover
 
@@ -64,5 +65,5 @@ def test_ids_come_in_order(tmp_path):
 
 def test_a_directory_that_is_none_cannot_be_read(tmp_path):
     (tmp_path / "plugins").write_text("")
-    with pytest.raises(OSError, match="Not a directory"):
+    with pytest.raises(ConfigurationError, match="Not a directory"):
         discover(tmp_path / "plugins")

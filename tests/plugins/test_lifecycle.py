@@ -7,6 +7,7 @@ import pytest
 import trio
 
 from yoi_daemon.model.errors import Refused
+from yoi_daemon.plugins.record import ask_status, record_of
 from yoi_daemon.sdk import Plugin
 
 
@@ -228,17 +229,17 @@ async def test_restarts_are_forgotten_after_a_healthy_while_or_a_manual_start(
     await trio.sleep(2)
     fail[0] = False
     await until(service, "running")
-    assert service.record_with().restarts > 0
+    assert record_of(service).restarts > 0
     await trio.sleep(301)
-    assert service.record_with().restarts == 0
+    assert record_of(service).restarts == 0
     await service.stop()
     fail[0] = True
     await service.start()
     await trio.sleep(2)
-    assert service.record_with().restarts > 0
+    assert record_of(service).restarts > 0
     fail[0] = False
     await service.start()
-    assert service.record_with().restarts == 0
+    assert record_of(service).restarts == 0
     logged_errors.expect("service failed")
 
 
@@ -318,7 +319,7 @@ async def test_what_a_stop_cannot_drain_is_interrupted_and_waits(autojump_clock,
     await service.stop()
     assert trio.current_time() - before == pytest.approx(10)
     assert handled == [(0, 1)]
-    assert service.record_with().queue_depth == 2
+    assert record_of(service).queue_depth == 2
     assert service.report_unfinished() == 2
     await service.start()
     await trio.sleep(1)
@@ -384,7 +385,7 @@ async def test_status_hanging_raising_or_too_large_is_a_diagnostic(autojump_cloc
         service = rig.add(plugin)
         await until(service, "running")
         before = trio.current_time()
-        detail = (await service.record()).detail
+        detail = await ask_status(service)
         assert trio.current_time() - before <= 2
         answers[kind] = detail["diagnostic"]["code"] if isinstance(detail, dict) else bytes(detail)
     assert answers == {

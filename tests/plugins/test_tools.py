@@ -5,6 +5,7 @@ import pytest
 import trio
 
 from yoi_daemon.model.errors import Refused
+from yoi_daemon.plugins.tools import call_tool
 from yoi_daemon.sdk import Context, Plugin
 
 
@@ -50,7 +51,7 @@ async def test_a_tool_answers_while_the_lane_is_full_and_a_handler_hangs(autojum
     await trio.sleep(1)
     assert (await refusal(rig.accept(service, "go"))).code == "queue_full"
     before = trio.current_time()
-    assert await service.call_tool("add", body(1)) == b'{"sum":2}'
+    assert await call_tool(service, "add", body(1)) == b'{"sum":2}'
     assert trio.current_time() == before
 
 
@@ -60,22 +61,22 @@ async def test_each_failure_has_its_code(autojump_clock, rig):
     service = rig.add(plugin, tool_timeout_s=7, tool_concurrency=2)
     await trio.sleep(1)
     assert service.lifecycle.state == "ready"
-    assert (await refusal(service.call_tool("no", b"{}"))).code == "tool_not_found"
-    wrong = await refusal(service.call_tool("add", b'{"a": 1}'))
+    assert (await refusal(call_tool(service, "no", b"{}"))).code == "tool_not_found"
+    wrong = await refusal(call_tool(service, "add", b'{"a": 1}'))
     assert (wrong.code, "b" in wrong.detail) == ("invalid_request", True)
-    failed = await refusal(service.call_tool("add", body(666)))
+    failed = await refusal(call_tool(service, "add", body(666)))
     assert (failed.code, failed.detail) == ("tool_failed", "ValueError: no")
     assert failed.fields["where"].startswith("plugins/test_tools.py:")
     async with trio.open_nursery() as nursery:
         for _ in range(2):
-            nursery.start_soon(refusal, service.call_tool("add", body(777)))
+            nursery.start_soon(refusal, call_tool(service, "add", body(777)))
         await trio.sleep(1)
-        assert (await refusal(service.call_tool("add", body(1)))).code == "limit_reached"
+        assert (await refusal(call_tool(service, "add", body(1)))).code == "limit_reached"
         before = trio.current_time()
     assert 5 <= trio.current_time() - before <= 7
-    late = await refusal(service.call_tool("add", body(777)))
+    late = await refusal(call_tool(service, "add", body(777)))
     assert late.code == "tool_timeout"
-    assert await service.call_tool("add", body(1)) == b'{"sum":2}'
+    assert await call_tool(service, "add", body(1)) == b'{"sum":2}'
     assert dict(service.settlement.counters) == {"tool_calls": 1, "tool_failures": 4}
 
 
@@ -89,11 +90,11 @@ async def test_a_tool_that_needs_its_service_says_so(autojump_clock, rig):
 
     service = rig.add(plugin)
     await trio.sleep(1)
-    assert await service.call_tool("add", body(1)) == b'{"sum":2}'
+    assert await call_tool(service, "add", body(1)) == b'{"sum":2}'
     await service.stop()
-    stopped = await refusal(service.call_tool("add", body(1)))
+    stopped = await refusal(call_tool(service, "add", body(1)))
     assert (stopped.code, stopped.fields) == ("service_unavailable", {"state": "stopped"})
-    assert await service.call_tool("alone", body(1)) == b'{"sum":2}'
+    assert await call_tool(service, "alone", body(1)) == b'{"sum":2}'
 
 
 async def test_a_caller_who_leaves_ends_its_call(autojump_clock, rig):
@@ -102,7 +103,7 @@ async def test_a_caller_who_leaves_ends_its_call(autojump_clock, rig):
     service = rig.add(plugin)
     await trio.sleep(1)
     with trio.move_on_after(1):
-        await service.call_tool("add", body(777))
+        await call_tool(service, "add", body(777))
     await trio.sleep(1)
     assert not tuple(service.calls())
 
@@ -121,11 +122,11 @@ async def test_a_stubborn_tool_is_given_up_and_takes_only_its_place(autojump_clo
     plugin.tool("stay")(stay)
     service = rig.add(plugin, tool_timeout_s=5, tool_concurrency=1)
     await trio.sleep(1)
-    assert (await refusal(service.call_tool("stay", body(1)))).code == "tool_timeout"
+    assert (await refusal(call_tool(service, "stay", body(1)))).code == "tool_timeout"
     await trio.sleep(20)
     assert service.has_wedged
-    assert (await refusal(service.call_tool("stay", body(1)))).code == "limit_reached"
-    assert await service.call_tool("add", body(1)) == b'{"sum":2}'
+    assert (await refusal(call_tool(service, "stay", body(1)))).code == "limit_reached"
+    assert await call_tool(service, "add", body(1)) == b'{"sum":2}'
     released.set()
     await trio.sleep(1)
     assert not service.has_wedged

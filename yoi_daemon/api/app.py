@@ -8,7 +8,7 @@ import structlog
 from quart import Response
 from quart import request as quart_request
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from yoi_daemon.api import deadletters, health, ingress, plugins, status, tools, workers
 from yoi_daemon.api.routing import (
@@ -63,7 +63,10 @@ def make_app(daemon: Daemon, names: Names, routes: Sequence[Route] = ROUTES) -> 
         request_id = daemon.ids.new("req")
         if (error.code or 500) >= 500:  # what the framework makes of a fault that no view caught
             return answer_problem(internal_problem(request_id), request_id)
-        return answer_problem(problem(refusal_of(error), request_id), request_id)
+        response = answer_problem(problem(refusal_of(error), request_id), request_id)
+        if isinstance(error, MethodNotAllowed) and error.valid_methods:
+            response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
+        return response
 
     app.register_error_handler(HTTPException, refuse)
     return _guarded(app, daemon, names)

@@ -50,7 +50,7 @@ async def _accept_line(call: Call, service: Service, line: bytes) -> dict[str, A
     try:
         try:
             event = msgspec.json.decode(line, type=BatchLine)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Refused("invalid_request", f"the line does not fit: {error}") from error
         receipt = await call.daemon.plugins.admission.accept(
             service, event.ingress, bytes(event.payload), key=event.key

@@ -1,6 +1,7 @@
 """Plugins: list, detail, and the commands to their services."""
 
 from yoi_daemon.api.routing import Answer, Call, Route
+from yoi_daemon.plugins.record import record_of
 from yoi_daemon.plugins.service import Service
 
 
@@ -53,7 +54,7 @@ def _service(call: Call) -> Service:
 async def _answer(call: Call, service: Service) -> Answer:
     log = call.daemon.event_log
     # Position and state in one stretch, told after the commit.
-    seq, record = service.lifecycle.seq, service.record_with()
+    seq, record = service.lifecycle.seq, record_of(service)
     await log.committed(seq)
     return Answer({"plugin": record, "cursor": log.cursors.encode(seq)})
 

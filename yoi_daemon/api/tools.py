@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from yoi_daemon.api.routing import Answer, Call, Route
+from yoi_daemon.plugins.tools import call_tool as run_tool
 
 
 async def list_tools(call: Call) -> Answer:
@@ -29,7 +30,7 @@ async def call_tool(call: Call) -> Answer:
     """Runs a tool now, beside its plugin's queue."""
     arguments = await call.json_bytes()
     service = call.daemon.plugins.service(call.params["plugin_id"])
-    result = await service.call_tool(call.params["tool"], arguments)
+    result = await run_tool(service, call.params["tool"], arguments)
     return Answer({"result": msgspec.Raw(result)})
 
 

@@ -47,12 +47,8 @@ def check(
         faults.extend(error.faults)
     try:
         discovery = discover(directories.plugins)
-    except OSError as error:
-        faults.append(
-            ConfigFault(
-                file=str(directories.plugins), key="", expected=f"cannot be read: {error.strerror}"
-            )
-        )
+    except ConfigurationError as error:
+        faults.extend(error.faults)
         return CheckReport(
             config_file=str(directories.config_file), faults=tuple(faults), plugins=()
         )

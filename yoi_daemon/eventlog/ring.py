@@ -47,15 +47,18 @@ class Ring:
         self._entries.append(entry)
         self._bytes += len(entry.frame)
         self.head = entry.seq
-        self.evict()
+        self._let_go(entry.monotonic_s)
 
     def evict(self) -> None:
         """Lets go of what is beyond a bound by now."""
-        oldest_s = self._clock() - self._max_age_s
-        while len(self) > 1:
+        self._let_go(self._clock())
+
+    def _let_go(self, now: float) -> None:
+        oldest_s = now - self._max_age_s
+        while (kept := len(self._entries) - self._start) > 1:
             first = self._entries[self._start]
             if (
-                len(self) <= self._max_events
+                kept <= self._max_events
                 and self._bytes <= self._max_bytes
                 and first.monotonic_s >= oldest_s
             ):

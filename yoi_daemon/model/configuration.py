@@ -162,13 +162,10 @@ def _is_struct(kind: Any) -> bool:
 
 def _check_rules(settings: Settings, faults: Faults) -> None:
     """What a type cannot say."""
-    for plugin_id, plugin in settings.plugins.items():
+    for plugin_id in settings.plugins:
         at = ("plugins", plugin_id)
         if not is_plugin_id(plugin_id):
             faults.add(at, f"is no plugin id; expected {PLUGIN_ID_RULE}")
-        for low, high in _ORDERED_KEYS:
-            if getattr(plugin, low) > getattr(plugin, high):
-                faults.add((*at, low), f"expected at most {high}")
     for name in settings.profiles:
         if not is_plugin_id(name):
             faults.add(("profiles", name), "expected a name of a-z, 0-9 and _")
@@ -186,16 +183,6 @@ def _check_rules(settings: Settings, faults: Faults) -> None:
 
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
-
-
-_ORDERED_KEYS = (
-    ("event_bytes", "queue_bytes"),
-    ("dispatch_warn_s", "dispatch_timeout_s"),
-    ("start_warn_s", "start_timeout_s"),
-    ("retry_min_s", "retry_max_s"),
-    ("restart_min_s", "restart_max_s"),
-    ("quarantine_min_s", "quarantine_max_s"),
-)
 
 
 def listen_addresses(listen: Listen) -> list[str]:

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
+from math import floor
 from typing import Any, Literal
 
 import msgspec
@@ -263,7 +265,17 @@ class ObservationEvent(
 
 def format_time(unix_s: float) -> str:
     """Unix seconds as RFC 3339 in UTC with microseconds: `2026-01-02T03:04:05.000006Z`."""
-    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+    second = floor(unix_s)
+    microsecond = round((unix_s - second) * 1e6)
+    if microsecond == 1_000_000:
+        second, microsecond = second + 1, 0
+    return f"{_format_second(second)}.{microsecond:06d}Z"
+
+
+@lru_cache(maxsize=4)
+def _format_second(unix_s: int) -> str:
+    # Most times written are of the second that runs.
+    return datetime.fromtimestamp(unix_s, UTC).isoformat()[:-6]
 
 
 def matches_kind(kind: str, prefix: str) -> bool:

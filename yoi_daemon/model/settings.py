@@ -58,7 +58,10 @@ class PluginHostSettings(Section, frozen=True):
 
 
 class PluginSettings(Section, frozen=True):
-    """`[plugins.NAME]`: how the host treats one plugin; `config` is the author's own table."""
+    """`[plugins.NAME]`: how the host treats one plugin; `config` is the author's own table.
+
+    Where two keys bound each other, the smaller `…_max_s`, `queue_bytes` or `…_timeout_s` wins.
+    """
 
     enabled: bool | None = None
     critical: bool = False
@@ -111,8 +114,6 @@ class RuntimeSettings(Section, frozen=True):
     inbox_inputs: Annotated[int, Meta(ge=1, le=10_000)] = 16
     transcript_items: Count = 10_000
     transcript_bytes: Bytes = 16_777_216
-    retained_workers: Count = 1000
-    stop_grace_s: Seconds = 5
     turn_timeout_s: Seconds = 3600
 
 

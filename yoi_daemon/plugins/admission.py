@@ -126,7 +126,7 @@ class Admission:
         return spec
 
     def _check(self, service: Service, spec: IngressSpec, payload: bytes) -> None:
-        limit = service.settings.event_bytes
+        limit = min(service.settings.event_bytes, service.settings.queue_bytes)
         if len(payload) > limit:
             raise Refused(
                 "payload_too_large",
@@ -140,7 +140,7 @@ class Admission:
             raise Refused(
                 "invalid_event", f"the payload does not fit ingress {spec.name}: {error}"
             ) from error
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Refused("invalid_event", f"the payload is not JSON: {error}") from error
         except RecursionError as error:
             raise Refused("invalid_event", "the payload is nested too deeply") from error

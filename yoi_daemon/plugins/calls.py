@@ -1,7 +1,7 @@
 """Short calls of an author's functions beside the lane: status and tools, each against a deadline."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import trio
@@ -21,9 +21,12 @@ class Returned(msgspec.Struct, frozen=True):
     encoded: bytes
 
 
-class _UnderWay(NamedTuple):
-    name: str
-    over: trio.Event
+class _UnderWay:
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.over = trio.Event()
+        self.is_stopped = False
+        self.outcome: Returned | Failure | None = None
 
 
 class Calls:
@@ -50,7 +53,8 @@ class Calls:
 
         With `grace_s` they are given up that much after.
         """
-        for call in self._under_way:
+        for call, under_way in self._under_way.items():
+            under_way.is_stopped = True
             call.is_open = False
             call.due = min(call.due, self._clock())
             if grace_s is not None:
@@ -87,32 +91,37 @@ class Calls:
             scope=trio.CancelScope(),
             give_up=trio.CancelScope(),
         )
-        outcome: Returned | Failure | None = None
-        over = trio.Event()
+        under_way = _UnderWay(name)
 
         async def run_call() -> None:
-            nonlocal outcome
             try:
                 with call.scope, call.give_up:
                     value = await call_function(function, make_context(call.check), *arguments)
-                    outcome = Returned(msgspec.json.encode(value))
+                    under_way.outcome = Returned(msgspec.json.encode(value))
             except BaseException as error:  # noqa: ASYNC103, BLE001 (a plugin ends itself, not the daemon)
                 reraise_cancellation(error)
-                outcome = failure_of(error, loaded)
+                under_way.outcome = failure_of(error, loaded)
             finally:
                 del self._under_way[call]
                 call.is_open = False
-                over.set()
+                under_way.over.set()
 
-        self._under_way[call] = _UnderWay(name, over)
+        self._under_way[call] = under_way
         self._nursery.start_soon(run_call, name=f"call {name}")
         try:
             # The watchdog looks four times a second: a second more is room for it, not a deadline.
             with trio.move_on_after(timeout_s + 1):
-                await over.wait()
+                await under_way.over.wait()
         finally:
             call.is_open = False
             call.scope.cancel()
+        outcome = under_way.outcome
+        if under_way.is_stopped and not isinstance(outcome, Returned):
+            return Failure(
+                outcome="interrupted",
+                code="stopped",
+                message=f"{name} was ended: its service stopped",
+            )
         if call.is_late or outcome is None:
             return Failure(
                 outcome="dispatch_timeout",

@@ -1,5 +1,6 @@
 """The context a plugin's functions get: fenced, so that what comes after the verdict has no effect."""
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ import trio
 from structlog.typing import FilteringBoundLogger
 
 from yoi_daemon.eventlog.interface import EventLog
+from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.events import Draft
 from yoi_daemon.model.settings import Grant
 from yoi_daemon.plugins.state import PluginState
@@ -16,6 +18,8 @@ from yoi_daemon.sdk.config import Config
 from yoi_daemon.sdk.context import Workers
 
 T = TypeVar("T")
+EVENT_NAME = re.compile(r"(?=.{1,64}\Z)[a-z0-9_]+(\.[a-z0-9_]+)*")
+EVENT_NAME_RULE = "up to 64 of a-z, 0-9 and _, in parts joined by dots"
 Check = Callable[[], None]
 """Raises `sdk.AttemptClosedError` when effects are no longer wanted."""
 
@@ -140,6 +144,8 @@ class CallContext:
 
     async def emit(self, kind: str, data: Any = None) -> None:
         around = self._surroundings
+        if not EVENT_NAME.fullmatch(kind):
+            raise Refused("invalid_event", f"an event's name is {EVENT_NAME_RULE}")
         await around.event_log.room()
         self._check()
         around.event_log.append(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgspec
 
-from yoi_daemon.model.errors import ConfigFault
+from yoi_daemon.model.errors import ConfigFault, ConfigurationError
 from yoi_daemon.model.ids import PLUGIN_ID_RULE, is_plugin_id
 
 
@@ -25,7 +25,7 @@ class Discovery(msgspec.Struct, frozen=True):
 def discover(directory: Path) -> Discovery:
     """Looks at the entries of `directory`; a missing one holds nothing. Hidden entries are passed over.
 
-    Raises `OSError` when the directory cannot be read.
+    Raises `ConfigurationError` when the directory cannot be read.
     """
     found: dict[str, Found] = {}
     faults: list[ConfigFault] = []
@@ -33,6 +33,11 @@ def discover(directory: Path) -> Discovery:
         entries = sorted(directory.iterdir())
     except FileNotFoundError:
         entries = []
+    except OSError as error:
+        fault = ConfigFault(
+            file=str(directory), key="", expected=f"cannot be read: {error.strerror}"
+        )
+        raise ConfigurationError([fault]) from error
     for entry in entries:
         if entry.name.startswith((".", "__")):
             continue

@@ -39,6 +39,26 @@ class StopTimes(msgspec.Struct, frozen=True, kw_only=True):
     drains: bool
 
 
+def stop_times(settings: PluginSettings, budget_s: float | None) -> StopTimes:
+    """How long the parts of a stop may take: as configured, or as shares of a budget."""
+    if budget_s is None:
+        return StopTimes(
+            drain_s=settings.drain_s,
+            cancel_s=settings.cancel_s,
+            hook_s=settings.stop_hook_s,
+            close_s=settings.cancel_s,
+            drains=True,
+        )
+    # A handler that ignores its cancellation takes `cancel_s` twice: until late, and until given up.
+    return StopTimes(
+        drain_s=0.4 * budget_s,
+        cancel_s=0.1 * budget_s,
+        hook_s=0.2 * budget_s,
+        close_s=0.1 * budget_s,
+        drains=False,
+    )
+
+
 class _StartFailed(Exception):
     """Ends `start`; the end is noted already."""
 

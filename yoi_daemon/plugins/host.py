@@ -10,6 +10,7 @@ from yoi_daemon.model.errors import ConfigFault, Refused
 from yoi_daemon.model.plugins import PluginRecord
 from yoi_daemon.model.settings import PluginSettings, Settings
 from yoi_daemon.plugins.admission import Admission
+from yoi_daemon.plugins.record import ask_status, record_of
 from yoi_daemon.plugins.reloading import plan_reload
 from yoi_daemon.plugins.service import Service
 
@@ -28,6 +29,7 @@ class PluginHost:
         self._spawn = spawn
         self._make = make
         self._services: dict[str, Service] = {}
+        self._retired: list[Service] = []
         self._reloading = trio.Lock()
         self.admission = admission
         """The way in for events."""
@@ -55,7 +57,7 @@ class PluginHost:
     async def reload(self, settings: Settings, only: str | None = None) -> tuple[str, ...]:
         """Takes changed plugins, all or `only` one; gives the ids of those that changed.
 
-        Raises `Refused` (`invalid_state`) with every fault, and then nothing has changed. A service
+        Raises `Refused`: `plugin_not_found`, or `invalid_state` with every fault, and then nothing has changed. A service
         that is replaced drains first; what is queued stays. Cancelled while it replaces, some are
         replaced and some are not.
         """
@@ -63,7 +65,9 @@ class PluginHost:
             plan = await plan_reload(self._directories, settings, self._services, only)
             for plugin_id in plan.removed:
                 await self._services[plugin_id].retire()
-                del self._services[plugin_id]
+                retired = self._services.pop(plugin_id)
+                if retired.has_wedged:
+                    self._retired.append(retired)
             for change in plan.changes:
                 service = self._services.get(change.plugin_id)
                 if service is None:
@@ -76,11 +80,12 @@ class PluginHost:
 
     async def record(self, plugin_id: str) -> PluginRecord:
         """One plugin as the API shows it."""
-        return await self.service(plugin_id).record()
+        service = self.service(plugin_id)
+        return record_of(service, await ask_status(service))
 
     def records(self) -> tuple[PluginRecord, ...]:
         """All plugins as the API shows them, without asking their status."""
-        return tuple(service.record_with() for service in self.services.values())
+        return tuple(record_of(service) for service in self.services.values())
 
     def unhealthy(self) -> tuple[str, ...]:
         """The critical plugins that keep the daemon from being ready."""
@@ -88,7 +93,11 @@ class PluginHost:
 
     def wedged(self) -> tuple[str, ...]:
         """The plugins whose lane is sealed: what runs there cannot be ended."""
-        return tuple(name for name, service in self.services.items() if service.has_wedged)
+        return tuple(service.plugin_id for service in self.watched() if service.has_wedged)
+
+    def watched(self) -> tuple[Service, ...]:
+        """Every service with calls to watch: also those that were removed and will not end."""
+        return (*self._services.values(), *self._retired)
 
     async def stop(self, *, budget_s: float) -> int:
         """Stops every service at once: handlers in hand finish or are cancelled, what is queued stays.

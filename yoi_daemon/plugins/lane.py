@@ -16,6 +16,7 @@ import msgspec
 import trio
 
 from yoi_daemon.model.errors import Refused
+from yoi_daemon.model.settings import PluginSettings
 from yoi_daemon.plugins.delivery import Attempt, Delivery, Failure, LaneLimits
 from yoi_daemon.plugins.executor import Executor
 
@@ -239,10 +240,14 @@ class Lane:
                     self._front.appendleft(delivery)
         except BaseException:
             # Only somebody else's cancellation comes here: what a handler raises is a value.
-            if attempt is not None:
+            if attempt is not None and not attempt.is_wedged:
                 self._end(attempt, LATE if attempt.is_late else INTERRUPTED)
             raise
-        if attempt is not None:
+        if attempt is not None and attempt.is_wedged:
+            # It came back after all. Its verdict has fallen, and the lane is sealed.
+            self.current = None
+            self._front.appendleft(attempt.delivery)
+        elif attempt is not None:
             self._end(attempt, LATE)
 
     def _begin(
@@ -310,3 +315,14 @@ INTERRUPTED = Failure(outcome="interrupted", code="interrupted", message="the se
 LATE = Failure(
     outcome="dispatch_timeout", code="dispatch_timeout", message="the handler outlived its deadline"
 )
+
+
+def lane_limits(settings: PluginSettings) -> LaneLimits:
+    """The lane's part of a plugin's settings."""
+    return LaneLimits(
+        queue_events=settings.queue_events,
+        queue_bytes=settings.queue_bytes,
+        dispatch_timeout_s=settings.dispatch_timeout_s,
+        dispatch_warn_s=settings.dispatch_warn_s,
+        dispatch_grace_s=settings.dispatch_grace_s,
+    )

@@ -42,6 +42,7 @@ class Lifecycle:
         self.since_s = clock()
         self.reason = Reason("loading", "the module is being loaded")
         self.retry_at_s: float | None = None
+        self._retry_at_wall_s = 0.0
         self.restarts = 0
         self.is_quarantined = False
         self.changed = trio.Event()
@@ -61,9 +62,7 @@ class Lifecycle:
     @property
     def retry_at(self) -> str | None:
         """When the host starts the service again, RFC 3339."""
-        if self.retry_at_s is None:
-            return None
-        return format_time(self._wall_clock() + self.retry_at_s - self._clock())
+        return None if self.retry_at_s is None else format_time(self._retry_at_wall_s)
 
     def explain(self, code: str, message: str) -> None:
         """Changes the reason without a move."""
@@ -78,6 +77,7 @@ class Lifecycle:
         self._since_wall_s = self._wall_clock()
         self.reason = Reason(code, message)
         self.retry_at_s = None if retry_in_s is None else self.since_s + retry_in_s
+        self._retry_at_wall_s = self._since_wall_s + (retry_in_s or 0)
         data = PluginState(
             state=to,
             before=before,

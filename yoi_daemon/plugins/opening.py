@@ -79,7 +79,7 @@ async def open_plugins(
 
         host = PluginHost(directories, admission, spawn, make)
         host.faults = discovery.faults
-        nursery.start_soon(run_watchdog, lambda: host.services.values())
+        nursery.start_soon(run_watchdog, host.watched)
         for plugin_id in discovery.found:
             if settings.is_enabled(plugin_id):
                 host.add(make(plugin_id, settings.for_plugin(plugin_id)))

@@ -57,6 +57,10 @@ def _load_changed(
         for plugin_id, one in discover(directories.plugins).found.items()
         if settings.is_enabled(plugin_id)
     }
+    if only is not None and only not in found and only not in services:
+        raise Refused(
+            "plugin_not_found", f"there is no plugin {only} here, nor a file of this name"
+        )
     changes: list[Change] = []
     faults: list[str] = []
     for plugin_id, one in found.items():
@@ -67,10 +71,14 @@ def _load_changed(
         try:
             loaded = _load_if_changed(one, wanted, service, directories)
         except LoadFailed as failure:
-            if service is None or service.loaded is not None:
+            if service is None or service.loaded is not None or only is not None:
                 faults.append(f"{failure.code}: {failure.message}")
             continue
-        if loaded is not None:
+        if loaded is not None and service is not None and service.is_wedged:
+            faults.append(
+                f"wedged: {plugin_id}: {service.lifecycle.reason.message}; restart the daemon"
+            )
+        elif loaded is not None:
             changes.append(Change(plugin_id, loaded, wanted))
     if faults:
         raise Refused(

@@ -1,7 +1,6 @@
 """A plugin under the host's care: its service is started, run, stopped and started again."""
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
 
 import msgspec
 import structlog
@@ -18,25 +17,21 @@ from yoi_daemon.model.events import (
     PluginSlow,
     PluginWedged,
 )
-from yoi_daemon.model.plugins import IngressInfo, PluginRecord
 from yoi_daemon.model.settings import PluginSettings
-from yoi_daemon.plugins.calls import Calls, Returned
-from yoi_daemon.plugins.context import CallContext, Surroundings, WorkersFor
+from yoi_daemon.plugins.calls import Calls
+from yoi_daemon.plugins.context import Surroundings, WorkersFor
 from yoi_daemon.plugins.deadletters import DeadLetters
-from yoi_daemon.plugins.delivery import Attempt, Call, Delivery, Fault, LaneLimits
+from yoi_daemon.plugins.delivery import Attempt, Call, Delivery, Fault
 from yoi_daemon.plugins.executor import frame_in
-from yoi_daemon.plugins.generation import End, Generation, StopTimes
+from yoi_daemon.plugins.generation import End, Generation, stop_times
 from yoi_daemon.plugins.idempotency import DeliveryKeys
-from yoi_daemon.plugins.lane import Lane
+from yoi_daemon.plugins.lane import Lane, lane_limits
 from yoi_daemon.plugins.lifecycle import Lifecycle
 from yoi_daemon.plugins.loading import LoadedPlugin, LoadFailed, forget_module
 from yoi_daemon.plugins.restart import RestartPolicy
 from yoi_daemon.plugins.settlement import Settlement
 from yoi_daemon.plugins.state import PluginState
 
-STATUS_CALL = "status"
-MAX_DETAIL_BYTES = 16_384
-"""What `@plugin.status` may answer, encoded."""
 LOAD_TIMEOUT_S = 30.0
 """A module's import may take as long as a start."""
 
@@ -87,11 +82,13 @@ class Service:
             uniform=parts.uniform,
         )
         self.lane = Lane(lane_limits(settings), self.settlement.judge, clock=parts.clock)
-        self._policy = RestartPolicy(settings, parts.uniform)
+        self.policy = RestartPolicy(settings, parts.uniform)
         self._wanted = True
         self._changed = trio.Event()
-        self._generation: Generation | None = None
-        self._calls: Calls | None = None
+        self.generation: Generation | None = None
+        """The run that is under way."""
+        self.side_calls: Calls | None = None
+        """Status and tools under way, while it is supervised."""
         self._redeliveries = 0.0
         self._redelivered_s = parts.clock()
         self._is_retired = False
@@ -106,48 +103,14 @@ class Service:
     @property
     def has_wedged(self) -> bool:
         """Whether something of it runs that cannot be ended."""
-        calls = () if self._calls is None else self._calls.under_way()
-        return self.is_wedged or any(call.is_wedged for call in calls)
+        calls = () if self.side_calls is None else self.side_calls.under_way()
+        runs = self.is_wedged and self.generation is not None
+        return runs or any(call.is_wedged for call in calls)
 
     @property
     def is_unhealthy(self) -> bool:
         """Whether a critical plugin keeps the daemon from being ready."""
         return self.settings.critical and self.lifecycle.state in ("failed", "starting", "ready")
-
-    async def record(self) -> PluginRecord:
-        """The plugin as the API shows it; asks `@plugin.status` with a deadline."""
-        detail = await self._ask_status()
-        return self.record_with(detail)
-
-    def record_with(self, detail: Any = None) -> PluginRecord:
-        """The plugin as the API shows it, with this `detail`."""
-        lane = self.lane.statistics()
-        life = self.lifecycle
-        specs = () if self.loaded is None else self.loaded.plugin.ingresses.values()
-        return PluginRecord(
-            plugin_id=self.plugin_id,
-            state=life.state,
-            since=life.since,
-            reason=life.reason,
-            restarts=self._policy.restarts,
-            retry_at=life.retry_at,
-            queue_depth=lane.depth,
-            queue_capacity=lane.capacity,
-            queue_bytes=lane.bytes,
-            queue_bytes_capacity=lane.bytes_capacity,
-            oldest_waiting_s=lane.oldest_waiting_s,
-            counters=dict(self.settlement.counters),
-            dispatch=self.settlement.dispatch_times(),
-            detail=detail,
-            last_error=self.settlement.last_error,
-            isolation=self.settings.isolation,
-            critical=self.settings.critical,
-            tools=() if self.loaded is None else tuple(self.loaded.plugin.tools),
-            ingresses=tuple(
-                IngressInfo(name=spec.name, verify=spec.verify, every_s=spec.period_s)
-                for spec in specs
-            ),
-        )
 
     # -- commands
 
@@ -168,7 +131,7 @@ class Service:
             return
         if self.lifecycle.state == "stopping":
             raise Refused("invalid_state", "the service is stopping; start it when it has stopped")
-        self._policy.clear()
+        self.policy.clear()
         changed = self.lifecycle.changed
         self._want(True)
         await changed.wait()  # the supervisor needs one turn of the loop, and nothing else
@@ -179,16 +142,19 @@ class Service:
         Without a budget the queue is drained first, in the plugin's own times. Within `budget_s` only
         the handler in hand may finish, and what is queued stays. Cancelling the wait does not undo the stop.
         """
+        if self.loaded is not None and not self.loaded.plugin.has_service and budget_s is None:
+            raise Refused("invalid_state", "this plugin has no service to stop")
         self._want(False)
         await self._stop_service(budget_s)
-        if budget_s is not None and self._calls is not None:
-            self._calls.cancel(grace_s=0.1 * budget_s)
-            await self._calls.wait_over()
+        if budget_s is not None and self.side_calls is not None:
+            self.side_calls.cancel(grace_s=0.1 * budget_s)
+            await self.side_calls.wait_over()
 
     async def _stop_service(self, budget_s: float | None) -> None:
-        generation = self._generation
+        generation = self.generation
         if generation is None or self.is_wedged:
-            if self.lifecycle.state in ("ready", "failed") and not self.is_wedged:
+            has_service = self.loaded is None or self.loaded.plugin.has_service
+            if self.lifecycle.state in ("ready", "failed") and not self.is_wedged and has_service:
                 self.lifecycle.move("stopped", "stopped", "stopped by command")
             return
         if self.lifecycle.state in ("starting", "running"):
@@ -231,13 +197,14 @@ class Service:
         """
         self._refuse_wedged()
         was_stopped = self.lifecycle.state in ("stopping", "stopped")
-        await self.stop()
+        if self.loaded is None or self.loaded.plugin.has_service:
+            await self.stop()
         before = self.loaded
         self._take(loaded, settings)
         if before is not None and before.module != loaded.module:
             forget_module(before)
         if not was_stopped:
-            self._policy.clear()
+            self.policy.clear()
             self._want(True)
 
     def report_unfinished(self) -> int:
@@ -256,7 +223,11 @@ class Service:
 
     async def retire(self) -> None:
         """Stops the service for good: its module is gone. What is queued is reported as unfinished."""
-        await self.stop()
+        if self.loaded is None or self.loaded.plugin.has_service:
+            await self.stop()
+        if self.side_calls is not None:
+            self.side_calls.cancel()
+            await self.side_calls.wait_over()
         self.report_unfinished()
         self._is_retired = True
         self._want(False)
@@ -269,7 +240,7 @@ class Service:
         Until cancelled, or until it is retired.
         """
         async with trio.open_nursery() as calls:
-            self._calls = Calls(calls, self._parts.clock)
+            self.side_calls = Calls(calls, self._parts.clock)
             if self.loaded is None:
                 await self._load_first()
             while not self._is_retired:
@@ -332,8 +303,8 @@ class Service:
         loaded = self.loaded
         assert loaded is not None
         parts = self._parts
-        surroundings = self._surroundings(loaded)
-        generation = self._generation = Generation(
+        surroundings = self.surroundings(loaded)
+        generation = self.generation = Generation(
             loaded,
             self.settings,
             self.lane,
@@ -342,17 +313,18 @@ class Service:
             on_running=self._note_running,
             timers=lambda: parts.timers(self, loaded),
         )
-        self.lifecycle.restarts = self._policy.restarts
+        self.lifecycle.restarts = self.policy.restarts
         self.lifecycle.move("starting", "starting", "start was called")
         try:
             self._settle(generation, await generation.run())
         finally:
-            self._generation = None
-            if self._calls is not None:
-                self._calls.cancel()
+            self.generation = None
+            if self.side_calls is not None:
+                self.side_calls.cancel()
             generation.is_over.set()
 
-    def _surroundings(self, loaded: LoadedPlugin) -> Surroundings:
+    def surroundings(self, loaded: LoadedPlugin) -> Surroundings:
+        """What the contexts of this plugin's calls share."""
         return Surroundings(
             plugin_id=self.plugin_id,
             config=loaded.config,
@@ -393,14 +365,20 @@ class Service:
                 self.lifecycle.move("stopping", end.code, end.message)
                 self.lifecycle.move("stopped", end.code, end.message)
             return
-        following = self._policy.next_restart(self._parts.clock())
-        self.lifecycle.restarts = self._policy.restarts
+        following = self.policy.next_restart(self._parts.clock())
+        self.lifecycle.restarts = self.policy.restarts
         self.lifecycle.is_quarantined = following.gave_up
-        self.lifecycle.move("failed", end.code, end.message, retry_in_s=following.delay_s)
+        code, message = end.code, end.message
+        if following.gave_up:
+            code, message = (
+                "gave_up",
+                f"restarted too often; the last time {end.code}: {end.message}",
+            )
+        self.lifecycle.move("failed", code, message, retry_in_s=following.delay_s)
         if following.gave_up:
             self.settlement.counters["gave_up"] += 1
             data = PluginGaveUp(
-                restarts=self._policy.restarts,
+                restarts=self.policy.restarts,
                 within_s=self.settings.restart_window_s,
                 retry_in_s=following.delay_s,
             )
@@ -426,10 +404,10 @@ class Service:
         """See `Watched`."""
         if self.lane.current is not None:
             yield self.lane.current
-        if self._generation is not None:
-            yield self._generation.life
-        if self._calls is not None:
-            yield from self._calls.under_way()
+        if self.generation is not None:
+            yield self.generation.life
+        if self.side_calls is not None:
+            yield from self.side_calls.under_way()
 
     def on_slow(self, call: Call, elapsed_s: float) -> None:
         """See `Watched`."""
@@ -448,12 +426,14 @@ class Service:
 
     def on_wedged(self, call: Call) -> None:
         """See `Watched`. What ignores its cancellation cannot be ended: the lane is sealed."""
-        generation = self._generation
+        generation = self.generation
         if generation is None or not (isinstance(call, Attempt) or call is generation.life):
             # A tool or a status: it takes one of its calls with it, not the lane.
-            if self._calls is not None:
-                self._calls.note_wedged(call)
+            if self.side_calls is not None:
+                self.side_calls.note_wedged(call)
             return
+        if isinstance(call, Attempt):
+            self.settlement.judge_wedged(call, self._parts.clock() - call.started_s)
         self.is_wedged = True
         self._wanted = False
         self.lane.is_sealed = True
@@ -479,125 +459,9 @@ class Service:
         healthy = self.lifecycle.state == "running" and (
             now - self.lifecycle.since_s >= self.settings.restart_healthy_s
         )
-        if healthy and (self._policy.restarts or self._policy.is_quarantined):
-            self._policy.clear()
+        if healthy and (self.policy.restarts or self.policy.is_quarantined):
+            self.policy.clear()
             self.lifecycle.restarts = 0
-
-    # -- calls beside the lane
-
-    async def call_tool(self, name: str, arguments: bytes) -> bytes:
-        """Runs a tool at once and gives its result as JSON. Cancelled, the tool is cancelled.
-
-        Raises `Refused`: `tool_not_found`, `service_unavailable`, `invalid_request`, `limit_reached`,
-        `tool_timeout`, `tool_failed`.
-        """
-        calls, loaded = self._calls, self.loaded
-        spec = None if loaded is None else loaded.plugin.tools.get(name)
-        if spec is None or loaded is None or calls is None:
-            raise Refused("tool_not_found", f"plugin {self.plugin_id} has no tool {name}")
-        generation = self._generation
-        if (
-            loaded.plugin.has_service
-            and spec.needs_service
-            and (generation is None or self.lifecycle.state != "running")
-        ):
-            state = self.lifecycle.state
-            raise Refused(
-                "service_unavailable",
-                f"tool {name} needs its plugin's service, which is {state}; start it, or wait",
-                state=state,
-            )
-        limit = self.settings.tool_concurrency
-        if calls.count(name) >= limit:
-            raise Refused(
-                "limit_reached", f"{limit} calls of {name} run already", retry_after_s=1.0
-            )
-        try:
-            decoded = spec.decoder.decode(arguments)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise Refused("invalid_request", f"the arguments do not fit: {error}") from error
-        surroundings = self._surroundings(loaded) if generation is None else generation.surroundings
-        outcome = await calls.run(
-            name,
-            spec.function,
-            loaded,
-            lambda check: CallContext(surroundings, check),
-            decoded,
-            timeout_s=self.settings.tool_timeout_s,
-            grace_s=self.settings.dispatch_grace_s,
-        )
-        if isinstance(outcome, Returned):
-            self.settlement.counters["tool_calls"] += 1
-            return outcome.encoded
-        self.settlement.counters["tool_failures"] += 1
-        self.settlement.note_error(msgspec.structs.replace(outcome, code=f"tool_{outcome.code}"))
-        raise Refused(
-            "tool_timeout" if outcome.outcome == "dispatch_timeout" else "tool_failed",
-            outcome.message,
-            where=outcome.where,
-        )
-
-    async def _ask_status(self) -> Any:
-        generation, calls = self._generation, self._calls
-        if generation is None or calls is None or not generation.is_running:
-            return None
-        function = generation.loaded.plugin.on_status
-        if function is None:
-            return None
-        if calls.count(STATUS_CALL):
-            return _diagnostic("status_hangs", "an earlier call of status has not returned")
-        outcome = await calls.run(
-            STATUS_CALL,
-            function,
-            generation.loaded,
-            lambda check: CallContext(generation.surroundings, check),
-            timeout_s=self.settings.status_timeout_s,
-            grace_s=self.settings.dispatch_grace_s,
-        )
-        if not isinstance(outcome, Returned):
-            return _diagnostic(f"status_{outcome.code}", outcome.message, outcome.where)
-        if len(outcome.encoded) > MAX_DETAIL_BYTES:
-            size = len(outcome.encoded)
-            return _diagnostic(
-                "status_too_large",
-                f"status answered {size} bytes; at most {MAX_DETAIL_BYTES} are shown",
-            )
-        return msgspec.Raw(outcome.encoded)
 
     def _append(self, kind: str, data: Data) -> None:
         self._parts.event_log.append(Draft(kind=kind, plugin_id=self.plugin_id, data=data))
-
-
-def stop_times(settings: PluginSettings, budget_s: float | None) -> StopTimes:
-    """How long the parts of a stop may take: as configured, or as shares of a budget."""
-    if budget_s is None:
-        return StopTimes(
-            drain_s=settings.drain_s,
-            cancel_s=settings.cancel_s,
-            hook_s=settings.stop_hook_s,
-            close_s=settings.cancel_s,
-            drains=True,
-        )
-    # A handler that ignores its cancellation takes `cancel_s` twice: until late, and until given up.
-    return StopTimes(
-        drain_s=0.4 * budget_s,
-        cancel_s=0.1 * budget_s,
-        hook_s=0.2 * budget_s,
-        close_s=0.1 * budget_s,
-        drains=False,
-    )
-
-
-def lane_limits(settings: PluginSettings) -> LaneLimits:
-    """The lane's part of a plugin's settings."""
-    return LaneLimits(
-        queue_events=settings.queue_events,
-        queue_bytes=settings.queue_bytes,
-        dispatch_timeout_s=settings.dispatch_timeout_s,
-        dispatch_warn_s=settings.dispatch_warn_s,
-        dispatch_grace_s=settings.dispatch_grace_s,
-    )
-
-
-def _diagnostic(code: str, message: str, where: str | None = None) -> dict[str, Any]:
-    return {"diagnostic": {"code": code, "message": message, "where": where}}

@@ -14,7 +14,7 @@ from yoi_daemon.model.plugins import DispatchTimes, LastError
 from yoi_daemon.model.settings import PluginSettings
 from yoi_daemon.plugins.deadletters import DeadLetters
 from yoi_daemon.plugins.delivery import Attempt, AttemptRecord, Delivery, Failure, Fault
-from yoi_daemon.plugins.lane import Lane
+from yoi_daemon.plugins.lane import LATE, Lane
 
 TIMES_KEPT = 256
 
@@ -95,6 +95,13 @@ class Settlement:
             delay_s,
         )
         (lane.hold if self.holds(delivery.ingress) else lane.park)(delivery, delay_s)
+
+    def judge_wedged(self, attempt: Attempt, duration_s: float) -> None:
+        """The verdict on a handler that was given up. Its event ends with the lane: it stays unfinished."""
+        delivery, duration_ms = attempt.delivery, round(duration_s * 1000, 3)
+        self.counters[LATE.outcome] += 1
+        delivery.attempts.append(self._record(delivery, LATE, duration_ms, duration_s))
+        self._emit(LATE.outcome, delivery, duration_ms, LATE)
 
     def displace(self, lane: Lane, delivery: Delivery, outcome: Displacement) -> None:
         """A newer event takes the place of one that waits: counted now, reported within a second."""

@@ -1,0 +1,75 @@
+"""Tools: an author's functions that answer a request at once, whatever the service's queue does."""
+
+import msgspec
+
+from yoi_daemon.model.errors import Refused
+from yoi_daemon.plugins.calls import Returned
+from yoi_daemon.plugins.context import CallContext
+from yoi_daemon.plugins.delivery import Failure
+from yoi_daemon.plugins.service import Service
+
+MAX_RESULT_BYTES = 1_048_576
+"""What a tool may return, encoded; as much as a request may carry."""
+
+
+async def call_tool(service: Service, name: str, arguments: bytes) -> bytes:
+    """Runs a tool at once and gives its result as JSON. Cancelled, the tool is cancelled.
+
+    Raises `Refused`: `tool_not_found`, `service_unavailable`, `invalid_request`, `limit_reached`,
+    `tool_timeout`, `tool_failed`.
+    """
+    calls, loaded = service.side_calls, service.loaded
+    spec = None if loaded is None else loaded.plugin.tools.get(name)
+    if spec is None or loaded is None or calls is None:
+        raise Refused("tool_not_found", f"plugin {service.plugin_id} has no tool {name}")
+    generation = service.generation
+    if (
+        loaded.plugin.has_service
+        and spec.needs_service
+        and (generation is None or service.lifecycle.state != "running")
+    ):
+        state = service.lifecycle.state
+        raise Refused(
+            "service_unavailable",
+            f"tool {name} needs its plugin's service, which is {state}; start it, or wait",
+            state=state,
+        )
+    limit = service.settings.tool_concurrency
+    if calls.count(name) >= limit:
+        raise Refused("limit_reached", f"{limit} calls of {name} run already", retry_after_s=1.0)
+    try:
+        decoded = spec.decoder.decode(arguments)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused("invalid_request", f"the arguments do not fit: {error}") from error
+    surroundings = service.surroundings(loaded) if generation is None else generation.surroundings
+    outcome = await calls.run(
+        name,
+        spec.function,
+        loaded,
+        lambda check: CallContext(surroundings, check),
+        decoded,
+        timeout_s=service.settings.tool_timeout_s,
+        grace_s=service.settings.dispatch_grace_s,
+    )
+    if isinstance(outcome, Returned):
+        outcome = _bounded(outcome)
+    if isinstance(outcome, Returned):
+        service.settlement.counters["tool_calls"] += 1
+        return outcome.encoded
+    service.settlement.counters["tool_failures"] += 1
+    service.settlement.note_error(msgspec.structs.replace(outcome, code=f"tool_{outcome.code}"))
+    if outcome.outcome == "interrupted":
+        raise Refused("service_unavailable", outcome.message, state=service.lifecycle.state)
+    raise Refused(
+        "tool_timeout" if outcome.outcome == "dispatch_timeout" else "tool_failed",
+        outcome.message,
+        where=outcome.where,
+    )
+
+
+def _bounded(returned: Returned) -> Returned | Failure:
+    size = len(returned.encoded)
+    if size <= MAX_RESULT_BYTES:
+        return returned
+    message = f"the result is {size} bytes of JSON; a tool may return {MAX_RESULT_BYTES}"
+    return Failure(outcome="handler_failed", code="result_too_large", message=message)
