@@ -233,7 +233,9 @@ def compare(suspends: bool) -> float:
         ratios = [value / ours for value, ours in zip(values, costs["lane"], strict=True)]
         spread = f"{min(values):.2f} - {max(values):.2f}"
         ratio_spread = f"{min(ratios):.2f} - {max(ratios):.2f}"
-        print(f"  {name:14}{median(values):>12.2f}{spread:>16}{median(ratios):>9.2f}x{ratio_spread:>16}")
+        print(
+            f"  {name:14}{median(values):>12.2f}{spread:>16}{median(ratios):>9.2f}x{ratio_spread:>16}"
+        )
         if name == "trio channel":
             middle = median(ratios)
     return middle
@@ -243,7 +245,9 @@ def show_profile() -> None:
     for suspends in GOALS:
         profile = cProfile.Profile()
         trio.run(measure_lane, suspends, profile)
-        print(f"handler {'suspends once' if suspends else 'does not suspend'}, {BURST * BURSTS} events")
+        print(
+            f"handler {'suspends once' if suspends else 'does not suspend'}, {BURST * BURSTS} events"
+        )
         pstats.Stats(profile).strip_dirs().sort_stats("tottime").print_stats(30)
 
 

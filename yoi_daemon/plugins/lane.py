@@ -226,15 +226,15 @@ class Lane:
                 for _ in range(BATCH_EVENTS):
                     attempt = self._begin(delivery, scope, give_up)
                     failure = await executor.handle(attempt)
-                    if scope.cancel_called:
-                        break  # judged late although it came back: the scope is spent
-                    self._end(attempt, failure)
+                    if attempt.is_late:
+                        break  # although it came back: the verdict cancelled the scope, which is spent
+                    ended_s = self._end(attempt, failure)
                     attempt = None
                     following = self._next()
                     if following is None:
                         return
                     delivery = following
-                    if self._clock() - begun_s > SLICE_S:
+                    if ended_s - begun_s > SLICE_S:
                         break
                 if attempt is None:
                     self._front.appendleft(delivery)
@@ -258,10 +258,12 @@ class Lane:
         self.current = attempt
         return attempt
 
-    def _end(self, attempt: Attempt, failure: Failure | None) -> None:
+    def _end(self, attempt: Attempt, failure: Failure | None) -> float:
         attempt.is_open = False
         self.current = None
-        self._judge(self, attempt, failure, self._clock() - attempt.started_s)
+        now = self._clock()
+        self._judge(self, attempt, failure, now - attempt.started_s)
+        return now
 
     def _next(self) -> Delivery | None:
         """The event whose turn it is, if there is one now."""
