@@ -119,7 +119,7 @@ class Books:
         """What holds once no requester is under way and a second has passed."""
         for how in ("dropped", "coalesced"):
             assert self.reported[how] == len(self.at(how)), f"{how} and not reported"
-        assert not service.delivery_keys._under_way, "a key leaked"  # noqa: SLF001
+        assert not service.delivery_keys._under_way, "a key leaked"
 
     def _check_runs(self, runs: Runs) -> None:
         numbers: dict[str, list[int]] = {}

@@ -259,6 +259,7 @@ class Lane:
         return attempt
 
     def _end(self, attempt: Attempt, failure: Failure | None) -> float:
+        """Has the attempt judged; gives the time it ended."""
         attempt.is_open = False
         self.current = None
         now = self._clock()
