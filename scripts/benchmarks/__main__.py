@@ -12,6 +12,8 @@ def main(names: list[str]) -> int:
     known = sorted(
         module.name for module in pkgutil.iter_modules([str(HERE)]) if module.name != "__main__"
     )
+    # What begins with a dash is for the benchmark itself.
+    names = [name for name in names if not name.startswith("-")]
     if not names:
         print("benchmarks:", ", ".join(known) or "none yet")
         return 0

@@ -100,18 +100,15 @@ class Admission:
         return receipt
 
     def tick(self, service: Service, spec: IngressSpec) -> None:
-        """Queues a timer's event, unless one of it still waits or the queue is full; both are counted."""
+        """Queues a timer's event, unless one of it still waits or the queue is full: both are `skipped`."""
         if service.refusal() is not None:
             return
         payload = msgspec.json.encode({"scheduled_at": format_time(self._wall_clock())})
-        if service.lane.is_waiting(spec.name):
+        if service.lane.is_waiting(spec.name) or not service.lane.has_room(len(payload)):
+            # Not `dropped`: that counts accepted events, each of which is reported.
             service.settlement.counters["skipped"] += 1
             return
-        try:
-            service.lane.reserve(len(payload))
-        except Refused:
-            service.settlement.counters["dropped"] += 1
-            return
+        service.lane.reserve(len(payload))
         self._append(service, self._delivery(spec, payload, source="timer"), None)
 
     def _spec(self, service: Service, ingress: str) -> IngressSpec:
