@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Literal, get_args
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -22,18 +22,7 @@ Scope = Literal[
     "workers:read",
     "workers:command",
 ]
-ALL_SCOPES: frozenset[Scope] = frozenset(
-    {
-        "status:read",
-        "events:read",
-        "ingress:write",
-        "plugins:read",
-        "plugins:admin",
-        "tools:call",
-        "workers:read",
-        "workers:command",
-    }
-)
+ALL_SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
 
 HTTP_PORT = 80
 _ENDS_IN_PORT = re.compile(r":[0-9]+$")

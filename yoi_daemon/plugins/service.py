@@ -20,7 +20,7 @@ from yoi_daemon.model.events import (
 from yoi_daemon.model.settings import PluginSettings
 from yoi_daemon.plugins.calls import Calls
 from yoi_daemon.plugins.context import Surroundings, WorkersFor
-from yoi_daemon.plugins.deadletters import DeadLetters
+from yoi_daemon.plugins.deadletters import DeadLetters, RateLimit
 from yoi_daemon.plugins.delivery import Attempt, Call, Delivery, Fault
 from yoi_daemon.plugins.executor import frame_in
 from yoi_daemon.plugins.generation import End, Generation, stop_times
@@ -89,8 +89,7 @@ class Service:
         """The run that is under way."""
         self.side_calls: Calls | None = None
         """Status and tools under way, while it is supervised."""
-        self._redeliveries = 0.0
-        self._redelivered_s = parts.clock()
+        self._redeliveries = RateLimit(parts.clock())
         self._is_retired = False
         self.is_wedged = False
 
@@ -176,18 +175,9 @@ class Service:
         letter = self.dead_letters.get(event_id)
         if (refused := self.refusal()) is not None:
             raise refused
-        now = self._parts.clock()
-        rate = self.settings.redeliver_per_s
-        self._redeliveries = max(0.0, self._redeliveries - (now - self._redelivered_s) * rate)
-        self._redelivered_s = now
-        if self._redeliveries + 1 > max(1.0, rate):
-            raise Refused(
-                "rate_limited",
-                f"this plugin takes {rate:g} redeliveries a second, so that a replay floods nobody",
-                retry_after_s=round(1 / rate, 3),
-            )
+        self._redeliveries.check(self._parts.clock(), self.settings.redeliver_per_s)
         self.lane.reserve(letter.delivery.size)
-        self._redeliveries += 1
+        self._redeliveries.count()
         return self.dead_letters.remove(event_id).delivery
 
     async def replace(self, loaded: LoadedPlugin, settings: PluginSettings) -> None:
