@@ -6,8 +6,8 @@ import importlib.util
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -36,6 +36,8 @@ EXTRA_COMMAND = "pip install 'yoi-daemon[observe]'"
 LISTENERS_SHARE = 0.25
 PLUGINS_SHARE = 0.6
 """Of `stop_timeout_s`: for open connections to end, then for plugins; the rest is for workers and the log."""
+LOAD_WAIT_S = 10.0
+"""How long the listeners wait for plugins to be imported; a slower one goes on by itself."""
 LAST_RESORT_S = 5.0
 """After the whole budget and this, every stack is dumped and the process ends itself."""
 EXIT_AT_ONCE = 130
@@ -79,20 +81,20 @@ async def _serve(
     bound: Bound,
     announce: Callable[[str], None],
 ) -> None:
-    async with trio.open_nursery() as nursery:
-        stop = trio.Event()
-        await nursery.start(_watch_signals, stop, directories)
+    stop = trio.Event()
+    with _signals(stop, settings, directories):
         budget_s = settings.daemon.stop_timeout_s
         async with open_daemon(directories, settings, tokens, environ) as daemon:
             # Each listener has a nursery of its own, so that each can be ended by itself, by force too.
             async with trio.open_nursery() as api, trio.open_nursery() as observe:
-                await api.start(_serve_api, daemon, bound, budget_s * LISTENERS_SHARE)
-                if bound.observe:
-                    await observe.start(_serve_observe, daemon, bound)
-                _announce(daemon, bound, announce)
+                await _until_loaded(daemon, stop)
+                if not stop.is_set():
+                    await api.start(_serve_api, daemon, bound, budget_s * LISTENERS_SHARE)
+                    if bound.observe:
+                        await observe.start(_serve_observe, daemon, bound)
+                    _announce(daemon, bound, announce)
                 await stop.wait()
                 deadline = trio.current_time() + budget_s
-                faulthandler.dump_traceback_later(budget_s + LAST_RESORT_S, exit=True)
                 structlog.get_logger("daemon").info("stopping", budget_s=budget_s)
                 daemon.begin_draining()
                 force_at = trio.current_time() + budget_s * LISTENERS_SHARE
@@ -100,24 +102,45 @@ async def _serve(
             with trio.move_on_at(min(deadline, trio.current_time() + budget_s * PLUGINS_SHARE)):
                 await daemon.plugins.stop(budget_s=budget_s * PLUGINS_SHARE)
             await _leave_wedged(daemon, directories)
-        nursery.cancel_scope.cancel()
     faulthandler.cancel_dump_traceback_later()
     structlog.get_logger("daemon").info("stopped")
 
 
-async def _watch_signals(
-    stop: trio.Event,
-    directories: Directories,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        task_status.started()
-        interrupts = 0
-        async for number in signals:
-            interrupts += number == signal.SIGINT
-            if interrupts > 1:
-                _exit_now(EXIT_AT_ONCE, directories)
-            stop.set()
+@contextmanager
+def _signals(stop: trio.Event, settings: Settings, directories: Directories) -> Generator[None]:
+    """SIGTERM and SIGINT set `stop`; a second SIGINT ends the process, also while a plugin blocks the loop."""
+    token = trio.lowlevel.current_trio_token()
+    interrupts = 0
+
+    def ask(number: int, _frame: object) -> None:
+        nonlocal interrupts
+        interrupts += number == signal.SIGINT
+        if interrupts > 1:
+            _exit_now(EXIT_AT_ONCE, directories)
+        last_resort_s = settings.daemon.stop_timeout_s + LAST_RESORT_S
+        faulthandler.dump_traceback_later(last_resort_s, exit=True)
+        token.run_sync_soon(stop.set, idempotent=True)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+async def _until_loaded(daemon: Daemon, stop: trio.Event) -> None:
+    """Waits for the imports, so that `ready` means them too; not for ever, and not when asked to stop."""
+    async with trio.open_nursery() as nursery:
+
+        async def end_when_stopped() -> None:
+            await stop.wait()
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(end_when_stopped)
+        with trio.move_on_after(LOAD_WAIT_S):
+            await daemon.plugins.wait_loaded()
+        nursery.cancel_scope.cancel()
 
 
 async def _serve_api(
@@ -169,14 +192,16 @@ def _announce(daemon: Daemon, bound: Bound, announce: Callable[[str], None]) -> 
 
 
 async def _leave_wedged(daemon: Daemon, directories: Directories) -> None:
-    """Ends the process where a sealed lane still runs: what ignores its cancellation cannot be awaited."""
-    wedged = daemon.plugins.wedged()
-    if not wedged:
+    """Ends the process where a plugin still runs: what ignores its cancellation cannot be awaited."""
+    unended = daemon.plugins.unended()
+    if not unended:
         return
     log = daemon.event_log
     with trio.move_on_after(1):
         await log.committed(log.appended)
-    structlog.get_logger("daemon").warning("stopped beside sealed lanes", plugins=list(wedged))
+    structlog.get_logger("daemon").warning(
+        "stopped beside plugins that ignore it", plugins=list(unended)
+    )
     _exit_now(0, directories)
 
 

@@ -122,7 +122,7 @@ async def test_no_host_at_all_is_refused(daemon):
         ("GET", "/api/plugins/nope", 404, "plugin_not_found"),
         ("GET", "/api/runtimes/nope", 404, "runtime_not_found"),
         ("GET", "/api/runtimes/backend-internal/workers/nope", 404, "worker_not_found"),
-        ("POST", "/hooks/nope/push", 404, "plugin_not_found"),
+        ("POST", "/hooks/nope/push", 404, "ingress_not_found"),
     ],
 )
 async def test_what_is_not_there_is_a_problem(client, method, path, status, code):
@@ -216,3 +216,9 @@ async def test_a_body_that_is_too_large_is_refused(client):
         content_type="application/json",
     )
     assert (answer.status, answer.json["code"]) == (413, "payload_too_large")
+
+
+async def test_a_stranger_learns_no_plugin_from_the_hooks(client):
+    """No token is asked for there, so nothing is told of what there is."""
+    bodies = [(await client("POST", path)).json for path in ("/hooks/nope/a", "/hooks/none/b")]
+    assert {body["detail"] for body in bodies} == {"there is no webhook here"}

@@ -136,5 +136,5 @@ def test_a_state_directory_that_cannot_be_made_says_what_to_do(tmp_path):
 
 
 def test_a_daemon_file_that_cannot_be_written_is_told(directories):
-    with pytest.raises(NotAllowed, match=r"daemon\.json cannot be written"):
+    with pytest.raises(NotAllowed, match=r"daemon\.json cannot be read or made"):
         write_daemon_file(directories, {})

@@ -14,7 +14,7 @@ from yoi_daemon.eventlog.opening import open_event_log
 from yoi_daemon.model.ids import IdSource
 from yoi_daemon.model.settings import ObserveSettings, PluginSettings
 from yoi_daemon.plugins.admission import Admission
-from yoi_daemon.plugins.loading import LoadedPlugin
+from yoi_daemon.plugins.loading import LoadedPlugin, LoadFailed
 from yoi_daemon.plugins.service import Parts, Service
 from yoi_daemon.plugins.sources import run_timers
 from yoi_daemon.plugins.watchdog import run_watchdog
@@ -31,8 +31,10 @@ class Rig:
             event_log, self.ids, clock=trio.current_time, wall_clock=ManualClock()
         )
 
-    def add(self, plugin: Plugin[Any], **settings: Any) -> Service:
-        """A service of `plugin` under supervision; it starts by itself."""
+    def add(
+        self, plugin: Plugin[Any], *, load_error: LoadFailed | None = None, **settings: Any
+    ) -> Service:
+        """A service of `plugin` under supervision; it starts by itself, or fails to load."""
         admission = self.admission
 
         async def timers(service: Service, loaded: LoadedPlugin) -> None:
@@ -41,17 +43,22 @@ class Rig:
 
             await run_timers(loaded.plugin.ingresses.values(), tick)
 
+        def load(_id, _settings):
+            assert load_error is not None
+            raise load_error
+
         parts = Parts(
             event_log=self.event_log,
             workers_for=lambda *_: None,
             clock=trio.current_time,
             wall_clock=ManualClock(),
             uniform=lambda low, high: (low + high) / 2,
-            load=lambda _id, _settings: loaded_of(plugin),
+            load=load,
             timers=timers,
         )
         service = Service(plugin.name, PluginSettings(**settings), parts)
-        service.adopt(loaded_of(plugin))
+        if load_error is None:
+            service.adopt(loaded_of(plugin))
         self.services.append(service)
         self.nursery.start_soon(service.supervise)
         return service

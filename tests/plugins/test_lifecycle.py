@@ -355,13 +355,16 @@ async def test_a_resource_that_ignores_its_closing_is_wedged(autojump_clock, rig
 
     service = rig.add(plugin_with(start))
     await until(service, "running")
-    await service.stop()
-    assert (service.lifecycle.state, service.lifecycle.reason.code) == ("failed", "wedged")
-    with pytest.raises(Refused) as refused:
-        await service.start()
-    assert "restart of the daemon" in refused.value.detail
-    assert service.has_wedged
-    released.set()
+    try:
+        for command in (service.stop, service.start, service.restart):
+            with pytest.raises(Refused) as refused:
+                await command()
+            assert "restart of the daemon" in refused.value.detail
+        assert service.lifecycle.state == "failed"
+        assert service.lifecycle.reason.code == "wedged"
+        assert service.has_unended
+    finally:
+        released.set()
     logged_errors.expect("service failed")
 
 

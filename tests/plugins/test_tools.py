@@ -124,9 +124,9 @@ async def test_a_stubborn_tool_is_given_up_and_takes_only_its_place(autojump_clo
     await trio.sleep(1)
     assert (await refusal(call_tool(service, "stay", body(1)))).code == "tool_timeout"
     await trio.sleep(20)
-    assert service.has_wedged
+    assert service.has_unended
     assert (await refusal(call_tool(service, "stay", body(1)))).code == "limit_reached"
     assert await call_tool(service, "add", body(1)) == b'{"sum":2}'
     released.set()
     await trio.sleep(1)
-    assert not service.has_wedged
+    assert not service.has_unended

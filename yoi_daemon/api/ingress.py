@@ -21,6 +21,10 @@ async def post_ingress(call: Call) -> Answer:
     return Answer(receipt, status=202)
 
 
+MAX_MALFORMED_LINES = 100
+"""A batch with more lines that are no events is not one; its answers would be many times its size."""
+
+
 class BatchLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One line of a batch: an event for an ingress, and its delivery key."""
 
@@ -35,15 +39,24 @@ async def post_batch(call: Call) -> Lines:
 
     reader = call.line_reader()
     is_over = False
+    malformed = 0
 
     async def following() -> dict[str, Any] | None:
-        nonlocal is_over
+        nonlocal is_over, malformed
         try:
             line = None if is_over else await reader.next_line()
+            if malformed >= MAX_MALFORMED_LINES:
+                raise Refused(
+                    "invalid_request", f"{malformed} lines make no sense; the rest was not read"
+                )
         except Refused as refused:  # of the body as a whole: nothing after it was read
-            is_over = True
+            is_over, malformed = True, 0
             return _refused_line(refused)
-        return None if line is None else await _accept_line(call, service, line)
+        if line is None:
+            return None
+        answer = await _accept_line(call, service, line)
+        malformed += answer.get("code") == "invalid_request"
+        return answer
 
     return Lines(following)
 
@@ -77,10 +90,16 @@ def _refused_line(refused: Refused) -> dict[str, Any]:
 async def post_hook(call: Call) -> Answer:
     """Accepts a webhook with the declared signature; 202 after the commit."""
     body = await call.body()
-    service = call.daemon.plugins.service(call.params["plugin_id"])
-    receipt = await call.daemon.plugins.admission.accept_hook(
-        service, call.params["ingress"], body, call.headers
-    )
+    try:
+        service = call.daemon.plugins.service(call.params["plugin_id"])
+        receipt = await call.daemon.plugins.admission.accept_hook(
+            service, call.params["ingress"], body, call.headers
+        )
+    except Refused as refused:
+        if refused.status != 404:
+            raise
+        # Strangers come here: which plugins and ingresses there are is not for them.
+        raise Refused("ingress_not_found", "there is no webhook here") from None
     return Answer(receipt, status=202)
 
 

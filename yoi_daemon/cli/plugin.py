@@ -1,5 +1,6 @@
 """`yoi-daemon plugin …`: the plugins of a daemon, commands to their services, and making a new one."""
 
+import sys
 from pathlib import Path
 
 import click
@@ -175,7 +176,7 @@ def new(options: Common, name: str) -> None:
         return
     click.echo(f"wrote {module}\nwrote {test}")
     click.echo(
-        f"try it: python -m pytest {test}\nthen, where the daemon runs already: yoi-daemon reload"
+        f"try it: {sys.executable} -m pytest {test}\nthen, where the daemon runs already: yoi-daemon reload"
     )
 
 

@@ -119,6 +119,7 @@ class Daemon:
         self.observed = Observed()
         self._started_s = trio.current_time()
         self._serves = False
+        self._reloading = trio.Lock()
 
     @property
     def version(self) -> str:
@@ -192,6 +193,10 @@ class Daemon:
         Raises `Refused` (`invalid_state`) with every fault: then everything goes on as before, and an
         event says so. Sections that are read at start alone are named in `needs_restart`.
         """
+        async with self._reloading:
+            return await self._reload(only)
+
+    async def _reload(self, only: str | None) -> Reloaded:
         try:
             settings = await trio.to_thread.run_sync(read_settings, self.directories, self.environ)
             changed = await self.plugins.reload(settings, only)

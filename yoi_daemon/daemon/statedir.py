@@ -1,5 +1,6 @@
 """The state directory: made, locked, its token made once, and the file that says where the daemon is."""
 
+import errno
 import fcntl
 import json
 import os
@@ -10,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from yoi_daemon.model.directories import Directories
-from yoi_daemon.model.errors import ConfigFault, ConfigurationError, NotAllowed
+from yoi_daemon.model.errors import (
+    ConfigFault,
+    ConfigurationError,
+    NotAllowed,
+    StorageFailed,
+    YoiError,
+)
 
 TOKEN_PREFIX = "yoi_"
 TOKEN_BYTES = 32
@@ -64,7 +71,7 @@ def admin_token(directories: Directories) -> str:
         token = TOKEN_PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
         _write_whole(path, token + "\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise NotAllowed(f"{path} cannot be read or made: {error}") from error
+        raise _failure(path, error) from error
     return token
 
 
@@ -73,9 +80,7 @@ def write_daemon_file(directories: Directories, content: dict[str, Any]) -> None
     try:
         _write_whole(directories.daemon_file, json.dumps(content) + "\n")
     except OSError as error:
-        raise NotAllowed(
-            f"{directories.daemon_file} cannot be written: {error.strerror}"
-        ) from error
+        raise _failure(directories.daemon_file, error) from error
 
 
 def _write_whole(path: Path, text: str) -> None:
@@ -88,3 +93,12 @@ def _write_whole(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def _failure(path: Path, error: OSError | UnicodeDecodeError) -> YoiError:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        return StorageFailed(
+            f"{path} cannot be written: {error.strerror}; make room, then start again"
+        )
+    reason = error.strerror if isinstance(error, OSError) else "it is not ASCII text"
+    return NotAllowed(f"{path} cannot be read or made: {reason}")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_orig
 
 import msgspec
 
-from yoi_daemon.model.addresses import TcpAddress, is_loopback, parse_listen
+from yoi_daemon.model.addresses import TcpAddress, UnixAddress, is_loopback, parse_listen
 from yoi_daemon.model.errors import ConfigFault, ConfigurationError
 from yoi_daemon.model.ids import PLUGIN_ID_RULE, is_plugin_id
 from yoi_daemon.model.settings import Listen, Settings
@@ -200,6 +200,10 @@ def _check_listen(listen: Listen, path: Path, faults: Faults) -> None:
         except ValueError as error:
             faults.add(path, str(error))
             continue
+        if isinstance(parsed, UnixAddress) and not parsed.path.startswith("/"):
+            faults.add(
+                path, "expected an absolute path after unix:, which clients elsewhere can use"
+            )
         if isinstance(parsed, TcpAddress) and not is_loopback(parsed.host):
             # Tokens would cross the network in the clear.
             faults.add(path, "expected a loopback address; put a proxy that speaks TLS before it")

@@ -112,9 +112,14 @@ class Admission:
         self._append(service, self._delivery(spec, payload, source="timer"), None)
 
     def _spec(self, service: Service, ingress: str) -> IngressSpec:
-        if (refused := service.refusal()) is not None:
-            raise refused
-        spec = None if service.loaded is None else service.loaded.plugin.ingresses.get(ingress)
+        if service.loaded is None:
+            raise service.refusal() or Refused(
+                "service_unavailable",
+                "the plugin is still being loaded",
+                retry_after_s=1.0,
+                state=service.lifecycle.state,
+            )
+        spec = service.loaded.plugin.ingresses.get(ingress)
         if spec is None or spec.period_s is not None:
             raise Refused(
                 "ingress_not_found",
@@ -141,6 +146,12 @@ class Admission:
             raise Refused("invalid_event", f"the payload is not JSON: {error}") from error
         except RecursionError as error:
             raise Refused("invalid_event", "the payload is nested too deeply") from error
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            # An author's own checks run in the decoder, and may raise what they like.
+            raise Refused(
+                "invalid_event",
+                f"the payload does not fit ingress {spec.name}: {type(error).__name__}",
+            ) from error
 
     async def _take(
         self,
@@ -158,8 +169,8 @@ class Admission:
             if first is not None:
                 return first
         try:
-            await self._reserve(service, spec, payload)
             delivery = self._delivery(spec, payload, source=source, headers=headers, body=exact)
+            await self._reserve(service, spec, delivery)
             # No checkpoint from the reservation to here.
             receipt, seq = self._append(service, delivery, key)
         except BaseException:
@@ -169,9 +180,13 @@ class Admission:
         await self._event_log.committed(seq)
         return receipt
 
-    async def _reserve(self, service: Service, spec: IngressSpec, payload: bytes) -> None:
-        """Takes room for the event, as the ingress says for a full queue. Raises `Refused` (`queue_full`)."""
-        lane, size = service.lane, len(payload)
+    async def _reserve(self, service: Service, spec: IngressSpec, delivery: Delivery) -> None:
+        """Takes room for the event, as the ingress says for a full queue.
+
+        Raises `Refused`: `queue_full`, or that the service takes none. What was displaced stays so.
+        """
+        lane, size = service.lane, delivery.size
+        self._refuse_closed(service)
         if not lane.has_room(size):
             match spec.overflow:
                 case "reject":
@@ -182,10 +197,14 @@ class Admission:
                     for oldest in self._enough_room(lane, spec.name, size):
                         service.settlement.displace(lane, oldest, "dropped")
                 case "coalesce":
-                    twin = self._twin(lane, spec, payload)
+                    twin = self._twin(lane, spec, delivery.payload)
                     if twin is not None and lane.has_room(size - twin.size, events=0):
                         service.settlement.displace(lane, twin, "coalesced")
         lane.reserve(size)
+
+    def _refuse_closed(self, service: Service) -> None:
+        if (refused := service.refusal()) is not None:
+            raise refused
 
     def _enough_room(self, lane: Lane, ingress: str, size: int) -> list[Delivery]:
         """The oldest events whose places together fit one of `size`; none where none will do."""
@@ -201,6 +220,8 @@ class Admission:
     def _twin(self, lane: Lane, spec: IngressSpec, payload: bytes) -> Delivery | None:
         """The waiting event that `payload` may take the place of."""
         value = value_at(payload, spec.coalesce_by)
+        if value is None:
+            return None  # no key is not the same key
         waiting = lane.waiting(spec.name)
         return next(
             (one for one in waiting if value_at(one.payload, spec.coalesce_by) == value), None
@@ -212,8 +233,8 @@ class Admission:
             async with service.lane.turnstile:  # first come, first served
                 while not service.lane.has_room(size):
                     await service.lane.wait_for_room()
-                    if (refused := service.refusal()) is not None:
-                        raise refused
+                    self._refuse_closed(service)
+        self._refuse_closed(service)  # it may have stopped while others had their turn
 
     def _delivery(
         self,

@@ -22,8 +22,9 @@ class Returned(msgspec.Struct, frozen=True):
 
 
 class _UnderWay:
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, is_bound: bool) -> None:
         self.name = name
+        self.is_bound = is_bound
         self.over = trio.Event()
         self.is_stopped = False
         self.outcome: Returned | Failure | None = None
@@ -48,15 +49,18 @@ class Calls:
         """How many calls of `name` have not returned."""
         return sum(one.name == name for one in self._under_way.values())
 
-    def cancel(self, *, grace_s: float | None = None) -> None:
-        """Ends the calls under way: the service they stand on is gone. Their effects are refused.
+    def cancel(self, *, grace_s: float | None = None, only_bound: bool = False) -> None:
+        """Ends the calls under way, or only those that need the service. Their effects are refused.
 
         With `grace_s` they are given up that much after.
         """
         for call, under_way in self._under_way.items():
+            if only_bound and not under_way.is_bound:
+                continue
             under_way.is_stopped = True
             call.is_open = False
             call.due = min(call.due, self._clock())
+            call.scope.cancel()
             if grace_s is not None:
                 call.grace_s = min(call.grace_s, grace_s)
 
@@ -78,6 +82,7 @@ class Calls:
         *arguments: Any,
         timeout_s: float,
         grace_s: float,
+        is_bound: bool = True,
     ) -> Returned | Failure:
         """Calls `function` and gives what came of it, at the latest when the watchdog has given it up.
 
@@ -91,7 +96,7 @@ class Calls:
             scope=trio.CancelScope(),
             give_up=trio.CancelScope(),
         )
-        under_way = _UnderWay(name)
+        under_way = _UnderWay(name, is_bound=is_bound)
 
         async def run_call() -> None:
             try:

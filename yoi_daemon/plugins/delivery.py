@@ -72,6 +72,7 @@ class Delivery:
         self.body = body
         self.redelivery_of = redelivery_of
         self.size = len(payload) + (0 if body is payload else len(body))
+        self.size += sum(len(name) + len(value) for name, value in self.headers.items())
         self.attempt = 0
         self.failures = 0
         self.attempts: list[AttemptRecord] = []
@@ -181,5 +182,4 @@ class Failure(Fault, frozen=True, kw_only=True):
     """
 
     outcome: AttemptOutcome
-    asked_retry: bool = False
     retry_after_s: float | None = None

@@ -84,10 +84,9 @@ class InlineExecutor:
         except Retry as retry:
             reraise_cancellation(retry)
             return Failure(
-                outcome="handler_failed",
+                outcome="retry_scheduled",
                 code="retry",
                 message=_short(_text_of(retry) or "the handler asked for a retry"),
-                asked_retry=True,
                 retry_after_s=_seconds(getattr(retry, "after_s", None)),
             )
         except BaseException as error:  # noqa: ASYNC103, BLE001 (a plugin ends itself, not the daemon)

@@ -25,6 +25,15 @@ class End(Fault, frozen=True, kw_only=True):
     failed: bool
 
 
+END_ASKED = End(failed=False, code="stopped", message="stopped by command")
+INTERRUPTED = Failure(outcome="interrupted", code="interrupted", message="the service was stopped")
+CRASHED = Failure(
+    outcome="handler_failed",
+    code="service_crashed",
+    message="the service crashed while it handled this event",
+)
+
+
 class StopTimes(msgspec.Struct, frozen=True, kw_only=True):
     """How long the parts of a stop may take, in seconds.
 
@@ -39,7 +48,7 @@ class StopTimes(msgspec.Struct, frozen=True, kw_only=True):
     drains: bool
 
 
-def stop_times(settings: PluginSettings, budget_s: float | None) -> StopTimes:
+def stop_times(settings: PluginSettings, budget_s: float | None = None) -> StopTimes:
     """How long the parts of a stop may take: as configured, or as shares of a budget."""
     if budget_s is None:
         return StopTimes(
@@ -51,9 +60,9 @@ def stop_times(settings: PluginSettings, budget_s: float | None) -> StopTimes:
         )
     # A handler that ignores its cancellation takes `cancel_s` twice: until late, and until given up.
     return StopTimes(
-        drain_s=0.4 * budget_s,
+        drain_s=0.35 * budget_s,
         cancel_s=0.1 * budget_s,
-        hook_s=0.2 * budget_s,
+        hook_s=0.15 * budget_s,
         close_s=0.1 * budget_s,
         drains=False,
     )
@@ -80,6 +89,7 @@ class Generation:
         *,
         clock: Callable[[], float],
         on_running: Callable[[], None],
+        on_ending: Callable[[], None],
         timers: Callable[[], Awaitable[None]],
     ) -> None:
         self.loaded = loaded
@@ -88,6 +98,7 @@ class Generation:
         self._lane = lane
         self._clock = clock
         self._on_running = on_running
+        self._on_ending = on_ending
         self._timers = timers
         self.life = Call(
             clock(),
@@ -101,11 +112,14 @@ class Generation:
         self.is_over = trio.Event()
         """Ended, or given up for wedged."""
         self.task: trio.lowlevel.Task | None = None
-        self.end: End | None = None
+        self.end = END_ASKED
+        """How it ended, once it has."""
         self.hook_failure: Failure | None = None
         self._dispatch = trio.CancelScope()
         self._dispatched = trio.Event()
         self._stop_asked = trio.Event()
+        self._stir = trio.Event()
+        """Set when the end of a stop is to be looked at again."""
         self._times = StopTimes(
             drain_s=0,
             cancel_s=settings.cancel_s,
@@ -113,26 +127,29 @@ class Generation:
             close_s=settings.cancel_s,
             drains=False,
         )
-        self._nursery: trio.Nursery | None = None
 
     def ask_to_stop(self, times: StopTimes) -> None:
-        """Begins the end; a start that is under way is cancelled."""
+        """Begins the end; a start that is under way is cancelled. Asked again, other times hold."""
         self._times = times
+        self.life.grace_s = min(self.life.grace_s, times.cancel_s)
         self._stop_asked.set()
-        if not self.is_running:
+        self._stir.set()
+        if self._dispatched.is_set():
+            self.life.due = min(self.life.due, self._clock() + times.hook_s + times.close_s)
+        elif not self.is_running:
+            self.life.due = min(self.life.due, self._clock() + times.cancel_s)
             self.life.scope.cancel()
 
-    async def run(self) -> End:
-        """Runs to the end and says how it came. Raises only a cancellation from outside."""
+    async def run(self) -> None:
+        """Runs to the end; `end` says how it came. Raises only a cancellation from outside."""
         try:
             async with trio.open_nursery() as nursery:
-                self._nursery = nursery
                 nursery.start_soon(
                     self._live, nursery, name=f"service {self.surroundings.plugin_id}"
                 )
         except BaseException as error:  # noqa: ASYNC103, BLE001 (a plugin ends itself, not the daemon)
             reraise_cancellation(error)
-            if self.end is None:
+            if self.end is END_ASKED:
                 failure = failure_of(error, self.loaded)
                 self.end = End(
                     failed=True,
@@ -143,15 +160,6 @@ class Generation:
                 )
         finally:
             self.life.is_open = False
-            self._nursery = None
-        return self.end or END_ASKED
-
-    def start_call(self, run: Callable[[], Awaitable[None]]) -> bool:
-        """Runs a short call beside the dispatcher, in this generation's nursery; False when it is over."""
-        if self._nursery is None or not self.is_running:
-            return False
-        self._nursery.start_soon(run)
-        return True
 
     async def _live(self, nursery: trio.Nursery) -> None:
         self.task = trio.lowlevel.current_task()
@@ -165,23 +173,44 @@ class Generation:
                 nursery.start_soon(self._timers)
                 try:
                     with self._dispatch:
-                        await self._lane.run(self._executor())
+                        await self._lane.run(self._executor(), self._interruption)
                 finally:
                     # Also when a resource's own task failed: what closes now has a deadline too.
                     self._dispatched.set()
+                    self._stir.set()
+                    self._on_ending()
                     self.life.due = self._clock() + self._times.hook_s + self._times.close_s
                 await self._call_stop_hook()
-                if not self._stop_asked.is_set() and not self._lane.is_sealed:
-                    self.end = End(failed=False, code="service_ended", message="it ended by itself")
-        if not self.is_running and self.end is None and not self._stop_asked.is_set():
+        self._note_end()
+        nursery.cancel_scope.cancel()
+
+    def _note_end(self) -> None:
+        """Says how it ended, where nothing was raised."""
+        if self.is_running and self.life.is_late and self.hook_failure is None:
+            self.hook_failure = Failure(
+                outcome="handler_failed",
+                code="close_timeout",
+                message="closing the resources took too long, and was cut short",
+            )
+        if self._stop_asked.is_set():
+            return
+        if self.is_running:
+            self.end = End(failed=False, code="service_ended", message="it ended by itself")
+        elif self.life.is_late:
+            limit_s = self._settings.start_timeout_s
             self.end = End(
                 failed=True,
                 code="start_timeout",
-                message=f"start did not return within {self._settings.start_timeout_s:g} s",
+                message=f"start did not return within {limit_s:g} s",
             )
-        elif self.is_running and self.end is None and not self._stop_asked.is_set():
-            self.end = End(failed=False, code="service_ended", message="it ended by itself")
-        nursery.cancel_scope.cancel()
+        else:
+            self.end = End(
+                failed=True, code="start_failed", message="start cancelled a scope it had entered"
+            )
+
+    def _interruption(self) -> Failure:
+        """What an attempt came to that was cancelled from outside: by a stop, or by the service's own crash."""
+        return INTERRUPTED if self._stop_asked.is_set() else CRASHED
 
     async def _start(self, stack: AsyncExitStack) -> None:
         function = self.loaded.plugin.on_start
@@ -204,6 +233,7 @@ class Generation:
         context.end()
         if self.life.scope.cancel_called:
             await trio.lowlevel.checkpoint_if_cancelled()
+            raise _StartFailed  # given up, and came back after all
         if context.left_behind():
             self.end = End(
                 failed=True,
@@ -214,17 +244,23 @@ class Generation:
 
     async def _end_dispatch(self) -> None:
         await self._stop_asked.wait()
-        times = self._times
-        if times.drains:
-            self._lane.drain()
-        else:
-            self._lane.halt()
-        with trio.move_on_after(times.drain_s):
-            await self._dispatched.wait()
+        due = self._clock() + self._times.drain_s
+        while not self._dispatched.is_set() and self._clock() < due:
+            times, self._stir = self._times, trio.Event()
+            if times.drains:
+                self._lane.drain()
+            else:
+                self._lane.halt()
+            with trio.move_on_after(due - self._clock()):
+                await self._stir.wait()
+            if self._times is not times:
+                due = min(due, self._clock() + self._times.drain_s)
         if (attempt := self._lane.current) is not None:
-            # One that ignores this is wedged sooner than its own deadline would say.
-            attempt.due = min(attempt.due, self._clock() + times.cancel_s)
-            attempt.grace_s = min(attempt.grace_s, times.cancel_s)
+            # One step: its effects are refused, it is cancelled, and it is wedged sooner than its own
+            # deadline would say.
+            attempt.is_open = False
+            attempt.due = min(attempt.due, self._clock() + self._times.cancel_s)
+            attempt.grace_s = min(attempt.grace_s, self._times.cancel_s)
         self._dispatch.cancel()
 
     async def _call_stop_hook(self) -> None:
@@ -258,6 +294,3 @@ class Generation:
             )
 
         return InlineExecutor(self.loaded, context_for)
-
-
-END_ASKED = End(failed=False, code="stopped", message="stopped by command")

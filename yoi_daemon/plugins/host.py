@@ -1,7 +1,6 @@
 """All plugins of the daemon: looked up, commanded, reloaded, stopped."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 
 import trio
 
@@ -11,7 +10,7 @@ from yoi_daemon.model.plugins import PluginRecord
 from yoi_daemon.model.settings import PluginSettings, Settings
 from yoi_daemon.plugins.admission import Admission
 from yoi_daemon.plugins.record import ask_status, record_of
-from yoi_daemon.plugins.reloading import plan_reload
+from yoi_daemon.plugins.reloading import Plan, plan_reload
 from yoi_daemon.plugins.service import Service
 
 
@@ -30,7 +29,6 @@ class PluginHost:
         self._make = make
         self._services: dict[str, Service] = {}
         self._retired: list[Service] = []
-        self._reloading = trio.Lock()
         self.admission = admission
         """The way in for events."""
         self.faults: tuple[ConfigFault, ...] = ()
@@ -58,25 +56,32 @@ class PluginHost:
         """Takes changed plugins, all or `only` one; gives the ids of those that changed.
 
         Raises `Refused`: `plugin_not_found`, or `invalid_state` with every fault, and then nothing has changed. A service
-        that is replaced drains first; what is queued stays. Cancelled while it replaces, some are
-        replaced and some are not.
+        that is replaced drains first; what is queued stays. Cancelled before anything is taken, nothing
+        is; after that all of it is. One reload at a time: the caller sees to it.
         """
-        async with self._reloading:
-            plan = await plan_reload(self._directories, settings, self._services, only)
-            for plugin_id in plan.removed:
-                await self._services[plugin_id].retire()
-                retired = self._services.pop(plugin_id)
-                if retired.has_wedged:
-                    self._retired.append(retired)
-            for change in plan.changes:
-                service = self._services.get(change.plugin_id)
-                if service is None:
-                    service = self._make(change.plugin_id, change.settings)
-                    service.adopt(change.loaded)
-                    self.add(service)
-                else:
-                    await service.replace(change.loaded, change.settings)
+        plan = await plan_reload(self._directories, settings, self._services, only)
+        # Shielded: one who asks and goes away leaves no half of it. Each stop has its own limits.
+        with trio.CancelScope(shield=True):
+            await self._carry_out(plan)
         return (*plan.removed, *(change.plugin_id for change in plan.changes))
+
+    async def _carry_out(self, plan: Plan) -> None:
+        self.faults = plan.bad_files
+        for plugin_id, failure in plan.failed.items():
+            self._services[plugin_id].fail_load(failure)
+        for plugin_id in plan.removed:
+            await self._services[plugin_id].retire()
+            retired = self._services.pop(plugin_id)
+            if retired.has_unended:
+                self._retired.append(retired)
+        for change in plan.changes:
+            service = self._services.get(change.plugin_id)
+            if service is None:
+                service = self._make(change.plugin_id, change.settings)
+                service.adopt(change.loaded)
+                self.add(service)
+            else:
+                await service.replace(change.loaded, change.settings)
 
     async def record(self, plugin_id: str) -> PluginRecord:
         """One plugin as the API shows it."""
@@ -91,21 +96,30 @@ class PluginHost:
         """The critical plugins that keep the daemon from being ready."""
         return tuple(name for name, service in self.services.items() if service.is_unhealthy)
 
-    def wedged(self) -> tuple[str, ...]:
-        """The plugins whose lane is sealed: what runs there cannot be ended."""
-        return tuple(service.plugin_id for service in self.watched() if service.has_wedged)
+    def unended(self) -> tuple[str, ...]:
+        """The plugins of which something still runs: after `stop`, what ignores its end."""
+        return tuple(service.plugin_id for service in self.watched() if service.has_unended)
+
+    async def wait_loaded(self) -> None:
+        """Waits until every module was imported, good or bad."""
+        for service in self.services.values():
+            await service.is_loaded.wait()
 
     def watched(self) -> tuple[Service, ...]:
         """Every service with calls to watch: also those that were removed and will not end."""
         return (*self._services.values(), *self._retired)
 
-    async def stop(self, *, budget_s: float) -> int:
+    async def stop(self, *, budget_s: float) -> None:
         """Stops every service at once: handlers in hand finish or are cancelled, what is queued stays.
 
-        Each has `budget_s` for it. Gives the number of events that are accepted and not handled.
-        Cancelling the wait forces nothing; leaving `open_plugins` does.
+        Each has `budget_s` for it; what is accepted and not handled is reported. Cancelling the wait
+        forces nothing; leaving `open_plugins` does.
         """
-        async with trio.open_nursery() as nursery:
+        try:
+            async with trio.open_nursery() as nursery:
+                for service in self.services.values():
+                    nursery.start_soon(service.end, budget_s)
+        finally:
+            # Also when the wait was cut short: nothing accepted is lost in silence.
             for service in self.services.values():
-                nursery.start_soon(partial(service.stop, budget_s=budget_s))
-        return sum(service.report_unfinished() for service in self.services.values())
+                service.report_unfinished()

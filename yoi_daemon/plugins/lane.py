@@ -34,7 +34,6 @@ class LaneStatistics(msgspec.Struct, frozen=True, kw_only=True):
     bytes_capacity: int
     parked: int
     oldest_waiting_s: float | None
-    in_hand: str | None
 
 
 class Judge(Protocol):
@@ -94,6 +93,10 @@ class Lane:
         """Gives back room that `reserve` took."""
         self._reserved -= 1
         self._reserved_bytes -= size
+        self.wake_waiters()
+
+    def wake_waiters(self) -> None:
+        """Lets those who wait for room look again: there may be some, or they may be refused by now."""
         if self._room_wanted is not None:
             self._room_wanted.set()
             self._room_wanted = None
@@ -182,10 +185,8 @@ class Lane:
         self.drain()
 
     def seal(self) -> None:
-        """Gives up the handler in hand for good: it no longer sees its cancellation, and nothing follows it."""
+        """The handler in hand was given up for good: nothing follows it."""
         self.is_sealed = True
-        if self.current is not None:
-            self.current.give_up.shield = True
 
     def _wake_dispatcher(self) -> None:
         if self._idle is not None:
@@ -201,21 +202,22 @@ class Lane:
             bytes_capacity=self.limits.queue_bytes,
             parked=len(self._parked),
             oldest_waiting_s=None if oldest is None else self._clock() - oldest.accepted_s,
-            in_hand=None if self.current is None else self.current.delivery.event_id,
         )
 
-    async def run(self, executor: Executor) -> None:
+    async def run(self, executor: Executor, interruption: Callable[[], Failure]) -> None:
         """The dispatcher: hands events to `executor` one at a time, until drained, sealed or cancelled.
 
-        Cancelled, the event in hand is judged `interrupted` and the others stay where they are.
+        Cancelled, the event in hand is judged as `interruption` says, and the others stay where they are.
         """
         self._draining = self._halted = False
         while (delivery := await self._next_or_wait()) is not None:
-            await self._run_batch(delivery, executor)
+            await self._run_batch(delivery, executor, interruption)
             if self._front:
                 await trio.lowlevel.checkpoint()  # the queue is not empty, so nothing else yields
 
-    async def _run_batch(self, delivery: Delivery, executor: Executor) -> None:
+    async def _run_batch(
+        self, delivery: Delivery, executor: Executor, interruption: Callable[[], Failure]
+    ) -> None:
         """Handles up to `BATCH_EVENTS` under one scope. No event is in hand when it returns."""
         attempt: Attempt | None = None
         try:
@@ -241,7 +243,7 @@ class Lane:
         except BaseException:
             # Only somebody else's cancellation comes here: what a handler raises is a value.
             if attempt is not None and not attempt.is_wedged:
-                self._end(attempt, LATE if attempt.is_late else INTERRUPTED)
+                self._end(attempt, LATE if attempt.is_late else interruption())
             raise
         if attempt is not None and attempt.is_wedged:
             # It came back after all. Its verdict has fallen, and the lane is sealed.
@@ -268,7 +270,7 @@ class Lane:
 
     def _next(self) -> Delivery | None:
         """The event whose turn it is, if there is one now."""
-        if self._halted:
+        if self._halted or self.is_sealed:
             return None
         while self._front and self._front[0].withdrawn:
             self._front.popleft()
@@ -314,7 +316,6 @@ class Lane:
             return taken
 
 
-INTERRUPTED = Failure(outcome="interrupted", code="interrupted", message="the service was stopped")
 LATE = Failure(
     outcome="dispatch_timeout", code="dispatch_timeout", message="the handler outlived its deadline"
 )

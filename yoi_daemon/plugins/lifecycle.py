@@ -46,7 +46,7 @@ class Lifecycle:
         self.restarts = 0
         self.is_quarantined = False
         self.changed = trio.Event()
-        """Set at the next move."""
+        """Set at the next move, and when a command has changed what is wanted."""
         self.seq = 0
         """The number of the latest move's event: a command's cursor."""
 
@@ -63,6 +63,11 @@ class Lifecycle:
     def retry_at(self) -> str | None:
         """When the host starts the service again, RFC 3339."""
         return None if self.retry_at_s is None else format_time(self._retry_at_wall_s)
+
+    def wake(self) -> None:
+        """Whoever waits for a change looks again."""
+        changed, self.changed = self.changed, trio.Event()
+        changed.set()
 
     def explain(self, code: str, message: str) -> None:
         """Changes the reason without a move."""
@@ -88,8 +93,7 @@ class Lifecycle:
         self.seq = self._event_log.append(
             Draft(kind="plugin.state", plugin_id=self._plugin_id, data=data)
         )
-        changed, self.changed = self.changed, trio.Event()
-        changed.set()
+        self.wake()
         level = "error" if to == "failed" else "info"
         getattr(self._logger, level)(
             f"service {to}", before=before, code=code, reason=message, retry_in_s=retry_in_s

@@ -75,6 +75,14 @@ def load_plugin(
     except LoadFailed:
         _restore(name, before)  # what ran before goes on with its own module
         raise
+    except BaseException as error:
+        # An author's annotations and checks run here too; a value may be in what they raise.
+        _restore(name, before)
+        raise LoadFailed(  # noqa: ASYNC104 (runs in a thread: no cancellation comes here)
+            "definition_error",
+            f"{_name(found)}: {type(error).__name__} while its declarations were read; "
+            "annotations must be importable at run time",
+        ) from error
     is_package = found.file.name == "__init__.py"
     return LoadedPlugin(
         plugin=plugin,

@@ -21,9 +21,6 @@ from yoi_daemon.plugins.service import Parts, Service
 from yoi_daemon.plugins.sources import run_timers
 from yoi_daemon.plugins.watchdog import run_watchdog
 
-LOAD_WAIT_S = 10.0
-"""How long opening waits for the imports; a slower one goes on by itself."""
-
 
 @asynccontextmanager
 async def open_plugins(
@@ -38,8 +35,8 @@ async def open_plugins(
 ) -> AsyncGenerator[PluginHost]:
     """The host of every enabled module in the plugin directory.
 
-    Yields when the modules were imported, each good or bad; their services start by themselves.
-    Leaving it cancels what still runs: stop the host first.
+    Modules are imported and services started by themselves. Leaving it cancels what still runs: stop the
+    host first.
     """
     admission = Admission(event_log, ids, clock=trio.current_time, wall_clock=wall_clock)
 
@@ -83,9 +80,6 @@ async def open_plugins(
         for plugin_id in discovery.found:
             if settings.is_enabled(plugin_id):
                 host.add(make(plugin_id, settings.for_plugin(plugin_id)))
-        with trio.move_on_after(LOAD_WAIT_S):
-            for service in host.services.values():
-                await service.is_loaded.wait()
         try:
             yield host
         finally:

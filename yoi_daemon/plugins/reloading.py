@@ -4,7 +4,7 @@ import msgspec
 import trio
 
 from yoi_daemon.model.directories import Directories
-from yoi_daemon.model.errors import Refused
+from yoi_daemon.model.errors import ConfigFault, Refused
 from yoi_daemon.model.settings import PluginSettings, Settings
 from yoi_daemon.plugins.discovery import Found, discover
 from yoi_daemon.plugins.loading import LoadedPlugin, LoadFailed, digest_of, load_config, load_plugin
@@ -24,6 +24,9 @@ class Plan(msgspec.Struct, frozen=True):
 
     changes: tuple[Change, ...]
     removed: tuple[str, ...]
+    failed: dict[str, LoadFailed]
+    """Those that could not be loaded before and still cannot be."""
+    bad_files: tuple[ConfigFault, ...]
 
 
 async def plan_reload(
@@ -52,15 +55,17 @@ async def plan_reload(
 def _load_changed(
     directories: Directories, settings: Settings, services: dict[str, Service], only: str | None
 ) -> Plan:
+    discovery = discover(directories.plugins)
     found = {
         plugin_id: one
-        for plugin_id, one in discover(directories.plugins).found.items()
+        for plugin_id, one in discovery.found.items()
         if settings.is_enabled(plugin_id)
     }
     if only is not None and only not in found and only not in services:
         raise Refused(
             "plugin_not_found", f"there is no plugin {only} here, nor a file of this name"
         )
+    failed: dict[str, LoadFailed] = {}
     changes: list[Change] = []
     faults: list[str] = []
     for plugin_id, one in found.items():
@@ -73,6 +78,8 @@ def _load_changed(
         except LoadFailed as failure:
             if service is None or service.loaded is not None or only is not None:
                 faults.append(f"{failure.code}: {failure.message}")
+            else:
+                failed[plugin_id] = failure
             continue
         if loaded is not None and service is not None and service.is_wedged:
             faults.append(
@@ -87,7 +94,7 @@ def _load_changed(
             faults=faults,
         )
     removed = tuple(name for name in services if name not in found and only in (None, name))
-    return Plan(tuple(changes), removed)
+    return Plan(tuple(changes), removed, failed, discovery.faults)
 
 
 def _load_if_changed(

@@ -24,14 +24,14 @@ class RestartPolicy:
     """
 
     def __init__(self, settings: PluginSettings, uniform: Callable[[float, float], float]) -> None:
-        self._settings = settings
+        self.settings = settings
         self._uniform = uniform
         self._times: deque[float] = deque()
         self._quarantines = 0
 
     @property
     def restarts(self) -> int:
-        """Restarts spent since the last clearing."""
+        """Restarts spent in the window since the last clearing."""
         return len(self._times)
 
     @property
@@ -41,7 +41,7 @@ class RestartPolicy:
 
     def next_restart(self, now: float) -> Restart:
         """What to do about a failure at `now` (monotonic seconds)."""
-        settings = self._settings
+        settings = self.settings
         while self._times and self._times[0] <= now - settings.restart_window_s:
             self._times.popleft()
         if self._quarantines or len(self._times) >= settings.restart_attempts:

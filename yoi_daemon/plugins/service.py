@@ -1,4 +1,4 @@
-"""A plugin under the host's care: its service is started, run, stopped and started again."""
+"""A plugin under the host's care: its lane, its counters, its state, and the commands to it."""
 
 from collections.abc import Awaitable, Callable, Iterable
 
@@ -23,7 +23,7 @@ from yoi_daemon.plugins.context import Surroundings, WorkersFor
 from yoi_daemon.plugins.deadletters import DeadLetters, RateLimit
 from yoi_daemon.plugins.delivery import Attempt, Call, Delivery, Fault
 from yoi_daemon.plugins.executor import frame_in
-from yoi_daemon.plugins.generation import End, Generation, stop_times
+from yoi_daemon.plugins.generation import Generation
 from yoi_daemon.plugins.idempotency import DeliveryKeys
 from yoi_daemon.plugins.lane import Lane, lane_limits
 from yoi_daemon.plugins.lifecycle import Lifecycle
@@ -31,6 +31,7 @@ from yoi_daemon.plugins.loading import LoadedPlugin, LoadFailed, forget_module
 from yoi_daemon.plugins.restart import RestartPolicy
 from yoi_daemon.plugins.settlement import Settlement
 from yoi_daemon.plugins.state import PluginState
+from yoi_daemon.plugins.supervision import Command, Supervisor
 
 LOAD_TIMEOUT_S = 30.0
 """A module's import may take as long as a start."""
@@ -58,8 +59,6 @@ class Service:
 
     def __init__(self, plugin_id: str, settings: PluginSettings, parts: Parts) -> None:
         self.plugin_id = plugin_id
-        self.settings = settings
-        self.loaded: LoadedPlugin | None = None
         self.is_loaded = trio.Event()
         """The first load has come to an end, good or bad."""
         self._parts = parts
@@ -72,6 +71,7 @@ class Service:
         self.dead_letters = DeadLetters(plugin_id)
         self.delivery_keys = DeliveryKeys(clock=parts.clock)
         self._state = PluginState()
+        self._redeliveries = RateLimit(parts.clock())
         self.settlement = Settlement(
             plugin_id,
             settings,
@@ -82,90 +82,120 @@ class Service:
             uniform=parts.uniform,
         )
         self.lane = Lane(lane_limits(settings), self.settlement.judge, clock=parts.clock)
-        self.policy = RestartPolicy(settings, parts.uniform)
-        self._wanted = True
-        self._changed = trio.Event()
-        self.generation: Generation | None = None
-        """The run that is under way."""
-        self.side_calls: Calls | None = None
-        """Status and tools under way, while it is supervised."""
-        self._redeliveries = RateLimit(parts.clock())
-        self._is_retired = False
-        self.is_wedged = False
+        self._supervisor = Supervisor(
+            settings,
+            lane=self.lane,
+            lifecycle=self.lifecycle,
+            settlement=self.settlement,
+            logger=self._logger,
+            clock=parts.clock,
+            uniform=parts.uniform,
+            make_generation=self._make_generation,
+            take=self._take,
+            on_gave_up=self._note_gave_up,
+        )
 
     # -- questions
 
-    def refusal(self) -> Refused | None:
-        """Why no event is accepted now, if so."""
-        return self.lifecycle.refusal()
+    @property
+    def settings(self) -> PluginSettings:
+        """The settings it runs with."""
+        return self._supervisor.settings
 
     @property
-    def has_wedged(self) -> bool:
-        """Whether something of it runs that cannot be ended."""
+    def loaded(self) -> LoadedPlugin | None:
+        """The plugin's code and configuration; None before the first load, or where it failed."""
+        return self._supervisor.loaded
+
+    @property
+    def generation(self) -> Generation | None:
+        """The run that is under way."""
+        return self._supervisor.generation
+
+    @property
+    def side_calls(self) -> Calls | None:
+        """Status and tools under way, while it is supervised."""
+        return self._supervisor.calls
+
+    @property
+    def policy(self) -> RestartPolicy:
+        """Its restarts."""
+        return self._supervisor.policy
+
+    @property
+    def is_wedged(self) -> bool:
+        """Whether its lane is sealed."""
+        return self._supervisor.is_wedged
+
+    @property
+    def has_unended(self) -> bool:
+        """Whether something of it still runs."""
         calls = () if self.side_calls is None else self.side_calls.under_way()
-        runs = self.is_wedged and self.generation is not None
-        return runs or any(call.is_wedged for call in calls)
+        return self.generation is not None or bool(calls)
 
     @property
     def is_unhealthy(self) -> bool:
         """Whether a critical plugin keeps the daemon from being ready."""
-        return self.settings.critical and self.lifecycle.state in ("failed", "starting", "ready")
+        has_service = self.loaded is None or self.loaded.plugin.has_service
+        ill = ("failed", "starting", "ready") if has_service else ("failed",)
+        return self.settings.critical and self.lifecycle.state in ill
 
-    # -- commands
+    def refusal(self) -> Refused | None:
+        """Why no event is accepted now, if so."""
+        if self._supervisor.is_retired:
+            return Refused("plugin_not_found", "this plugin was removed")
+        return self.lifecycle.refusal()
+
+    def surroundings(self, loaded: LoadedPlugin) -> Surroundings:
+        """What the contexts of this plugin's calls share."""
+        return Surroundings(
+            plugin_id=self.plugin_id,
+            config=loaded.config,
+            grants=self.settings.grants,
+            event_log=self._parts.event_log,
+            state=self._state,
+            logger=self._logger,
+            workers_for=self._parts.workers_for,
+        )
+
+    # -- commands; each is carried out whatever becomes of the caller
 
     async def start(self) -> None:
-        """Starts a service that is not running, and forgets its restarts.
+        """Starts the service and forgets its restarts; returns when it is starting.
 
-        Returns when it is starting. Raises `Refused` (`invalid_state`).
+        Raises `Refused` (`invalid_state`).
         """
-        self._refuse_wedged()
-        if self.loaded is None:
-            raise Refused(
-                "invalid_state",
-                f"the module could not be loaded: {self.lifecycle.reason.message}; correct it, then reload",
-            )
-        if not self.loaded.plugin.has_service:
-            raise Refused("invalid_state", "this plugin has no service to start")
-        if self.lifecycle.state in ("starting", "running"):
-            return
-        if self.lifecycle.state == "stopping":
-            raise Refused("invalid_state", "the service is stopping; start it when it has stopped")
-        self.policy.clear()
-        changed = self.lifecycle.changed
-        self._want(True)
-        await changed.wait()  # the supervisor needs one turn of the loop, and nothing else
+        await self._supervisor.ask(Command("start"))
 
-    async def stop(self, *, budget_s: float | None = None) -> None:
-        """Stops the service and waits for the end.
-
-        Without a budget the queue is drained first, in the plugin's own times. Within `budget_s` only
-        the handler in hand may finish, and what is queued stays. Cancelling the wait does not undo the stop.
-        """
-        if self.loaded is not None and not self.loaded.plugin.has_service and budget_s is None:
-            raise Refused("invalid_state", "this plugin has no service to stop")
-        self._want(False)
-        await self._stop_service(budget_s)
-        if budget_s is not None and self.side_calls is not None:
-            self.side_calls.cancel(grace_s=0.1 * budget_s)
-            await self.side_calls.wait_over()
-
-    async def _stop_service(self, budget_s: float | None) -> None:
-        generation = self.generation
-        if generation is None or self.is_wedged:
-            has_service = self.loaded is None or self.loaded.plugin.has_service
-            if self.lifecycle.state in ("ready", "failed") and not self.is_wedged and has_service:
-                self.lifecycle.move("stopped", "stopped", "stopped by command")
-            return
-        if self.lifecycle.state in ("starting", "running"):
-            self.lifecycle.move("stopping", "stopping", "stopped by command")
-        generation.ask_to_stop(stop_times(self.settings, budget_s))
-        await generation.is_over.wait()
+    async def stop(self) -> None:
+        """Drains and stops the service, in the plugin's own times. Raises `Refused` (`invalid_state`)."""
+        await self._supervisor.ask(Command("stop"))
 
     async def restart(self) -> None:
         """Stops and starts. Raises `Refused` (`invalid_state`)."""
-        self._refuse_wedged()
-        await self.stop()
-        await self.start()
+        await self._supervisor.ask(Command("restart"))
+
+    async def replace(self, loaded: LoadedPlugin, settings: PluginSettings) -> None:
+        """Goes on with a new module and new settings: stops the old service, starts the new.
+
+        A service that an operator stopped stays so. What is queued stays. Raises `Refused`
+        (`invalid_state`) where the old one ignores its end.
+        """
+        await self._supervisor.ask(Command("replace", loaded, settings))
+
+    async def retire(self) -> None:
+        """Stops the service for good: its module is gone. What is queued is reported as unfinished."""
+        await self._supervisor.ask(Command("retire"))
+        self.report_unfinished()
+
+    async def end(self, budget_s: float) -> None:
+        """Ends with the daemon, ahead of all commands: the handler in hand may finish, what is queued stays."""
+        await self._supervisor.end(budget_s)
+
+    def adopt(self, loaded: LoadedPlugin) -> None:
+        """Begins with a plugin that was loaded already."""
+        self._take(loaded, self.settings)
+        self.is_loaded.set()
 
     def redeliver(self, event_id: str) -> Delivery:
         """Takes a dead letter for another delivery, with its room in the queue.
@@ -180,25 +210,9 @@ class Service:
         self._redeliveries.count()
         return self.dead_letters.remove(event_id).delivery
 
-    async def replace(self, loaded: LoadedPlugin, settings: PluginSettings) -> None:
-        """Goes on with a new module and new settings: stops the old service, starts the new.
-
-        A service that an operator stopped stays so. What is queued stays.
-        """
-        self._refuse_wedged()
-        was_stopped = self.lifecycle.state in ("stopping", "stopped")
-        if self.loaded is None or self.loaded.plugin.has_service:
-            await self.stop()
-        before = self.loaded
-        self._take(loaded, settings)
-        if before is not None and before.module != loaded.module:
-            forget_module(before)
-        if not was_stopped:
-            self.policy.clear()
-            self._want(True)
-
     def report_unfinished(self) -> int:
         """Says how many accepted events are not handled, as an event and a log line; gives their count."""
+        self.settlement.report_displaced(self._parts.clock(), at_once=True)
         count = self.lane.statistics().depth
         if count:
             durable = self._parts.event_log.durable
@@ -206,37 +220,11 @@ class Service:
             self._logger.warning("events not handled", count=count, kept=durable)
         return count
 
-    def adopt(self, loaded: LoadedPlugin) -> None:
-        """Begins with a plugin that was loaded already."""
-        self._take(loaded, self.settings)
-        self.is_loaded.set()
-
-    async def retire(self) -> None:
-        """Stops the service for good: its module is gone. What is queued is reported as unfinished."""
-        if self.loaded is None or self.loaded.plugin.has_service:
-            await self.stop()
-        if self.side_calls is not None:
-            self.side_calls.cancel()
-            await self.side_calls.wait_over()
-        self.report_unfinished()
-        self._is_retired = True
-        self._want(False)
-
     # -- the task
 
     async def supervise(self) -> None:
-        """Loads the plugin, where `adopt` did not, and keeps its service as wanted.
-
-        Until cancelled, or until it is retired.
-        """
-        async with trio.open_nursery() as calls:
-            self.side_calls = Calls(calls, self._parts.clock)
-            if self.loaded is None:
-                await self._load_first()
-            while not self._is_retired:
-                await self._until_start_is_due()
-                if not self._is_retired:
-                    await self._run_generation()
+        """Loads the plugin, where `adopt` did not, and keeps its service as wanted, until cancelled."""
+        await self._supervisor.run(self._load_first)
 
     async def _load_first(self) -> None:
         try:
@@ -247,146 +235,65 @@ class Service:
                 )
                 self._take(loaded, self.settings)
             if limit.cancelled_caught:
-                self._fail_load(
+                self.fail_load(
                     LoadFailed("import_timeout", f"the import took over {LOAD_TIMEOUT_S:g} s")
                 )
         except LoadFailed as failure:
-            self._fail_load(failure)
+            self.fail_load(failure)
         finally:
             self.is_loaded.set()
 
+    def fail_load(self, failure: LoadFailed) -> None:
+        """Notes that the module cannot be loaded. No restart is spent: it waits for a change or a command."""
+        self.lifecycle.move("failed", failure.code, failure.message)
+        self.settlement.note_error(Fault(code=failure.code, message=failure.message))
+
     def _take(self, loaded: LoadedPlugin, settings: PluginSettings) -> None:
-        self.loaded = loaded
-        self.settings = settings
+        supervisor = self._supervisor
+        before = supervisor.loaded
+        supervisor.loaded, supervisor.settings = loaded, settings
+        supervisor.policy.settings = settings
+        if before is not None and before.module != loaded.module:
+            forget_module(before)
         if self.lifecycle.state in ("failed", "stopped") and not loaded.plugin.has_service:
             self.lifecycle.move("ready", "loaded", "the module is loaded")
         if self.lifecycle.state == "ready":
             self.lifecycle.explain("loaded", "the module is loaded")
-        self.settlement.digest = loaded.digest
-        self.settlement.settings = settings
+        ingresses = loaded.plugin.ingresses
+        self.settlement.take(
+            loaded.digest,
+            settings,
+            holds=lambda name: name in ingresses and ingresses[name].on_retry == "hold",
+        )
         if self.lane.limits != lane_limits(settings):
             self.lane.resize(lane_limits(settings))
-        ingresses = loaded.plugin.ingresses
-        self.settlement.holds = lambda name: (
-            name in ingresses and ingresses[name].on_retry == "hold"
-        )
 
-    def _fail_load(self, failure: LoadFailed) -> None:
-        # No restart is spent: it waits for a change or a command.
-        self._wanted = False
-        self.lifecycle.move("failed", failure.code, failure.message)
-        self.settlement.note_error(Fault(code=failure.code, message=failure.message))
-
-    async def _until_start_is_due(self) -> None:
-        while not self._is_retired:
-            changed = self._changed
-            retry_at_s = self.lifecycle.retry_at_s
-            if self._wanted and self.loaded is not None and self.loaded.plugin.has_service:
-                if retry_at_s is None or self._parts.clock() >= retry_at_s:
-                    return
-                with trio.move_on_after(retry_at_s - self._parts.clock()):
-                    await changed.wait()
-            else:
-                await changed.wait()
-
-    async def _run_generation(self) -> None:
+    def _make_generation(self) -> Generation:
         loaded = self.loaded
         assert loaded is not None
-        parts = self._parts
-        surroundings = self.surroundings(loaded)
-        generation = self.generation = Generation(
+        return Generation(
             loaded,
             self.settings,
             self.lane,
-            surroundings,
-            clock=parts.clock,
-            on_running=self._note_running,
-            timers=lambda: parts.timers(self, loaded),
-        )
-        self.lifecycle.restarts = self.policy.restarts
-        self.lifecycle.move("starting", "starting", "start was called")
-        try:
-            self._settle(generation, await generation.run())
-        finally:
-            self.generation = None
-            if self.side_calls is not None:
-                self.side_calls.cancel()
-            generation.is_over.set()
-
-    def surroundings(self, loaded: LoadedPlugin) -> Surroundings:
-        """What the contexts of this plugin's calls share."""
-        return Surroundings(
-            plugin_id=self.plugin_id,
-            config=loaded.config,
-            grants=self.settings.grants,
-            event_log=self._parts.event_log,
-            state=self._state,
-            logger=self._logger,
-            workers_for=self._parts.workers_for,
+            self.surroundings(loaded),
+            clock=self._parts.clock,
+            on_running=lambda: self.lifecycle.move("running", "running", "start returned"),
+            on_ending=self._end_bound_calls,
+            timers=lambda: self._parts.timers(self, loaded),
         )
 
-    def _note_running(self) -> None:
-        self.lifecycle.move("running", "running", "start returned")
+    def _end_bound_calls(self) -> None:
+        if self.side_calls is not None:
+            self.side_calls.cancel(only_bound=True)
 
-    def _settle(self, generation: Generation, end: End) -> None:
-        """Moves on from a generation's end, and decides whether and when there is another."""
-        if self.is_wedged:
-            return
-        if generation.hook_failure is not None:
-            failure = generation.hook_failure
-            self.settlement.note_error(failure)
-        if self.lifecycle.state == "stopping":
-            if end.failed:
-                self.settlement.note_error(end)
-            hook = generation.hook_failure
-            code, message = (
-                ("stopped", "stopped by command") if hook is None else (hook.code, hook.message)
-            )
-            self.lifecycle.move("stopped", code, message)
-            return
-        if end.failed:
-            self.settlement.note_error(end)
-        restart = self.settings.restart
-        if restart == "temporary" or (restart == "transient" and not end.failed):
-            self._wanted = False
-            if end.failed:
-                self.lifecycle.move("failed", end.code, end.message)
-            else:
-                self.lifecycle.move("stopping", end.code, end.message)
-                self.lifecycle.move("stopped", end.code, end.message)
-            return
-        following = self.policy.next_restart(self._parts.clock())
-        self.lifecycle.restarts = self.policy.restarts
-        self.lifecycle.is_quarantined = following.gave_up
-        code, message = end.code, end.message
-        if following.gave_up:
-            code, message = (
-                "gave_up",
-                f"restarted too often; the last time {end.code}: {end.message}",
-            )
-        self.lifecycle.move("failed", code, message, retry_in_s=following.delay_s)
-        if following.gave_up:
-            self.settlement.counters["gave_up"] += 1
-            data = PluginGaveUp(
-                restarts=self.policy.restarts,
-                within_s=self.settings.restart_window_s,
-                retry_in_s=following.delay_s,
-            )
-            self._append("plugin.gave_up", data)
-
-    def _want(self, wanted: bool) -> None:
-        self._wanted = wanted
-        self.lifecycle.retry_at_s = None
-        self.lifecycle.is_quarantined = False
-        changed, self._changed = self._changed, trio.Event()
-        changed.set()
-
-    def _refuse_wedged(self) -> None:
-        if self.is_wedged:
-            raise Refused(
-                "invalid_state",
-                f"{self.lifecycle.reason.message}; only a restart of the daemon frees it",
-            )
+    def _note_gave_up(self, retry_in_s: float) -> None:
+        self.settlement.counters["gave_up"] += 1
+        data = PluginGaveUp(
+            restarts=self.settings.restart_attempts,
+            within_s=self.settings.restart_window_s,
+            retry_in_s=retry_in_s,
+        )
+        self._append("plugin.gave_up", data)
 
     # -- the watchdog's side
 
@@ -424,9 +331,6 @@ class Service:
             return
         if isinstance(call, Attempt):
             self.settlement.judge_wedged(call, self._parts.clock() - call.started_s)
-        self.is_wedged = True
-        self._wanted = False
-        self.lane.is_sealed = True
         task = generation.task
         where = "unknown" if task is None else frame_in(task, generation.loaded) or "unknown"
         doing = call.delivery.ingress if isinstance(call, Attempt) else "start or stop"
@@ -441,7 +345,7 @@ class Service:
                 event_id=call.delivery.event_id if isinstance(call, Attempt) else None,
             ),
         )
-        generation.is_over.set()
+        self._supervisor.give_up()
 
     def on_tick(self, now: float) -> None:
         """See `Watched`. A service that was healthy long enough has its restarts forgotten."""

@@ -6,6 +6,7 @@ from math import inf
 from statistics import quantiles
 from typing import Literal
 
+import msgspec
 from structlog.typing import FilteringBoundLogger
 
 from yoi_daemon.eventlog.interface import EventLog
@@ -17,6 +18,8 @@ from yoi_daemon.plugins.delivery import Attempt, AttemptRecord, Delivery, Failur
 from yoi_daemon.plugins.lane import LATE, Lane
 
 TIMES_KEPT = 256
+MAX_RETRY_AFTER_S = 86_400.0
+"""What a handler may ask for with `Retry(after_s=…)`: a day."""
 
 
 Displacement = Literal["dropped", "coalesced"]
@@ -46,7 +49,7 @@ class Settlement:
         uniform: Callable[[float, float], float],
     ) -> None:
         self._plugin_id = plugin_id
-        self.settings = settings
+        self._settings = settings
         self._event_log = event_log
         self._dead_letters = dead_letters
         self._logger = logger
@@ -56,9 +59,8 @@ class Settlement:
         self._displaced: dict[tuple[str, str], _Displaced] = {}
         self.counters: Counter[str] = Counter()
         self.last_error: LastError | None = None
-        self.digest = ""
-        self.holds: Callable[[str], bool] = lambda _ingress: False
-        """Whether a retry of this ingress keeps the order."""
+        self._digest = ""
+        self._holds: Callable[[str], bool] = lambda _ingress: False
 
     def judge(
         self, lane: Lane, attempt: Attempt, failure: Failure | None, duration_s: float
@@ -72,29 +74,29 @@ class Settlement:
             self._emit("handled", delivery, duration_ms)
             lane.finish(delivery)
             return
-        self.counters[failure.outcome] += 1
-        delivery.attempts.append(self._record(delivery, failure, duration_ms, duration_s))
         if failure.outcome == "interrupted":
+            self.counters["interrupted"] += 1
+            delivery.attempts.append(self._record(delivery, failure, duration_ms, duration_s))
             self._emit("interrupted", delivery, duration_ms, failure)
             lane.put_back(delivery)
             return
         delivery.failures += 1
+        is_last = failure.outcome == "invalid_event" or delivery.failures >= self._settings.attempts
+        if is_last and failure.outcome == "retry_scheduled":
+            # It asks for one more than there is.
+            failure = msgspec.structs.replace(failure, outcome="handler_failed")
+        self.counters[failure.outcome] += 1
+        delivery.attempts.append(self._record(delivery, failure, duration_ms, duration_s))
         self.note_error(failure, delivery.event_id)
-        is_last = failure.outcome == "invalid_event" or delivery.failures >= self.settings.attempts
         if is_last:
             self._emit(failure.outcome, delivery, duration_ms, failure)
             self._bury(lane, delivery, failure)
             return
         delay_s = self._delay(delivery.failures, failure)
-        self.counters["retry_scheduled"] += 1
-        self._emit(
-            "retry_scheduled" if failure.asked_retry else failure.outcome,
-            delivery,
-            duration_ms,
-            failure,
-            delay_s,
-        )
-        (lane.hold if self.holds(delivery.ingress) else lane.park)(delivery, delay_s)
+        if failure.outcome != "retry_scheduled":
+            self.counters["retry_scheduled"] += 1
+        self._emit(failure.outcome, delivery, duration_ms, failure, delay_s)
+        (lane.hold if self._holds(delivery.ingress) else lane.park)(delivery, delay_s)
 
     def judge_wedged(self, attempt: Attempt, duration_s: float) -> None:
         """The verdict on a handler that was given up. Its event ends with the lane: it stays unfinished."""
@@ -111,10 +113,16 @@ class Settlement:
         waiting.count += 1
         waiting.last_event_id = delivery.event_id
 
-    def report_displaced(self, now: float) -> None:
+    def take(self, digest: str, settings: PluginSettings, holds: Callable[[str], bool]) -> None:
+        """Goes on for another version of the plugin. `holds` is whether an ingress keeps its order on a retry."""
+        self._digest = digest
+        self._settings = settings
+        self._holds = holds
+
+    def report_displaced(self, now: float, *, at_once: bool = False) -> None:
         """Tells how many events were displaced, at most once a second for each ingress and outcome."""
         for (outcome, ingress), waiting in self._displaced.items():
-            if waiting.count and now - waiting.reported_s >= 1:
+            if waiting.count and (at_once or now - waiting.reported_s >= 1):
                 data = IngressDropped(
                     ingress=ingress, count=waiting.count, last_event_id=waiting.last_event_id
                 )
@@ -147,7 +155,12 @@ class Settlement:
 
     def _bury(self, lane: Lane, delivery: Delivery, failure: Failure) -> None:
         self.counters["dead_lettered"] += 1
-        self._dead_letters.add(delivery, self.digest, format_time(self._wall_clock()))
+        self._dead_letters.add(delivery, self._digest, format_time(self._wall_clock()))
+        if self._dead_letters.let_go > self.counters["dead_letters_let_go"]:
+            self.counters["dead_letters_let_go"] = self._dead_letters.let_go
+            self._logger.warning(
+                "dead letters beyond the bound let go", so_far=self._dead_letters.let_go
+            )
         data = IngressDead(
             event_id=delivery.event_id,
             ingress=delivery.ingress,
@@ -158,9 +171,9 @@ class Settlement:
         lane.finish(delivery)
 
     def _delay(self, failures: int, failure: Failure) -> float:
-        settings = self.settings
+        settings = self._settings
         if failure.retry_after_s is not None:
-            return max(0.0, failure.retry_after_s)
+            return min(MAX_RETRY_AFTER_S, max(0.0, failure.retry_after_s))
         backoff_s = settings.retry_min_s * 2 ** min(failures - 1, 30)
         return min(settings.retry_max_s, backoff_s * self._uniform(0.75, 1.25))
 

@@ -20,7 +20,14 @@ async def call_tool(service: Service, name: str, arguments: bytes) -> bytes:
     """
     calls, loaded = service.side_calls, service.loaded
     spec = None if loaded is None else loaded.plugin.tools.get(name)
-    if spec is None or loaded is None or calls is None:
+    if loaded is None:
+        raise service.refusal() or Refused(
+            "service_unavailable",
+            "the plugin is still being loaded",
+            retry_after_s=1.0,
+            state="ready",
+        )
+    if spec is None or calls is None:
         raise Refused("tool_not_found", f"plugin {service.plugin_id} has no tool {name}")
     generation = service.generation
     if (
@@ -39,7 +46,7 @@ async def call_tool(service: Service, name: str, arguments: bytes) -> bytes:
         raise Refused("limit_reached", f"{limit} calls of {name} run already", retry_after_s=1.0)
     try:
         decoded = spec.decoder.decode(arguments)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except Exception as error:
         raise Refused("invalid_request", f"the arguments do not fit: {error}") from error
     surroundings = service.surroundings(loaded) if generation is None else generation.surroundings
     outcome = await calls.run(
@@ -48,6 +55,7 @@ async def call_tool(service: Service, name: str, arguments: bytes) -> bytes:
         loaded,
         lambda check: CallContext(surroundings, check),
         decoded,
+        is_bound=spec.needs_service,
         timeout_s=service.settings.tool_timeout_s,
         grace_s=service.settings.dispatch_grace_s,
     )
