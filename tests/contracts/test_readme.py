@@ -16,7 +16,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 async def test_the_plugin_runs(tmp_path):
     (tmp_path / "hello.py").write_text(BLOCKS[0])
     async with open_plugin(tmp_path / "hello.py", config={"greeting": "Hi"}) as harness:
-        result = await harness.ingress("greet", {"name": "World"})
+        result = await harness.ingress("hello", {"name": "World"})
     assert result.outcome == "handled"
     assert harness.emitted == [("hello.greeted", {"text": "Hi, World!"})]
     assert len([line for line in BLOCKS[0].splitlines() if line]) <= 15

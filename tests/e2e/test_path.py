@@ -207,3 +207,58 @@ def test_a_second_interrupt_stops_at_once(start_daemon, config):
             pass
     daemon.signal(signal.SIGINT)
     assert daemon.wait() == 130
+
+
+HELD = {
+    "a thread in start": """
+@plugin.start
+def start(ctx: Context) -> None:
+    time.sleep(60)
+""",
+    "a thread in a stop hook": """
+@plugin.stop
+def stop(ctx: Context) -> None:
+    time.sleep(60)
+""",
+    "a thread in a handler": """
+@plugin.every(seconds=0.1)
+def tick(ctx: Context, event: IngressEvent) -> None:
+    time.sleep(60)
+""",
+    "an import": "time.sleep(60)",
+}
+
+
+@pytest.mark.parametrize("held", HELD)
+def test_what_cannot_be_ended_does_not_hold_the_stop(start_daemon, config, held):
+    module = (
+        "import time\nfrom yoi_daemon.sdk import Context, IngressEvent, Plugin\n"
+        f'plugin = Plugin("held")\n{HELD[held]}\n'
+        '@plugin.ingress("go")\nasync def go(ctx: Context, event: IngressEvent) -> None: ...\n'
+    )
+    (config / "plugins" / "held.py").write_text(module)
+    daemon = start_daemon(config, ready=False, YOI__DAEMON__STOP_TIMEOUT_S="3")
+    if held != "an import":
+        daemon.wait_ready()
+    time.sleep(1)  # until the thread sleeps; too early is no fault, only another case
+    begun = time.monotonic()
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait() == 0
+    assert time.monotonic() - begun < 3
+    assert not (daemon.state / "daemon.json").exists()
+
+
+def test_a_second_interrupt_stops_at_once_while_a_plugin_holds_the_loop(start_daemon, config):
+    (config / "plugins" / "busy.py").write_text(
+        "from yoi_daemon.sdk import Context, IngressEvent, Plugin\n"
+        'plugin = Plugin("busy")\n'
+        "@plugin.every(seconds=0.1)\n"
+        "async def spin(ctx: Context, event: IngressEvent) -> None:\n"
+        "    while True:\n        pass\n"
+    )
+    daemon = start_daemon(config, YOI__DAEMON__STOP_TIMEOUT_S="600")
+    time.sleep(1)
+    daemon.signal(signal.SIGINT)
+    time.sleep(0.5)
+    daemon.signal(signal.SIGINT)
+    assert daemon.wait(10) == 130
