@@ -36,6 +36,8 @@ EXTRA_COMMAND = "pip install 'yoi-daemon[observe]'"
 LISTENERS_SHARE = 0.25
 PLUGINS_SHARE = 0.6
 """Of `stop_timeout_s`: for open connections to end, then for plugins; the rest is for workers and the log."""
+WORKERS_SHARE = 0.5
+"""Of what the listeners and plugins left: for the workers' turns to end; the rest is for the log."""
 LAST_RESORT_S = 5.0
 """After the whole budget and this, every stack is dumped and the process ends itself."""
 EXIT_AT_ONCE = 130
@@ -99,6 +101,7 @@ async def _serve(
                 api.cancel_scope.deadline = observe.cancel_scope.deadline = force_at
             with trio.move_on_at(min(deadline, trio.current_time() + budget_s * PLUGINS_SHARE)):
                 await daemon.plugins.stop(budget_s=budget_s * PLUGINS_SHARE)
+            await daemon.embedded.shutdown(max(0.0, deadline - trio.current_time()) * WORKERS_SHARE)
             await _leave_wedged(daemon, directories)
         nursery.cancel_scope.cancel()
     faulthandler.cancel_dump_traceback_later()
@@ -169,14 +172,16 @@ def _announce(daemon: Daemon, bound: Bound, announce: Callable[[str], None]) -> 
 
 
 async def _leave_wedged(daemon: Daemon, directories: Directories) -> None:
-    """Ends the process where a sealed lane still runs: what ignores its cancellation cannot be awaited."""
-    wedged = daemon.plugins.wedged()
-    if not wedged:
+    """Ends the process where a handler or an engine that was given up still runs: it cannot be awaited."""
+    plugins, workers = daemon.plugins.wedged(), daemon.embedded.wedged()
+    if not plugins and not workers:
         return
     log = daemon.event_log
     with trio.move_on_after(1):
         await log.committed(log.appended)
-    structlog.get_logger("daemon").warning("stopped beside sealed lanes", plugins=list(wedged))
+    structlog.get_logger("daemon").warning(
+        "stopped beside what still runs", plugins=list(plugins), workers=list(workers)
+    )
     _exit_now(0, directories)
 
 

@@ -12,7 +12,7 @@ from yoi_daemon.cli.printable import printable
 from yoi_daemon.cli.talking import talk
 from yoi_daemon.cli.views import Answer, Transcript, Workers, view
 from yoi_daemon.client.rest import Daemon, path_of
-from yoi_daemon.model.workers import EMBEDDED_RUNTIME_ID
+from yoi_daemon.model.ids import EMBEDDED_RUNTIME_ID
 
 _RUNTIME = click.option(
     "--runtime",

@@ -26,6 +26,7 @@ from yoi_daemon.model.settings import Settings
 from yoi_daemon.model.workers import Diagnostic, RuntimeSummary
 from yoi_daemon.plugins.host import PluginHost
 from yoi_daemon.registry.registry import Registry
+from yoi_daemon.runtime.embedded import EmbeddedRuntime
 
 NOT_DURABLE = "kept in memory: accepted events, the log and workers are lost when the process ends"
 
@@ -103,6 +104,7 @@ class Daemon:
         event_log: EventLog,
         registry: Registry,
         plugins: PluginHost,
+        embedded: EmbeddedRuntime,
         environ: Mapping[str, str],
         wall_clock: Callable[[], float],
     ) -> None:
@@ -113,6 +115,7 @@ class Daemon:
         self.event_log = event_log
         self.registry = registry
         self.plugins = plugins
+        self.embedded = embedded
         self.environ = environ
         self.wall_clock = wall_clock
         self.draining = trio.Event()

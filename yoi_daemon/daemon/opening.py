@@ -10,9 +10,8 @@ from yoi_daemon.daemon.host import GrantedWorkers
 from yoi_daemon.eventlog.opening import open_event_log
 from yoi_daemon.front.access import Tokens
 from yoi_daemon.model.directories import Directories
-from yoi_daemon.model.ids import IdSource
+from yoi_daemon.model.ids import EMBEDDED_RUNTIME_ID, IdSource
 from yoi_daemon.model.settings import Settings
-from yoi_daemon.model.workers import EMBEDDED_RUNTIME_ID
 from yoi_daemon.plugins.opening import open_plugins
 from yoi_daemon.registry.registry import Registry
 from yoi_daemon.runtime.embedded import open_embedded_runtime
@@ -55,6 +54,7 @@ async def open_daemon(
                     event_log=event_log,
                     registry=registry,
                     plugins=plugins,
+                    embedded=embedded,
                     environ=environ,
                     wall_clock=wall_clock,
                 )
