@@ -123,7 +123,9 @@ async def tell(api: str, observe: str, token: str, secret: str) -> None:
         page: dict[str, Any] = (await http.get(address, headers=bearer)).json()
         for item in page["items"]:
             print(f"  {item['role']:>9}: {item['text']}")
-        check([item["role"] for item in page["items"]] == ["user", "assistant"], "another transcript")
+        check(
+            [item["role"] for item in page["items"]] == ["user", "assistant"], "another transcript"
+        )
 
 
 def main() -> None:

@@ -103,11 +103,13 @@ async def test_headers_have_lower_case_names(daemon):
 
 async def test_lines_are_read_and_answered_one_by_one(daemon):
     async def handler(call: Call) -> Lines:
-        async def answers():
-            async for line in call.lines():
-                yield {"line": line.decode()}
+        reader = call.line_reader()
 
-        return Lines(answers())
+        async def following():
+            line = await reader.next_line()
+            return None if line is None else {"line": line.decode()}
+
+        return Lines(following)
 
     client = app_of(daemon, handler)
     answer = await client("POST", "/x", b"1\n\n2\r\n3", content_type="application/x-ndjson")

@@ -1,23 +1,27 @@
 """The books of one service, kept from what it tells: every accepted event is somewhere, exactly once."""
 
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import msgspec
 
+from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.plugins.service import Service
 
 
 class Runs:
-    """What a handler notes of its own runs, as (event id, attempt)."""
+    """What a handler notes of its own runs."""
 
     def __init__(self) -> None:
         self.begun: list[tuple[str, int]] = []
+        """As (event id, attempt)."""
         self.in_hand: str | None = None
+        self.overlaps: list[tuple[str, str]] = []
 
     def begin(self, event) -> None:
-        assert self.in_hand is None, f"{event.id} overlaps {self.in_hand}"
+        if self.in_hand is not None:
+            self.overlaps.append((self.in_hand, event.id))
         self.in_hand = event.id
         self.begun.append((event.id, event.attempt))
 
@@ -25,95 +29,117 @@ class Runs:
         self.in_hand = None
 
 
-class Books:
-    """What became of each accepted event, read from the committed events of one plugin."""
+class Ended(NamedTuple):
+    """How one attempt ended. `again` says that another is to follow."""
 
-    def __init__(self, events: Iterable[dict[str, Any]]) -> None:
+    attempt: int
+    outcome: str
+    again: bool
+
+
+class Books:
+    """What became of each accepted event of the one plugin of a log, read from its committed events."""
+
+    def __init__(self) -> None:
         self.accepted: list[str] = []
         """Event ids in the order of their acceptance."""
+        self.ingress: dict[str, str] = {}
         self.seqs: dict[str, int] = {}
         self.place: dict[str, str] = {}
-        """Where each is: `waiting`, `handled`, `dead`, `discarded`. Displaced ones are told by count alone."""
-        self.displaced: Counter[str] = Counter()
-        self.attempts: dict[str, list[int]] = {}
-        for event in events:
+        """Where each is: `waiting`, `handled`, `dead`, `discarded`, and `dropped` or `coalesced` if told so."""
+        self.reported = Counter[str]()
+        self.ended: dict[str, list[Ended]] = {}
+        self._position = 0
+
+    def read(self, event_log: EventLog) -> None:
+        """Enters what was committed since the last time."""
+        for entry in event_log.read(self._position, 1 << 30):
+            self._position = entry.seq
+            event = msgspec.json.decode(entry.frame)
             name = event["kind"].removeprefix("plugin.ingress.")
-            if name != event["kind"]:
+            if name not in (event["kind"], "unfinished"):
                 self._enter(name, event["data"], event["seq"])
 
     def _enter(self, name: str, data: dict[str, Any], seq: int) -> None:
         if name in ("dropped", "coalesced"):
-            self.displaced[name] += data["count"]
-            return
-        if name == "unfinished":
+            self.reported[name] += data["count"]
             return
         event_id = data["event_id"]
+        before = self.place.get(event_id)
         if name == "accepted":
-            redelivery = data.get("redelivery_of") is not None
-            before = self.place.get(event_id)
-            assert before == ("dead" if redelivery else None), f"accepted again while {before}"
-            if not redelivery:
+            is_new = data.get("redelivery_of") is None
+            assert before == (None if is_new else "dead"), f"accepted again while {before}"
+            if is_new:
                 self.accepted.append(event_id)
                 self.seqs[event_id] = seq
+                self.ingress[event_id] = data["ingress"]
             self.place[event_id] = "waiting"
         elif name == "discarded":
-            assert self.place[event_id] == "dead", "discarded, and was not dead"
+            assert before == "dead", f"discarded while {before}"
             self.place[event_id] = "discarded"
-        elif name == "dead_lettered":
-            assert self.place[event_id] == "waiting", f"died while {self.place[event_id]}"
-            self.place[event_id] = "dead"
         else:
-            assert self.place[event_id] == "waiting", f"{name} while {self.place[event_id]}"
-            self.attempts.setdefault(event_id, []).append(data["attempt"])
+            assert before == "waiting", f"{name} while {before}"
+            if name == "dead_lettered":
+                self.place[event_id] = "dead"
+                return
+            again = name == "interrupted" or data.get("retry_in_s") is not None
+            self.ended.setdefault(event_id, []).append(Ended(data["attempt"], name, again))
             if name == "handled":
                 self.place[event_id] = "handled"
 
-    def at(self, place: str) -> set[str]:
-        return {event_id for event_id, at in self.place.items() if at == place}
+    def displace(self, event_id: str, how: str) -> None:
+        """Of these the log tells only how many."""
+        assert self.place[event_id] == "waiting"
+        self.place[event_id] = how
 
-    def check(self, service: Service, runs: Runs, size_of) -> None:
+    def at(self, *places: str) -> list[str]:
+        """In the order of their acceptance."""
+        return [event_id for event_id in self.accepted if self.place[event_id] in places]
+
+    def check(self, service: Service, runs: Runs, size_of: Callable[[str], int]) -> None:
         """Holds the books against the service's own account. `size_of` gives an event's bytes."""
         counters = service.settlement.counters
         assert counters["accepted"] == len(self.accepted), "accepted is miscounted"
-        assert counters["dropped"] == self.displaced["dropped"], "dropped, and not reported"
-        assert counters["coalesced"] == self.displaced["coalesced"], "coalesced, and not reported"
+        for how in ("dropped", "coalesced"):
+            assert counters[how] == len(self.at(how)), f"{how} is miscounted"
 
-        letters = {letter.event_id for letter in service.dead_letters.page(None, 1 << 30)[0]}
+        letters = [letter.event_id for letter in service.dead_letters.page(None, 1 << 30)[0]]
         assert letters == self.at("dead"), "the dead letters are not the dead"
 
-        # Reserved is exactly what waits; what was displaced still waits in the books.
-        lane = service.lane.statistics()
-        displaced = self.displaced.total()
-        assert lane.depth == len(self.at("waiting")) - displaced, (
-            "a reservation leaked, or an event"
-        )
-        if not displaced:
-            waiting_bytes = sum(map(size_of, self.at("waiting")))
-            assert lane.bytes == waiting_bytes, "bytes are reserved for nobody"
-        ended = sum(len(self.at(place)) for place in ("handled", "dead", "discarded"))
-        assert len(self.accepted) == ended + lane.depth + displaced, "an event is lost or doubled"
-        assert service.lane.current is None or runs.in_hand is not None
+        lane, waiting = service.lane.statistics(), self.at("waiting")
+        assert lane.depth == len(waiting), "a reservation leaked, or an event is lost or doubled"
+        assert lane.bytes == sum(map(size_of, waiting)), "bytes are reserved for nobody"
+        ended = self.at("handled", "dead", "discarded", "dropped", "coalesced")
+        assert len(self.accepted) == len(ended) + lane.depth, "an event is lost or doubled"
 
-        assert not service.delivery_keys._under_way, "a key leaked"
+        assert not runs.overlaps, "handlers overlap"
         self._check_runs(runs)
 
+    def check_at_rest(self, service: Service) -> None:
+        """What holds once no requester is under way and a second has passed."""
+        for how in ("dropped", "coalesced"):
+            assert self.reported[how] == len(self.at(how)), f"{how} and not reported"
+        assert not service.delivery_keys._under_way, "a key leaked"
+
     def _check_runs(self, runs: Runs) -> None:
-        runs_of: dict[str, list[int]] = {}
+        numbers: dict[str, list[int]] = {}
         for event_id, attempt in runs.begun:
             assert event_id in self.place, "handled, and was not accepted"
-            runs_of.setdefault(event_id, []).append(attempt)
-        for event_id, attempts in runs_of.items():
+            numbers.setdefault(event_id, []).append(attempt)
+        for event_id, attempts in numbers.items():
             assert attempts == list(range(1, len(attempts) + 1)), f"runs of {event_id}: {attempts}"
-            judged = attempts[:-1] if event_id == runs.in_hand else attempts
-            assert self.attempts.get(event_id, []) == judged, (
-                f"outcomes of {event_id} are not its runs"
-            )
-        assert set(self.attempts) <= set(runs_of), "an outcome, and nothing ran"
-        first = [event_id for event_id, attempt in runs.begun if attempt == 1]
+            judged = [ended.attempt for ended in self.ended.get(event_id, [])]
+            under_way = attempts[-1:] if event_id == runs.in_hand else []
+            # One that was given up for late may be judged and still run.
+            assert attempts in (judged, judged + under_way), f"outcomes of {event_id}: {judged}"
+        assert set(self.ended) <= set(numbers), "an outcome, and nothing ran"
         order = {event_id: number for number, event_id in enumerate(self.accepted)}
-        assert first == sorted(first, key=order.__getitem__), "first attempts out of order"
+        firsts = [order[event_id] for event_id, attempt in runs.begun if attempt == 1]
+        assert firsts == sorted(firsts), "first attempts out of order"
 
-
-def decoded(event_log) -> list[dict[str, Any]]:
-    """Every committed event."""
-    return [msgspec.json.decode(entry.frame) for entry in event_log.read(0, 1 << 30)]
+    def check_held(self, runs: Runs, ingress: str) -> None:
+        """An interrupted event goes first again, and one of an ingress that holds is not overtaken."""
+        for (before, attempt), (after, _) in zip(runs.begun, runs.begun[1:], strict=False):
+            ended = self.ended[before][attempt - 1]
+            holds = ended.outcome == "interrupted" or self.ingress[before] == ingress
+            assert not (ended.again and holds) or after == before, f"{after} overtook {before}"

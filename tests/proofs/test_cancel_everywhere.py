@@ -14,13 +14,15 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from tests.clocks import ManualClock
 from tests.plugins.rig import Rig, open_rig
-from tests.proofs.books import Books, Runs, decoded
+from tests.proofs.books import Books, Runs
 from yoi_daemon.model.cursor import decode_cursor
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.plugins.admission import Admission
 from yoi_daemon.plugins.idempotency import DeliveryKeys
 from yoi_daemon.plugins.lane import Lane
+from yoi_daemon.plugins.service import Service
 from yoi_daemon.sdk import Plugin, Retry
 
 pytestmark = pytest.mark.prove
@@ -80,7 +82,7 @@ VICTIMS = {
 class Story:
     """One run: what was asked and answered, and what the service did."""
 
-    def __init__(self, victim: Victim, at: CancelAt, plant: Callable[[Rig], None]) -> None:
+    def __init__(self, victim: Victim, at: CancelAt, plant: Callable[[Rig, Service], None]) -> None:
         self.victim = victim
         self.at = at
         self.plant = plant
@@ -88,6 +90,9 @@ class Story:
         self.replies: dict[str, object] = {}
         self.service_scope: trio.CancelScope | None = None
         self.drained = False
+        self.early: list[str] = []
+        """Who was answered before the commit."""
+        self.has_waited_for_room = False
 
     def plugin(self) -> Plugin:
         plugin = Plugin("p")
@@ -127,21 +132,20 @@ class Story:
         with trio.CancelScope() as top:
             if self.victim.name == "whole":
                 self.at.scope = top
-            async with open_rig() as self.rig:
-                self.plant(self.rig)
-                async with trio.open_nursery() as self.rig.nursery:
-                    if self.victim.name == "supervisor":
-                        self.at.scope = self.rig.nursery.cancel_scope
-                    self.service = self.rig.add(
-                        self.plugin(), queue_events=3, attempts=2, drain_s=5, dispatch_timeout_s=50
-                    )
-                    async with trio.open_nursery() as self.body:
-                        # Where the supervisor is gone, nothing comes of waiting.
-                        with trio.move_on_after(100):
-                            await self.tell()
-                            self.drained = True
-                        self.body.cancel_scope.cancel()
-                    self.rig.nursery.cancel_scope.cancel()
+            async with open_rig() as self.rig, trio.open_nursery() as self.rig.nursery:
+                if self.victim.name == "supervisor":
+                    self.at.scope = self.rig.nursery.cancel_scope
+                self.service = self.rig.add(
+                    self.plugin(), queue_events=3, attempts=2, drain_s=5, dispatch_timeout_s=50
+                )
+                self.plant(self.rig, self.service)
+                async with trio.open_nursery() as self.body:
+                    # Where the supervisor is gone, nothing comes of waiting.
+                    with trio.move_on_after(100):
+                        await self.tell()
+                        self.drained = True
+                    self.body.cancel_scope.cancel()
+                self.rig.nursery.cancel_scope.cancel()
         if hasattr(self, "service"):
             self.check()
 
@@ -186,12 +190,15 @@ class Story:
 
     async def accept(self, ingress: str, name: str, what: str, key: str | None) -> None:
         payload = msgspec.json.encode(what.ljust(BYTES - 2))
+        self.has_waited_for_room |= ingress == "waits" and not self.service.lane.has_room(BYTES)
         try:
             receipt = await self.rig.admission.accept(self.service, ingress, payload, key=key)
         except Refused as refused:
             self.replies.setdefault(name, refused)
         else:
             self.replies[name] = receipt
+            if decode_cursor(receipt.cursor).seq > self.rig.event_log.head:
+                self.early.append(name)
 
     async def redeliver_all(self) -> None:
         for letter in self.service.dead_letters.page(None, 100)[0]:
@@ -202,8 +209,12 @@ class Story:
     def check(self) -> None:
         log = self.rig.event_log
         assert log.head == log.appended, "appended and not committed"
-        books = Books(decoded(log))
+        assert not self.early, f"answered before the commit: {self.early}"
+        books = Books()
+        books.read(log)
         books.check(self.service, self.runs, lambda _id: BYTES)
+        books.check_at_rest(self.service)
+        books.check_held(self.runs, "keeps_order")
         receipts = {
             name: reply for name, reply in self.replies.items() if not isinstance(reply, Refused)
         }
@@ -219,7 +230,7 @@ class Story:
             assert set(books.place.values()) == {"handled"}, f"left behind: {books.place}"
 
 
-def plant_nothing(rig: Rig) -> None: ...
+def plant_nothing(rig: Rig, service: Service) -> None: ...
 
 
 def run_once(victim: Victim, moment: int, seed: int, plant=plant_nothing) -> bool:
@@ -265,7 +276,8 @@ def test_the_story_goes_everywhere(quiet):
     """Nobody is cancelled: what the sweeps cancel is there to be cancelled."""
     story = Story(VICTIMS["requester"], CancelAt(1 << 40, lambda _: True), plant_nothing)
     trio.run(story.run, clock=MockClock(autojump_threshold=0))
-    events = decoded(story.rig.event_log)
+    entries = story.rig.event_log.read(0, 1 << 30)
+    events = [msgspec.json.decode(entry.frame) for entry in entries]
     kinds = {event["kind"].removeprefix("plugin.ingress.") for event in events}
     assert {"accepted", "handled", "retry_scheduled", "handler_failed", "dead_lettered"} <= kinds
     assert {"interrupted", "plugin.state", "p.done"} <= kinds
@@ -278,9 +290,7 @@ class CheckpointAfterReserve(Admission):
 
     async def _reserve(self, service, spec, payload) -> None:
         await super()._reserve(service, spec, payload)
-        service.lane.reserve(0)
         await trio.lowlevel.checkpoint()
-        service.lane.release(0)
 
 
 class CheckpointAfterClaim(DeliveryKeys):
@@ -320,13 +330,52 @@ class CheckpointBeforeDispatch(Lane):
         return delivery
 
 
-class CheckpointBeforeAnswer(Admission):
-    """Answers before the commit."""
+class AnswersEarly(RequesterDelivers):
+    def append(self, draft, on_commit=None) -> int:
+        return self._event_log.append(draft, on_commit)
 
-    async def _take(self, service, spec, payload, **options):
-        committed = self._event_log.committed
-        try:
-            self._event_log.committed = lambda _seq: trio.lowlevel.checkpoint()
-            return await super()._take(service, spec, payload, **options)
-        finally:
-            self._event_log.committed = committed
+    async def committed(self, seq: int) -> None: ...
+
+
+def plant_admission(rig: Rig, kind: type[Admission], log) -> None:
+    rig.admission = kind(log, rig.ids, clock=trio.current_time, wall_clock=ManualClock())
+
+
+def plant_reservation(rig: Rig, service: Service) -> None:
+    plant_admission(rig, CheckpointAfterReserve, rig.event_log)
+
+
+def plant_key(rig: Rig, service: Service) -> None:
+    service.delivery_keys = CheckpointAfterClaim(clock=trio.current_time)
+
+
+def plant_delivery(rig: Rig, service: Service) -> None:
+    plant_admission(rig, Admission, RequesterDelivers(rig.event_log))
+
+
+def plant_answer(rig: Rig, service: Service) -> None:
+    plant_admission(rig, Admission, AnswersEarly(rig.event_log))
+
+
+def plant_dispatch(rig: Rig, service: Service) -> None:
+    judge = service.settlement.judge
+    service.lane = CheckpointBeforeDispatch(service.lane.limits, judge, clock=trio.current_time)
+
+
+@pytest.mark.parametrize(
+    ("plant", "name", "finding"),
+    [
+        (plant_reservation, "requester", "a reservation leaked"),
+        (plant_key, "requester", "a key leaked|hurt"),
+        (plant_delivery, "requester", "accepted is miscounted|a reservation leaked|out of order"),
+        (plant_answer, "requester", "answered before the commit"),
+        (plant_dispatch, "service", "hangs|left behind"),
+    ],
+)
+def test_control_state_changed_after_an_await_is_caught(plant, name, finding, quiet):
+    """The same sweep finds each planted bug; where nobody is cancelled, most of them do not show."""
+    if plant not in (plant_answer, plant_delivery):
+        assert not run_once(VICTIMS[name], 1 << 40, 0, plant)
+    with pytest.raises(AssertionError, match=finding) as caught:
+        sweep(VICTIMS[name], plant=plant)
+    print(f"{plant.__name__}: {str(caught.value)[:60]}")

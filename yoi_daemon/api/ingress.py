@@ -1,7 +1,5 @@
 """The way in for events: the API's, and the webhooks'."""
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -35,15 +33,19 @@ async def post_batch(call: Call) -> Lines:
     """Accepts NDJSON; answers one line for each, in order, as each is committed or refused."""
     service = call.daemon.plugins.service(call.params["plugin_id"])
 
-    async def answers() -> AsyncGenerator[dict[str, Any]]:
-        try:
-            async with aclosing(call.lines()) as lines:
-                async for line in lines:
-                    yield await _accept_line(call, service, line)
-        except Refused as refused:  # of the body as a whole: nothing after it was read
-            yield _refused_line(refused)
+    reader = call.line_reader()
+    is_over = False
 
-    return Lines(answers())
+    async def following() -> dict[str, Any] | None:
+        nonlocal is_over
+        try:
+            line = None if is_over else await reader.next_line()
+        except Refused as refused:  # of the body as a whole: nothing after it was read
+            is_over = True
+            return _refused_line(refused)
+        return None if line is None else await _accept_line(call, service, line)
+
+    return Lines(following)
 
 
 async def _accept_line(call: Call, service: Service, line: bytes) -> dict[str, Any]:

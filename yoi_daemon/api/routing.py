@@ -1,13 +1,14 @@
 """How a route is made: it cannot be, without saying who may use it."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing
-from typing import Any, Literal, TypeVar, cast
+from collections import deque
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
+from typing import Any, Literal, Self, TypeVar, cast
 
 import msgspec
 import trio
 from quart import Request, Response
 from quart import request as quart_request
+from quart.wrappers.response import ResponseBody
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTimeout
 from werkzeug.local import LocalProxy
 
@@ -33,9 +34,9 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Lines(msgspec.Struct, frozen=True):
-    """A streamed answer: one JSON value a line, each sent when it is there."""
+    """A streamed answer: one JSON value a line, each sent when it is there. `following` gives None at the end."""
 
-    values: AsyncGenerator[Any]
+    following: Callable[[], Awaitable[Any]]
 
 
 class Call:
@@ -71,23 +72,11 @@ class Call:
             ) from error
         return data
 
-    async def lines(self) -> AsyncGenerator[bytes]:
-        """The lines of an NDJSON body as they arrive, empty ones left out.
-
-        Raises `Refused`: `unsupported_media_type`, `payload_too_large`, `request_timeout`.
-        """
+    def line_reader(self) -> "LineReader":
+        """Reads an NDJSON body. Raises `Refused` (`unsupported_media_type`)."""
         if self._request.mimetype != "application/x-ndjson":
             raise Refused("unsupported_media_type", "send Content-Type: application/x-ndjson")
-        chunks = aiter(self._request.body)
-        deadline = trio.current_time() + BODY_TIMEOUT_S
-        rest = b""
-        while (chunk := await _next_chunk(chunks, deadline)) is not None:
-            *whole, rest = (rest + chunk).split(b"\n")
-            for line in whole:
-                if line.strip():
-                    yield line
-        if rest.strip():
-            yield rest
+        return LineReader(self._request.body)
 
     async def json_bytes(self) -> bytes:
         """The body of a request that says it is JSON. Raises `Refused` (`unsupported_media_type`)."""
@@ -120,6 +109,63 @@ class Call:
         return values
 
 
+class LineReader:
+    """The lines of an NDJSON body as they arrive, empty ones left out."""
+
+    def __init__(self, body: AsyncIterable[bytes]) -> None:
+        self._chunks = aiter(body)
+        self._deadline = trio.current_time() + BODY_TIMEOUT_S
+        self._lines: deque[bytes] = deque()
+        self._rest: bytes | None = b""  # None after the end
+
+    async def next_line(self) -> bytes | None:
+        """The next line, None at the end. Raises `Refused`: `payload_too_large`, `request_timeout`."""
+        while not self._lines and self._rest is not None:
+            chunk = await self._next_chunk()
+            if chunk is None:
+                last, self._rest = [self._rest], None
+            else:
+                *last, self._rest = (self._rest + chunk).split(b"\n")
+            self._lines.extend(line for line in last if line.strip())
+        return self._lines.popleft() if self._lines else None
+
+    async def _next_chunk(self) -> bytes | None:
+        with trio.move_on_at(self._deadline):
+            try:
+                return await anext(self._chunks)
+            except StopAsyncIteration:
+                return None
+            except RequestEntityTooLarge as error:
+                raise Refused(
+                    "payload_too_large",
+                    f"a batch is at most {MAX_BODY_BYTES} bytes; send the rest in another",
+                    max_bytes=MAX_BODY_BYTES,
+                ) from error
+        raise Refused("request_timeout", f"the body did not arrive within {BODY_TIMEOUT_S} s")
+
+
+class _LinesBody(ResponseBody):
+    """What Quart sends of `Lines`."""
+
+    def __init__(self, following: Callable[[], Awaitable[Any]]) -> None:
+        self._following = following
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        value = await self._following()
+        if value is None:
+            raise StopAsyncIteration
+        return msgspec.json.encode(value) + b"\n"
+
+
 Handler = Callable[[Call], Awaitable[Answer | Lines]]
 
 
@@ -143,13 +189,7 @@ def answer_json(answer: Answer, request_id: str) -> Response:
 
 def answer_lines(lines: Lines, request_id: str) -> Response:
     """A streamed answer on the wire."""
-
-    async def encoded() -> AsyncGenerator[bytes]:
-        async with aclosing(lines.values) as values:
-            async for value in values:
-                yield msgspec.json.encode(value) + b"\n"
-
-    response = Response(encoded(), content_type="application/x-ndjson")
+    response = Response(_LinesBody(lines.following), content_type="application/x-ndjson")
     response.headers["X-Request-Id"] = request_id
     return response
 
@@ -180,21 +220,6 @@ def refusal_of(error: HTTPException) -> Refused:
             return Refused("request_timeout", "the body did not arrive in time")
         case _:
             return Refused("invalid_request", "the request cannot be read")
-
-
-async def _next_chunk(chunks: AsyncIterator[bytes], deadline: float) -> bytes | None:
-    with trio.move_on_at(deadline):
-        try:
-            return await anext(chunks)
-        except StopAsyncIteration:
-            return None
-        except RequestEntityTooLarge as error:
-            raise Refused(
-                "payload_too_large",
-                f"a batch is at most {MAX_BODY_BYTES} bytes; send the rest in another",
-                max_bytes=MAX_BODY_BYTES,
-            ) from error
-    raise Refused("request_timeout", f"the body did not arrive within {BODY_TIMEOUT_S} s")
 
 
 def _number(name: str, text: str) -> int:

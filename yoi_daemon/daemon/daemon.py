@@ -200,12 +200,12 @@ class Daemon:
             changed = await self.plugins.reload(settings, only)
         except ConfigurationError as error:
             faults = [str(fault) for fault in error.faults]
-            await self._refuse_reload(faults)
+            self._refuse_reload(faults)
             raise Refused(
                 "invalid_state", "the configuration cannot be taken as it is", faults=faults
             ) from error
         except Refused as refused:
-            await self._refuse_reload(refused.fields.get("faults", [refused.detail]))
+            self._refuse_reload(refused.fields.get("faults", [refused.detail]))
             raise
         needs_restart = tuple(
             name
@@ -224,9 +224,8 @@ class Daemon:
             cursor=self.event_log.cursors.encode(seq),
         )
 
-    async def _refuse_reload(self, faults: Sequence[str]) -> None:
-        data = DaemonReloadRefused(faults=tuple(faults))
-        await self.event_log.committed(self.append("daemon.reload_refused", data))
+    def _refuse_reload(self, faults: Sequence[str]) -> None:
+        self.append("daemon.reload_refused", DaemonReloadRefused(faults=tuple(faults)))
 
     def append(self, kind: str, data: Data) -> int:
         """Appends one of the daemon's own events."""

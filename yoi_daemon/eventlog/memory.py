@@ -1,7 +1,7 @@
 """The event log in memory: the same interface and order of steps, without the promise to survive."""
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import msgspec
 import trio
@@ -48,14 +48,13 @@ class MemoryEventLog:
     def append(self, draft: Draft, on_commit: Callable[[], None] | None = None) -> int:
         if self._closing or self._ended:
             self._raise_failed()
-        # What may refuse this one event is decided before it has a number.
-        data = _encode_data(draft)
         worker = None
         worker_seq = None
         if draft.runtime_id is not None and draft.worker_id is not None:
             worker = (draft.runtime_id, draft.worker_id)
             worker_seq = self._worker_seqs.get(worker, 0) + 1
         seq = self.appended + 1
+        # What may refuse this one event is decided before the number is its own.
         frame = _encode(
             ObservationEvent(
                 cursor=self.cursors.encode(seq),
@@ -67,9 +66,8 @@ class MemoryEventLog:
                 worker_seq=worker_seq,
                 plugin_id=draft.plugin_id,
                 correlation_id=draft.correlation_id,
-                data=data,
-            ),
-            "the event",
+                data=draft.data,
+            )
         )
         self.appended = seq
         if worker is not None and worker_seq is not None:
@@ -128,7 +126,7 @@ class MemoryEventLog:
                         self._wake = trio.Event()
                         await self._wake.wait()
                     # The commit: with a store it is a thread's fsync, here one turn of the loop.
-                    await trio.lowlevel.checkpoint()
+                    await trio.lowlevel.cancel_shielded_checkpoint()
                     self._announce()
             except BaseException as error:
                 self._failure = error
@@ -159,20 +157,18 @@ class MemoryEventLog:
         raise StorageFailed("the event log is closed") from self._failure
 
 
-def _encode_data(draft: Draft) -> msgspec.Raw:
-    data = _encode(draft.data, f"the data of {draft.kind!a}")
-    if len(data) > MAX_EVENT_BYTES:
+def _encode(event: ObservationEvent) -> bytes:
+    try:
+        frame = _encoder.encode(event)
+        # The bound is the data's; it is measured alone only where it may be passed.
+        size = len(frame) if len(frame) <= MAX_EVENT_BYTES else len(_encoder.encode(event.data))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise Refused("invalid_event", f"event {event.kind!a} is not JSON: {error}") from error
+    if size > MAX_EVENT_BYTES:
         raise Refused(
             "payload_too_large",
-            f"the data of {draft.kind!a} is {len(data)} bytes; at most {MAX_EVENT_BYTES} are carried",
-            bytes=len(data),
+            f"the data of {event.kind!a} is {size} bytes; at most {MAX_EVENT_BYTES} are carried",
+            bytes=size,
             max_bytes=MAX_EVENT_BYTES,
         )
-    return msgspec.Raw(data)
-
-
-def _encode(value: Any, what: str) -> bytes:
-    try:
-        return _encoder.encode(value)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise Refused("invalid_event", f"{what} is not JSON: {error}") from error
+    return frame

@@ -100,18 +100,15 @@ class Admission:
         return receipt
 
     def tick(self, service: Service, spec: IngressSpec) -> None:
-        """Queues a timer's event, unless one of it still waits or the queue is full; both are counted."""
+        """Queues a timer's event, unless one of it still waits or the queue is full: both are `skipped`."""
         if service.refusal() is not None:
             return
         payload = msgspec.json.encode({"scheduled_at": format_time(self._wall_clock())})
-        if service.lane.is_waiting(spec.name):
+        if service.lane.is_waiting(spec.name) or not service.lane.has_room(len(payload)):
+            # Not `dropped`: that counts accepted events, each of which is reported.
             service.settlement.counters["skipped"] += 1
             return
-        try:
-            service.lane.reserve(len(payload))
-        except Refused:
-            service.settlement.counters["dropped"] += 1
-            return
+        service.lane.reserve(len(payload))
         self._append(service, self._delivery(spec, payload, source="timer"), None)
 
     def _spec(self, service: Service, ingress: str) -> IngressSpec:
@@ -175,33 +172,23 @@ class Admission:
     async def _reserve(self, service: Service, spec: IngressSpec, payload: bytes) -> None:
         """Takes room for the event, as the ingress says for a full queue. Raises `Refused` (`queue_full`)."""
         lane, size = service.lane, len(payload)
-        try:
-            lane.reserve(size)
-        except Refused as full:
+        if not lane.has_room(size):
             match spec.overflow:
                 case "reject":
-                    raise
+                    pass
                 case "wait":
-                    await self._wait_for_room(service, spec, size, full)
+                    await self._wait_for_room(service, spec, size)
                 case "drop_oldest":
-                    for oldest in self._enough_room(lane, spec.name, size, full):
+                    for oldest in self._enough_room(lane, spec.name, size):
                         service.settlement.displace(lane, oldest, "dropped")
-                    lane.reserve(size)
                 case "coalesce":
-                    value = value_at(payload, spec.coalesce_by)
-                    twins = (
-                        other
-                        for other in lane.waiting(spec.name)
-                        if value_at(other.payload, spec.coalesce_by) == value
-                    )
-                    twin = next(twins, None)
-                    if twin is None or not lane.has_room(size - twin.size, events=0):
-                        raise
-                    service.settlement.displace(lane, twin, "coalesced")
-                    lane.reserve(size)
+                    twin = self._twin(lane, spec, payload)
+                    if twin is not None and lane.has_room(size - twin.size, events=0):
+                        service.settlement.displace(lane, twin, "coalesced")
+        lane.reserve(size)
 
-    def _enough_room(self, lane: Lane, ingress: str, size: int, full: Refused) -> list[Delivery]:
-        """The oldest events whose places together fit one of `size`; none is touched where none will do."""
+    def _enough_room(self, lane: Lane, ingress: str, size: int) -> list[Delivery]:
+        """The oldest events whose places together fit one of `size`; none where none will do."""
         chosen: list[Delivery] = []
         freed = 0
         for oldest in lane.waiting(ingress):
@@ -209,20 +196,24 @@ class Admission:
             freed += oldest.size
             if lane.has_room(size - freed, events=1 - len(chosen)):
                 return chosen
-        raise full
+        return []
 
-    async def _wait_for_room(
-        self, service: Service, spec: IngressSpec, size: int, full: Refused
-    ) -> None:
+    def _twin(self, lane: Lane, spec: IngressSpec, payload: bytes) -> Delivery | None:
+        """The waiting event that `payload` may take the place of."""
+        value = value_at(payload, spec.coalesce_by)
+        waiting = lane.waiting(spec.name)
+        return next(
+            (one for one in waiting if value_at(one.payload, spec.coalesce_by) == value), None
+        )
+
+    async def _wait_for_room(self, service: Service, spec: IngressSpec, size: int) -> None:
+        """Waits for room, at most as long as the ingress says; then the caller takes it at once, or not."""
         with trio.move_on_after(spec.wait_s):
             async with service.lane.turnstile:  # first come, first served
                 while not service.lane.has_room(size):
                     await service.lane.wait_for_room()
                     if (refused := service.refusal()) is not None:
                         raise refused
-                service.lane.reserve(size)
-                return
-        raise full
 
     def _delivery(
         self,

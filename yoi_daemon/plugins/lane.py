@@ -3,8 +3,8 @@
 Admission reserves room synchronously, before the commit; the room is given back at the event's end.
 So the channel itself is never the limit, and depth counts everything unfinished: being committed,
 queued, parked for a retry, in hand. Handlers run one at a time. Up to 64 events share one cancel
-scope, and one watchdog serves all lanes, because a deadline of its own costs an event more than
-everything else together (43 µs against 5, measured on Trio 0.35).
+scope, and one watchdog serves all lanes, because a deadline of its own would cost an event about as
+much as all the rest of its way through the lane (`scripts/bench dispatch`).
 """
 
 import heapq
@@ -226,15 +226,15 @@ class Lane:
                 for _ in range(BATCH_EVENTS):
                     attempt = self._begin(delivery, scope, give_up)
                     failure = await executor.handle(attempt)
-                    if scope.cancel_called:
-                        break  # judged late although it came back: the scope is spent
-                    self._end(attempt, failure)
+                    if attempt.is_late:
+                        break  # although it came back: the verdict cancelled the scope, which is spent
+                    ended_s = self._end(attempt, failure)
                     attempt = None
                     following = self._next()
                     if following is None:
                         return
                     delivery = following
-                    if self._clock() - begun_s > SLICE_S:
+                    if ended_s - begun_s > SLICE_S:
                         break
                 if attempt is None:
                     self._front.appendleft(delivery)
@@ -258,10 +258,13 @@ class Lane:
         self.current = attempt
         return attempt
 
-    def _end(self, attempt: Attempt, failure: Failure | None) -> None:
+    def _end(self, attempt: Attempt, failure: Failure | None) -> float:
+        """Has the attempt judged; gives the time it ended."""
         attempt.is_open = False
         self.current = None
-        self._judge(self, attempt, failure, self._clock() - attempt.started_s)
+        now = self._clock()
+        self._judge(self, attempt, failure, now - attempt.started_s)
+        return now
 
     def _next(self) -> Delivery | None:
         """The event whose turn it is, if there is one now."""
