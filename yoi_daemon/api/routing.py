@@ -85,6 +85,13 @@ class Call:
             raise Refused("unsupported_media_type", "send Content-Type: application/json")
         return await self.body()
 
+    async def json_or_none(self, kind: type[T]) -> T | None:
+        """As `json`; None where there is no body, or a `null`."""
+        body = await self.body()
+        if not body or (body == b"null" and self._request.mimetype == "application/json"):
+            return None
+        return await self.json(kind)
+
     async def json(self, kind: type[T]) -> T:
         """The body as `kind`. Raises `Refused` (`invalid_request`) with the place of the fault."""
         data = await self.json_bytes()
@@ -176,6 +183,15 @@ class Route(msgspec.Struct, frozen=True):
     rule: str
     access: Access
     handler: Handler
+    gives: Any = None
+    """The type of a good answer, for the OpenAPI page; `Lines` for one that is streamed."""
+    status: int = 200
+    takes: Any = None
+    """The type of a JSON body; `bytes` for any bytes, `Lines` for NDJSON; with `| None` it may be left out."""
+    query: Mapping[str, Any] = {}
+    """The query's parameters and their types."""
+    is_keyed: bool = False
+    """Whether the dispatcher honours `Idempotency-Key`; an ingress does by itself."""
 
 
 def answer_json(answer: Answer, request_id: str) -> Response:

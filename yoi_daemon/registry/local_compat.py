@@ -219,14 +219,21 @@ class LocalCompatRuntime:
         if _WORKER_ID.fullmatch(worker_id) is None:
             raise self._not_found()
         try:
-            return await self._in_thread(lambda: self._read(worker_id))
-        except FileNotFoundError as error:
-            self._require(await self._in_thread(lambda: os.path.isdir(self._directory)))
-            raise self._not_found() from error
+            record = await self._in_thread(lambda: self._read_or_none(worker_id))
         except (OSError, _Malformed) as error:
             raise Refused(
                 "runtime_error", f"the worker's record in runtime {self._runtime_id} is malformed"
             ) from error
+        if record is None:
+            raise self._not_found()
+        return record
+
+    def _read_or_none(self, worker_id: str) -> Record | None:
+        try:
+            return self._read(worker_id)
+        except FileNotFoundError:
+            self._require(os.path.isdir(self._directory))
+            return None
 
     async def _in_thread(self, function: Callable[[], T]) -> T:
         with trio.move_on_after(self._deadline_s):
