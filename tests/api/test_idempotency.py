@@ -69,7 +69,7 @@ async def test_another_body_is_a_conflict(client):
     assert (answer.status, answer.json["code"]) == (409, "delivery_id_conflict")
 
 
-@pytest.mark.parametrize("key", ["", "x" * 201])
+@pytest.mark.parametrize("key", ["", "x" * 201, "two words", "é"])
 async def test_a_key_nobody_can_mean_is_refused(client, key):
     answer = await client("POST", WORKERS, {}, idempotency_key=key)
     assert (answer.status, answer.json["code"]) == (400, "invalid_request")

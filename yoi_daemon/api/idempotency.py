@@ -27,7 +27,7 @@ class Replies:
         Raises what the handler raises, `delivery_id_conflict` for another body, and `invalid_request`
         for a key that is empty or too long.
         """
-        key = call.headers.get(HEADER)
+        key = call.idempotency_key()
         if key is None:
             return await handler(call)
         principal = call.principal

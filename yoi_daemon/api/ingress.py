@@ -17,7 +17,7 @@ async def post_ingress(call: Call) -> Answer:
         call.daemon.plugins.service(call.params["plugin_id"]),
         call.params["ingress"],
         payload,
-        key=call.headers.get("idempotency-key"),
+        key=call.idempotency_key(),
     )
     return Answer(receipt, status=202)
 

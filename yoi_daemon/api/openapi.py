@@ -9,11 +9,10 @@ from typing import Any, Union, get_args, get_origin
 import msgspec
 
 from yoi_daemon.api.idempotency import HEADER
-from yoi_daemon.api.routing import Answer, Call, Lines, Route
+from yoi_daemon.api.routing import KEY_PATTERN, Answer, Call, Lines, Route
 from yoi_daemon.api.shapes import ProblemBody
 from yoi_daemon.daemon.daemon import version
 from yoi_daemon.model.problem import CONTENT_TYPE
-from yoi_daemon.plugins.idempotency import MAX_KEY_CHARS
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -104,8 +103,8 @@ def _operation(one: Route, schemas: list[dict[str, Any]]) -> dict[str, Any]:
         for name in _PARAMETER.findall(one.rule)
     ]
     parameters += [{"name": name, "in": "query", "schema": next(left)} for name in one.query]
-    if one.is_keyed or (one.method == "POST" and one.rule.endswith("/<ingress>")):
-        key = {"type": "string", "pattern": f"^[!-~]{{1,{MAX_KEY_CHARS}}}$"}
+    if one.is_keyed or (one.takes is Any and one.rule.endswith("/<ingress>")):
+        key = {"type": "string", "pattern": f"^{KEY_PATTERN}$"}
         parameters.append({"name": HEADER.title(), "in": "header", "schema": key})
     if parameters:
         operation["parameters"] = parameters

@@ -1,5 +1,6 @@
 """How a route is made: it cannot be, without saying who may use it."""
 
+import re
 from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
 from typing import Any, Literal, Self, TypeVar, cast
@@ -21,6 +22,10 @@ T = TypeVar("T")
 
 Access = Scope | Literal["public", "signed"]
 """A scope that the token must have; `public` tells nothing that matters; `signed` checks a signature."""
+
+KEY_PATTERN = "[!-~]{1,200}"
+"""What an `Idempotency-Key` is."""
+_KEY = re.compile(KEY_PATTERN)
 
 MAX_BODY_BYTES = 1_048_576
 BODY_TIMEOUT_S = 30
@@ -55,6 +60,15 @@ class Call:
     def headers(self) -> Mapping[str, str]:
         """The request's headers, names in lower case."""
         return {name.lower(): value for name, value in self._request.headers.items()}
+
+    def idempotency_key(self) -> str | None:
+        """The request's `Idempotency-Key`, if it has one. Raises `Refused` (`invalid_request`)."""
+        key = self.headers.get("idempotency-key")
+        if key is not None and _KEY.fullmatch(key) is None:
+            raise Refused(
+                "invalid_request", "Idempotency-Key: expected 1 to 200 printable ASCII characters"
+            )
+        return key
 
     async def body(self) -> bytes:
         """The exact bytes. Raises `Refused`: `payload_too_large`, `request_timeout`."""
