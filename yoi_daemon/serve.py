@@ -38,6 +38,8 @@ PLUGINS_SHARE = 0.6
 """Of `stop_timeout_s`: for open connections to end, then for plugins; the rest is for workers and the log."""
 LOAD_WAIT_S = 10.0
 """How long the listeners wait for plugins to be imported; a slower one goes on by itself."""
+WORKERS_SHARE = 0.5
+"""Of what the listeners and plugins left: for the workers' turns to end; the rest is for the log."""
 LAST_RESORT_S = 5.0
 """After the whole budget and this, every stack is dumped and the process ends itself."""
 EXIT_AT_ONCE = 130
@@ -101,6 +103,7 @@ async def _serve(
                 api.cancel_scope.deadline = observe.cancel_scope.deadline = force_at
             with trio.move_on_at(min(deadline, trio.current_time() + budget_s * PLUGINS_SHARE)):
                 await daemon.plugins.stop(budget_s=budget_s * PLUGINS_SHARE)
+            await daemon.embedded.shutdown(max(0.0, deadline - trio.current_time()) * WORKERS_SHARE)
             await _leave_wedged(daemon, directories)
     faulthandler.cancel_dump_traceback_later()
     structlog.get_logger("daemon").info("stopped")
@@ -192,15 +195,15 @@ def _announce(daemon: Daemon, bound: Bound, announce: Callable[[str], None]) -> 
 
 
 async def _leave_wedged(daemon: Daemon, directories: Directories) -> None:
-    """Ends the process where a plugin still runs: what ignores its cancellation cannot be awaited."""
-    unended = daemon.plugins.unended()
-    if not unended:
+    """Ends the process where a plugin or an engine that was given up still runs: it cannot be awaited."""
+    plugins, workers = daemon.plugins.unended(), daemon.embedded.wedged()
+    if not plugins and not workers:
         return
     log = daemon.event_log
     with trio.move_on_after(1):
         await log.committed(log.appended)
     structlog.get_logger("daemon").warning(
-        "stopped beside plugins that ignore it", plugins=list(unended)
+        "stopped beside what still runs", plugins=list(plugins), workers=list(workers)
     )
     _exit_now(0, directories)
 

@@ -81,3 +81,24 @@ def test_the_transcript_is_readable_and_says_what_was_cut(run: Any, daemon: Any)
     out = run("worker", "transcript", "w1", "--limit", "1", "--before", "i0", *state).out
     assert out == "no items\n"
     assert run("worker", "transcript", "w1", "--json", *state).json == page
+
+
+def test_cancel_and_stop(run: Any, daemon: Any) -> None:
+    stopped = {**WORKER, "state": "stopped", "reason": {"code": "stopped", "message": "m"}}
+    daemon.answers[f"POST {HOME}/w1/cancel"] = (200, {"worker": WORKER, "cursor": "c1"})
+    daemon.answers[f"POST {HOME}/w1/stop"] = (200, {"worker": stopped, "cursor": "c2"})
+    state = ("--state", str(daemon.state))
+    out = run("worker", "cancel", "w1", "--key", "k", *state).out
+    assert "state                idle\n" in out
+    out = run("worker", "stop", "w1", *state).out
+    assert "state                stopped\n" in out
+    assert run("worker", "stop", "w1", "--grace", "2.5", "--json", *state).json["cursor"] == "c2"
+    assert [json.loads(r.body) for r in daemon.requests] == [None, {}, {"grace_s": 2.5}]
+    assert [r.key for r in daemon.requests] == ["k", None, None]
+    assert run("worker", "stop", "w1", "--grace", "-1", *state).code == 2
+
+
+def test_the_transcript_says_what_is_no_longer_kept(run: Any, daemon: Any) -> None:
+    daemon.answers[f"GET {HOME}/w1/transcript"] = (200, {"items": [], "as_of": "c", "let_go": 7})
+    out = run("worker", "transcript", "w1", "--state", str(daemon.state)).out
+    assert out.startswith("(the 7 oldest items are no longer kept)")

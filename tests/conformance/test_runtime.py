@@ -1,6 +1,7 @@
-"""What every runtime holds, whichever implementation; today there is the embedded one."""
+"""What every runtime holds, whichever implementation. A test asks for what the runtime says it can do."""
 
-from contextlib import AbstractAsyncContextManager
+import json
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 import trio
@@ -8,27 +9,97 @@ import trio
 from yoi_daemon.model.cursor import decode_cursor
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.settings import RuntimeSettings
+from yoi_daemon.model.states import WORKER_TERMINAL
+from yoi_daemon.registry.local_compat import LocalCompatRuntime
 from yoi_daemon.runtime.embedded import open_embedded_runtime
 from yoi_daemon.runtime.interface import MAX_PAGE_BYTES, MAX_PAGE_ITEMS, Runtime
 from yoi_daemon.runtime.profiles import BUILTIN_ECHO, make_profiles
 
 
-@pytest.fixture(params=["embedded"])
-def opened(request, event_log, ids, wall_clock):
-    """Opens a runtime of the kind under test, in which `builtin:echo` can be made."""
+class EmbeddedSubject:
+    """Makes workers by asking for them."""
 
-    def open_embedded(**settings) -> AbstractAsyncContextManager[Runtime]:
+    def __init__(self, event_log, ids, wall_clock) -> None:
+        self._given = (event_log, ids)
+        self._wall_clock = wall_clock
+
+    def open(self, **settings) -> AbstractAsyncContextManager[Runtime]:
         return open_embedded_runtime(
-            event_log, ids, make_profiles({}), RuntimeSettings(**settings), wall_clock=wall_clock
+            *self._given,
+            make_profiles({}),
+            RuntimeSettings(**settings),
+            wall_clock=self._wall_clock,
         )
 
-    return {"embedded": open_embedded}[request.param]
+    async def make(self, runtime: Runtime, label: str = "", texts: tuple[str, ...] = ()) -> str:
+        worker_id = await create(runtime, label=label)
+        for text in texts:
+            await runtime.send(worker_id, text, when_busy="queue")
+        await idle(runtime, worker_id, 2 * len(texts))
+        return worker_id
+
+
+class LocalCompatSubject:
+    """Makes workers as something else on the machine does: by writing records."""
+
+    def __init__(self, event_log, directory) -> None:
+        self._event_log = event_log
+        self._directory = directory
+        self._made = 0
+
+    @asynccontextmanager
+    async def open(self):
+        runtime = LocalCompatRuntime("recorded", str(self._directory), self._event_log)
+        await runtime.look()
+        yield runtime
+
+    async def make(self, runtime: Runtime, label: str = "", texts: tuple[str, ...] = ()) -> str:
+        self._made += 1
+        worker_id = f"w{self._made:04}"
+        items = [
+            {"item_id": f"i{n}{role}", "role": role, "text": text, "time": "2026-01-01T00:00:00Z"}
+            for n, text in enumerate(texts)
+            for role in ("user", "assistant")
+        ]
+        record = {
+            "state": "idle",
+            "created_at": "2026-01-01T00:00:00Z",
+            "label": label,
+            "profile": BUILTIN_ECHO,
+            "generation": len(texts),
+            "items": items,
+        }
+        (self._directory / f"{worker_id}.json").write_text(json.dumps(record))
+        return worker_id
+
+
+KINDS = ["embedded", "local_compat"]
+COMMANDING = ["embedded"]
+"""Those with every command. `test_each_flag_is_what_the_call_does` holds the others to their word."""
+
+
+@pytest.fixture
+def subject(request, event_log, ids, wall_clock, tmp_path):
+    match request.param:
+        case "embedded":
+            return EmbeddedSubject(event_log, ids, wall_clock)
+        case "local_compat":
+            return LocalCompatSubject(event_log, tmp_path)
+
+
+@pytest.fixture
+def opened(subject):
+    return subject.open
 
 
 @pytest.fixture
 async def runtime(opened):
     async with opened() as runtime:
         yield runtime
+
+
+every_runtime = pytest.mark.parametrize("subject", KINDS, indirect=True)
+commanding = pytest.mark.parametrize("subject", COMMANDING, indirect=True)
 
 
 async def create(runtime: Runtime, **fields) -> str:
@@ -46,28 +117,57 @@ async def idle(runtime: Runtime, worker_id: str, items: int) -> None:
             await trio.lowlevel.checkpoint()
 
 
-async def test_it_says_what_it_is(runtime, opened):
+@every_runtime
+async def test_it_says_what_it_is(runtime):
     summary = runtime.summary()
-    assert summary.status == "available"
+    assert summary.status == runtime.status() == "available"
+    assert summary.capabilities == runtime.capabilities()
     assert summary.implementation_kind in ("embedded", "remote", "local_compat")
-    assert summary.capabilities.create
-    assert summary.capabilities.input
-    assert summary.capabilities.transcript
-    # What cannot be asked for is not there; what is there must be told.
-    for command in ("cancel", "stop"):
-        assert getattr(summary.capabilities, command) == hasattr(runtime, command)
+    assert summary.runtime_id
+    assert summary.display_name
 
 
-async def test_a_worker_is_shown_as_it_was_made(runtime):
-    made = await runtime.create(profile=BUILTIN_ECHO, label="my label")
-    worker = made.worker
+async def first_event(runtime: Runtime, cursor: str) -> None:
+    async for _ in runtime.events(cursor):
+        return
+
+
+@every_runtime
+async def test_each_flag_is_what_the_call_does(subject, runtime, event_log):
+    flags = runtime.capabilities()
+    seq = event_log.appended
+    start = event_log.cursors.encode(seq)
+    worker_id = await subject.make(runtime, texts=("x",))
+    calls = {
+        "create": lambda: create(runtime),
+        "input": lambda: runtime.send(worker_id, "more"),
+        "cancel": lambda: runtime.cancel(worker_id),
+        "transcript": lambda: runtime.transcript(worker_id),
+        "events": lambda: first_event(runtime, start),
+        "stop": lambda: runtime.stop(worker_id),
+    }
+    assert set(calls) == set(flags.__struct_fields__)
+    for name, call in calls.items():
+        if getattr(flags, name):
+            await call()
+        else:
+            with pytest.raises(Refused) as caught:
+                await call()
+            assert (caught.value.code, caught.value.status) == ("unsupported_operation", 501), name
+
+
+@every_runtime
+async def test_a_worker_is_shown_as_it_was_made(subject, runtime):
+    worker_id = await subject.make(runtime, label="my label")
+    worker = await runtime.worker(worker_id)
     assert (worker.label, worker.profile, worker.state) == ("my label", BUILTIN_ECHO, "idle")
     assert (worker.generation, worker.reason) == (0, None)
     assert worker.runtime_id == runtime.summary().runtime_id
     assert worker.implementation_kind == runtime.summary().implementation_kind
-    assert await runtime.worker(worker.worker_id) == worker
+    assert (await runtime.workers()).items == (worker,)
 
 
+@commanding
 async def test_a_receipt_tells_a_cursor_that_was_committed(runtime, event_log):
     made = await runtime.create(profile=BUILTIN_ECHO, label="", input="hello")
     assert decode_cursor(made.cursor).seq <= event_log.head
@@ -75,9 +175,9 @@ async def test_a_receipt_tells_a_cursor_that_was_committed(runtime, event_log):
     assert decode_cursor(made.cursor).seq < decode_cursor(sent.cursor).seq <= event_log.head
 
 
-async def test_an_input_becomes_a_turn(runtime):
-    worker_id = await create(runtime, input="hello")
-    await idle(runtime, worker_id, 2)
+@every_runtime
+async def test_an_input_is_a_turn(subject, runtime):
+    worker_id = await subject.make(runtime, texts=("hello",))
     page = await runtime.transcript(worker_id)
     assert [(item.role, item.text) for item in page.items] == [
         ("user", "hello"),
@@ -86,6 +186,7 @@ async def test_an_input_becomes_a_turn(runtime):
     assert (await runtime.worker(worker_id)).generation == 1
 
 
+@commanding
 async def test_a_page_is_true_at_its_cursor(runtime, event_log):
     """`as_of` joins the stream: what the page lacks comes after it, and nothing it has."""
     worker_id = await create(runtime)
@@ -101,11 +202,11 @@ async def test_a_page_is_true_at_its_cursor(runtime, event_log):
         assert len(shown) == len(earlier)
 
 
-async def test_pages_are_bounded_and_can_be_walked(runtime):
-    worker_id = await create(runtime)
-    for number in range(4):
-        await runtime.send(worker_id, f"n{number}", when_busy="queue")
-    await idle(runtime, worker_id, 8)
+@every_runtime
+async def test_pages_are_bounded_and_can_be_walked(subject, runtime, event_log):
+    worker_id = await subject.make(runtime, texts=("n0", "n1", "n2", "n3"))
+    as_of = decode_cursor((await runtime.transcript(worker_id)).as_of)
+    assert (as_of.epoch, as_of.seq) == (event_log.cursors.epoch, event_log.head)
     seen, before = [], None
     while True:
         page = await runtime.transcript(worker_id, before=before, limit=3)
@@ -131,14 +232,16 @@ async def test_pages_are_bounded_and_can_be_walked(runtime):
         {"after": "x", "before": "x"},
     ],
 )
-async def test_a_page_nobody_can_give_is_refused(runtime, asked):
-    worker_id = await create(runtime)
+@every_runtime
+async def test_a_page_nobody_can_give_is_refused(subject, runtime, asked):
+    worker_id = await subject.make(runtime)
     with pytest.raises(Refused, match="invalid_request"):
         await runtime.transcript(worker_id, **asked)
 
 
-async def test_workers_are_listed_in_pages_in_the_order_they_were_made(runtime):
-    made = [await create(runtime, label=str(number)) for number in range(5)]
+@every_runtime
+async def test_workers_are_listed_in_pages_in_order(subject, runtime):
+    made = [await subject.make(runtime, label=str(number)) for number in range(5)]
     listed, after = [], None
     while True:
         page = await runtime.workers(after=after, limit=2)
@@ -150,11 +253,20 @@ async def test_workers_are_listed_in_pages_in_the_order_they_were_made(runtime):
     assert (await runtime.workers(limit=5)).next is None
 
 
+@every_runtime
+async def test_unknown_workers_are_refused(runtime):
+    for worker_id in ("wrk_unknown", "..", "../x", "x/y", "", "x\0", "é"):
+        for call in (runtime.worker(worker_id), runtime.transcript(worker_id)):
+            with pytest.raises(Refused, match="worker_not_found"):
+                await call
+
+
+@commanding
 async def test_unknown_names_are_refused(runtime):
     for call in (
-        runtime.worker("wrk_unknown"),
         runtime.send("wrk_unknown", "x"),
-        runtime.transcript("wrk_unknown"),
+        runtime.cancel("wrk_unknown"),
+        runtime.stop("wrk_unknown"),
     ):
         with pytest.raises(Refused, match="worker_not_found"):
             await call
@@ -162,6 +274,42 @@ async def test_unknown_names_are_refused(runtime):
         await create(runtime, profile="nope")
 
 
+@commanding
+async def test_a_stopped_worker_is_readable_and_gone(subject, runtime):
+    worker_id = await subject.make(runtime, texts=("x",))
+    before = await runtime.transcript(worker_id)
+    receipt = await runtime.stop(worker_id)
+    assert receipt.worker.state in WORKER_TERMINAL
+    assert await runtime.worker(worker_id) == receipt.worker
+    assert (await runtime.transcript(worker_id)).items == before.items
+    for call in (
+        runtime.send(worker_id, "x"),
+        runtime.cancel(worker_id),
+        runtime.stop(worker_id),
+    ):
+        with pytest.raises(Refused, match="worker_gone") as caught:
+            await call
+        assert caught.value.fields["state"] == receipt.worker.state
+
+
+@commanding
+async def test_events_join_a_receipt_exactly(subject, runtime):
+    worker_id = await subject.make(runtime)
+    receipt = await runtime.send(worker_id, "x")
+    await idle(runtime, worker_id, 2)
+    events = runtime.events(receipt.cursor)
+    kinds = [(await anext(events)).kind for _ in range(6)]
+    assert kinds == [
+        "worker.state",
+        "worker.turn.started",
+        "worker.item",
+        "worker.item",
+        "worker.turn.finished",
+        "worker.state",
+    ]
+
+
+@commanding
 @pytest.mark.parametrize(
     ("fields", "code"),
     [
@@ -180,6 +328,7 @@ async def test_a_worker_that_is_refused_was_never_made(opened, event_log, fields
         assert event_log.appended == 0
 
 
+@commanding
 async def test_the_number_of_workers_is_bounded(opened):
     async with opened(max_workers=2) as runtime:
         await create(runtime)
@@ -188,6 +337,7 @@ async def test_the_number_of_workers_is_bounded(opened):
             await create(runtime)
 
 
+@commanding
 async def test_leaving_ends_every_worker(opened):
     async with opened() as runtime:
         made = [await create(runtime), await create(runtime, input="hello")]

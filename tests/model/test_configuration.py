@@ -267,3 +267,27 @@ def _toml(value: Any) -> str:
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return str(value)
+
+
+def test_a_runtime_is_configured_by_its_kind():
+    text = '[runtimes.recorded]\nkind = "local_compat"\ndirectory = "/var/lib/other"\n'
+    runtime = parse_settings(text, FILE, {}).runtimes["recorded"]
+    assert (runtime.kind, runtime.directory) == ("local_compat", "/var/lib/other")
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "says"),
+    [
+        ("[runtimes.backend-internal]\nkind='local_compat'\ndirectory='/x'", "", "daemon's own"),
+        ("[runtimes.Bad]\nkind='local_compat'\ndirectory='/x'", "", "runtime id"),
+        ("[runtimes.r]\nkind='hunter2marker'\ndirectory='/x'", ".kind", 'one of "local_compat"'),
+        ("[runtimes.r]\nkind='local_compat'", ".directory", "is missing"),
+        ("[runtimes.r]\nkind='local_compat'\ndirectory='hunter2marker'", ".directory", "absolute"),
+        ("[runtimes.r]\nkind='local_compat'\ndirectory='/x'\nurl='y'", ".url", "unknown key"),
+    ],
+)
+def test_a_runtime_that_cannot_be_is_a_fault(text, key, says):
+    (fault,) = faults(text)
+    assert says in fault
+    assert f"{key}: " in fault
+    assert MARKER not in fault

@@ -82,3 +82,55 @@ class MirrorEngine:
     async def run(self, turn: Turn) -> None:
         assert turn.history[-1].text == turn.input
         await turn.append("assistant", "|".join(item.text for item in turn.history))
+
+
+class StubbornEngine:
+    """Ignores its cancellation until `may_end`, then writes. An input of `quick` is answered at once."""
+
+    def __init__(self) -> None:
+        self.hangs = trio.Event()
+        self.may_end = trio.Event()
+        self.refused: list[str] = []
+        self.swallowed = 0
+
+    async def run(self, turn: Turn) -> None:
+        if turn.input == "quick":
+            await turn.append("assistant", "quick")
+            return
+        self.hangs.set()
+        try:
+            await self.may_end.wait()
+        except trio.Cancelled:  # noqa: ASYNC103
+            self.swallowed += 1
+            with trio.CancelScope(shield=True):
+                await self.may_end.wait()
+        try:
+            await turn.append("assistant", "too late")
+        except TurnClosedError as error:
+            self.refused.append(str(error))
+
+
+class SpinningEngine:
+    """Swallows every cancellation and waits again, which spins for as long as one is pending."""
+
+    def __init__(self) -> None:
+        self.hangs = trio.Event()
+        self.may_end = trio.Event()
+        self.swallowed = 0
+
+    async def run(self, turn: Turn) -> None:
+        self.hangs.set()
+        while not self.may_end.is_set():
+            try:
+                await self.may_end.wait()
+            except BaseException:  # noqa: ASYNC103, BLE001
+                self.swallowed += 1
+
+
+class CrashingEngine:
+    """Ends itself, as a library's `sys.exit` does. An input of `fine` is answered."""
+
+    async def run(self, turn: Turn) -> None:
+        if turn.input != "fine":
+            raise SystemExit(3)
+        await turn.append("assistant", "fine")

@@ -5,12 +5,23 @@ from typing import Any
 
 import msgspec
 import structlog
+import trio
 from quart import Response
 from quart import request as quart_request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from yoi_daemon.api import deadletters, health, ingress, plugins, status, tools, workers
+from yoi_daemon.api import (
+    deadletters,
+    health,
+    ingress,
+    openapi,
+    plugins,
+    status,
+    tools,
+    workers,
+)
+from yoi_daemon.api.idempotency import Replies
 from yoi_daemon.api.routing import (
     BODY_TIMEOUT_S,
     MAX_BODY_BYTES,
@@ -27,7 +38,7 @@ from yoi_daemon.front.access import Names, Principal, refuse_token_in_query
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.problem import internal_problem, problem
 
-ROUTES: tuple[Route, ...] = (
+DESCRIBED: tuple[Route, ...] = (
     *health.ROUTES,
     *status.ROUTES,
     *plugins.ROUTES,
@@ -36,6 +47,7 @@ ROUTES: tuple[Route, ...] = (
     *tools.ROUTES,
     *workers.ROUTES,
 )
+ROUTES = (*DESCRIBED, openapi.route(DESCRIBED))
 
 Asgi = Callable[
     [Any, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]
@@ -50,11 +62,12 @@ def make_app(daemon: Daemon, names: Names, routes: Sequence[Route] = ROUTES) -> 
     app.config["RESPONSE_TIMEOUT"] = None
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True
+    replies = Replies(clock=trio.current_time, draining=daemon.draining)
     for route in routes:
         app.add_url_rule(
             route.rule,
             endpoint=f"{route.method} {route.rule}",
-            view_func=_view(daemon, route),
+            view_func=_view(daemon, route, replies),
             methods=[route.method],
             provide_automatic_options=False,
         )
@@ -72,12 +85,17 @@ def make_app(daemon: Daemon, names: Names, routes: Sequence[Route] = ROUTES) -> 
     return _guarded(app, daemon, names)
 
 
-def _view(daemon: Daemon, route: Route) -> Callable[..., Awaitable[Response]]:
+def _view(daemon: Daemon, route: Route, replies: Replies) -> Callable[..., Awaitable[Response]]:
     async def view(**params: str) -> Response:
         request_id = daemon.ids.new("req")
         try:
             principal = _authorise(daemon, route)
-            answer = await route.handler(Call(daemon, params, principal))
+            call = Call(daemon, params, principal)
+            if route.is_keyed:
+                address = f"{route.method} {quart_request.path}"
+                answer = await replies.answer(call, address, route.handler)
+            else:
+                answer = await route.handler(call)
         except Refused as refused:
             return answer_problem(problem(refused, request_id), request_id)
         except HTTPException:

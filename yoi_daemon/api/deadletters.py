@@ -1,8 +1,10 @@
 """Dead letters: what no attempt could handle."""
 
 from yoi_daemon.api.routing import Answer, Call, Route
+from yoi_daemon.api.shapes import DiscardReceipt, Limit, Listing
 from yoi_daemon.model.events import Draft, IngressDiscarded
-from yoi_daemon.plugins.deadletters import detail_of
+from yoi_daemon.model.plugins import IngressReceipt
+from yoi_daemon.plugins.deadletters import DeadLetterDetail, DeadLetterSummary, detail_of
 from yoi_daemon.plugins.service import Service
 
 MAX_PAGE = 256
@@ -52,8 +54,30 @@ def _service(call: Call) -> Service:
 
 _LETTERS = "/api/plugins/<plugin_id>/dead-letters"
 ROUTES = (
-    Route("GET", _LETTERS, "plugins:read", list_dead),
-    Route("GET", f"{_LETTERS}/<event_id>", "plugins:read", show_dead),
-    Route("POST", f"{_LETTERS}/<event_id>/redeliver", "plugins:admin", redeliver),
-    Route("DELETE", f"{_LETTERS}/<event_id>", "plugins:admin", discard),
+    Route(
+        "GET",
+        _LETTERS,
+        "plugins:read",
+        list_dead,
+        gives=Listing[DeadLetterSummary],
+        query={"after": str, "limit": Limit},
+    ),
+    Route("GET", f"{_LETTERS}/<event_id>", "plugins:read", show_dead, gives=DeadLetterDetail),
+    Route(
+        "POST",
+        f"{_LETTERS}/<event_id>/redeliver",
+        "plugins:admin",
+        redeliver,
+        gives=IngressReceipt,
+        status=202,
+        is_keyed=True,
+    ),
+    Route(
+        "DELETE",
+        f"{_LETTERS}/<event_id>",
+        "plugins:admin",
+        discard,
+        gives=DiscardReceipt,
+        is_keyed=True,
+    ),
 )

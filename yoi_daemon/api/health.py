@@ -1,6 +1,7 @@
 """`/healthz` and `/readyz`: yes or no, with codes, and nothing else to strangers."""
 
 from yoi_daemon.api.routing import Answer, Call, Route
+from yoi_daemon.api.shapes import Alive, Readiness
 
 
 async def healthz(call: Call) -> Answer:
@@ -16,6 +17,6 @@ async def readyz(call: Call) -> Answer:
 
 
 ROUTES = (
-    Route("GET", "/healthz", "public", healthz),
-    Route("GET", "/readyz", "public", readyz),
+    Route("GET", "/healthz", "public", healthz, gives=Alive),
+    Route("GET", "/readyz", "public", readyz, gives=Readiness),
 )

@@ -6,6 +6,7 @@ import msgspec
 
 from yoi_daemon.api.routing import Answer, Call, Lines, Route
 from yoi_daemon.model.errors import Refused
+from yoi_daemon.model.plugins import IngressReceipt
 from yoi_daemon.plugins.service import Service
 
 
@@ -16,7 +17,7 @@ async def post_ingress(call: Call) -> Answer:
         call.daemon.plugins.service(call.params["plugin_id"]),
         call.params["ingress"],
         payload,
-        key=call.headers.get("idempotency-key"),
+        key=call.idempotency_key(),
     )
     return Answer(receipt, status=202)
 
@@ -104,7 +105,30 @@ async def post_hook(call: Call) -> Answer:
 
 
 ROUTES = (
-    Route("POST", "/api/plugins/<plugin_id>/ingress/<ingress>", "ingress:write", post_ingress),
-    Route("POST", "/api/plugins/<plugin_id>/ingress", "ingress:write", post_batch),
-    Route("POST", "/hooks/<plugin_id>/<ingress>", "signed", post_hook),
+    Route(
+        "POST",
+        "/api/plugins/<plugin_id>/ingress/<ingress>",
+        "ingress:write",
+        post_ingress,
+        gives=IngressReceipt,
+        status=202,
+        takes=Any,
+    ),
+    Route(
+        "POST",
+        "/api/plugins/<plugin_id>/ingress",
+        "ingress:write",
+        post_batch,
+        gives=Lines,
+        takes=Lines,
+    ),
+    Route(
+        "POST",
+        "/hooks/<plugin_id>/<ingress>",
+        "signed",
+        post_hook,
+        gives=IngressReceipt,
+        status=202,
+        takes=bytes,
+    ),
 )

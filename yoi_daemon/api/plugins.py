@@ -1,6 +1,9 @@
 """Plugins: list, detail, and the commands to their services."""
 
 from yoi_daemon.api.routing import Answer, Call, Route
+from yoi_daemon.api.shapes import Listing, PluginReceipt
+from yoi_daemon.daemon.daemon import Reloaded
+from yoi_daemon.model.plugins import PluginRecord
 from yoi_daemon.plugins.record import record_of
 from yoi_daemon.plugins.service import Service
 
@@ -61,11 +64,29 @@ async def _answer(call: Call, service: Service) -> Answer:
 
 _PLUGIN = "/api/plugins/<plugin_id>"
 ROUTES = (
-    Route("GET", "/api/plugins", "plugins:read", list_plugins),
-    Route("GET", _PLUGIN, "plugins:read", show_plugin),
-    Route("POST", f"{_PLUGIN}/start", "plugins:admin", start_plugin),
-    Route("POST", f"{_PLUGIN}/stop", "plugins:admin", stop_plugin),
-    Route("POST", f"{_PLUGIN}/restart", "plugins:admin", restart_plugin),
-    Route("POST", f"{_PLUGIN}/reload", "plugins:admin", reload_plugin),
-    Route("POST", "/api/reload", "plugins:admin", reload_all),
+    Route("GET", "/api/plugins", "plugins:read", list_plugins, gives=Listing[PluginRecord]),
+    Route("GET", _PLUGIN, "plugins:read", show_plugin, gives=PluginRecord),
+    Route(
+        "POST",
+        f"{_PLUGIN}/start",
+        "plugins:admin",
+        start_plugin,
+        gives=PluginReceipt,
+        is_keyed=True,
+    ),
+    Route(
+        "POST", f"{_PLUGIN}/stop", "plugins:admin", stop_plugin, gives=PluginReceipt, is_keyed=True
+    ),
+    Route(
+        "POST",
+        f"{_PLUGIN}/restart",
+        "plugins:admin",
+        restart_plugin,
+        gives=PluginReceipt,
+        is_keyed=True,
+    ),
+    Route(
+        "POST", f"{_PLUGIN}/reload", "plugins:admin", reload_plugin, gives=Reloaded, is_keyed=True
+    ),
+    Route("POST", "/api/reload", "plugins:admin", reload_all, gives=Reloaded, is_keyed=True),
 )

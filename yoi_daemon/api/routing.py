@@ -1,5 +1,6 @@
 """How a route is made: it cannot be, without saying who may use it."""
 
+import re
 from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
 from typing import Any, Literal, Self, TypeVar, cast
@@ -21,6 +22,10 @@ T = TypeVar("T")
 
 Access = Scope | Literal["public", "signed"]
 """A scope that the token must have; `public` tells nothing that matters; `signed` checks a signature."""
+
+KEY_PATTERN = "[!-~]{1,200}"
+"""What an `Idempotency-Key` is."""
+_KEY = re.compile(KEY_PATTERN)
 
 MAX_BODY_BYTES = 1_048_576
 BODY_TIMEOUT_S = 30
@@ -56,6 +61,15 @@ class Call:
         """The request's headers, names in lower case."""
         return {name.lower(): value for name, value in self._request.headers.items()}
 
+    def idempotency_key(self) -> str | None:
+        """The request's `Idempotency-Key`, if it has one. Raises `Refused` (`invalid_request`)."""
+        key = self.headers.get("idempotency-key")
+        if key is not None and _KEY.fullmatch(key) is None:
+            raise Refused(
+                "invalid_request", "Idempotency-Key: expected 1 to 200 printable ASCII characters"
+            )
+        return key
+
     async def body(self) -> bytes:
         """The exact bytes. Raises `Refused`: `payload_too_large`, `request_timeout`."""
         try:
@@ -84,6 +98,13 @@ class Call:
         if kind != "application/json":
             raise Refused("unsupported_media_type", "send Content-Type: application/json")
         return await self.body()
+
+    async def json_or_none(self, kind: type[T]) -> T | None:
+        """As `json`; None where there is no body, or a `null`."""
+        body = await self.body()
+        if not body or (body == b"null" and self._request.mimetype == "application/json"):
+            return None
+        return await self.json(kind)
 
     async def json(self, kind: type[T]) -> T:
         """The body as `kind`. Raises `Refused` (`invalid_request`) with the place of the fault."""
@@ -176,6 +197,15 @@ class Route(msgspec.Struct, frozen=True):
     rule: str
     access: Access
     handler: Handler
+    gives: Any = None
+    """The type of a good answer, for the OpenAPI page; `Lines` for one that is streamed."""
+    status: int = 200
+    takes: Any = None
+    """The type of a JSON body; `bytes` for any bytes, `Lines` for NDJSON; with `| None` it may be left out."""
+    query: Mapping[str, Any] = {}
+    """The query's parameters and their types."""
+    is_keyed: bool = False
+    """Whether the dispatcher honours `Idempotency-Key`; an ingress does by itself."""
 
 
 def answer_json(answer: Answer, request_id: str) -> Response:

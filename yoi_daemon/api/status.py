@@ -1,6 +1,7 @@
 """`/api/status`: the daemon on one page."""
 
 from yoi_daemon.api.routing import Answer, Call, Route
+from yoi_daemon.daemon.daemon import DaemonStatus
 
 
 async def status(call: Call) -> Answer:
@@ -8,4 +9,4 @@ async def status(call: Call) -> Answer:
     return Answer(call.daemon.status())
 
 
-ROUTES = (Route("GET", "/api/status", "status:read", status),)
+ROUTES = (Route("GET", "/api/status", "status:read", status, gives=DaemonStatus),)

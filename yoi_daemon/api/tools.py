@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from yoi_daemon.api.routing import Answer, Call, Route
+from yoi_daemon.api.shapes import Listing, ToolInfo, ToolResult
 from yoi_daemon.plugins.tools import call_tool as run_tool
 
 
@@ -35,6 +36,13 @@ async def call_tool(call: Call) -> Answer:
 
 
 ROUTES = (
-    Route("GET", "/api/tools", "tools:call", list_tools),
-    Route("POST", "/api/tools/<plugin_id>/<tool>", "tools:call", call_tool),
+    Route("GET", "/api/tools", "tools:call", list_tools, gives=Listing[ToolInfo]),
+    Route(
+        "POST",
+        "/api/tools/<plugin_id>/<tool>",
+        "tools:call",
+        call_tool,
+        gives=ToolResult,
+        takes=Any,
+    ),
 )

@@ -1,12 +1,27 @@
 """Runtimes and their workers: a worker is addressed by `runtime_id + worker_id` alone."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from yoi_daemon.api.routing import Answer, Call, Route
-from yoi_daemon.model.workers import Diagnostic, WhenBusy, WorkerSummary
-from yoi_daemon.runtime.interface import DEFAULT_PAGE_ITEMS, MAX_PAGE_BYTES, Runtime
+from yoi_daemon.api.shapes import Limit, Listing
+from yoi_daemon.model.workers import (
+    Receipt,
+    RuntimeSummary,
+    TranscriptPage,
+    WhenBusy,
+    WorkerSummary,
+)
+from yoi_daemon.runtime.embedded import MAX_LABEL_CHARS
+from yoi_daemon.runtime.interface import (
+    DEFAULT_PAGE_ITEMS,
+    MAX_GRACE_S,
+    MAX_PAGE_BYTES,
+    MAX_PAGE_ITEMS,
+    Runtime,
+)
 from yoi_daemon.runtime.profiles import BUILTIN_ECHO
 
 MAX_LIST_ITEMS = 256
@@ -16,7 +31,7 @@ class CreateWorker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """What a worker is made from."""
 
     profile: str = BUILTIN_ECHO
-    label: str = ""
+    label: Annotated[str, Meta(max_length=MAX_LABEL_CHARS)] = ""
     input: str | None = None
 
 
@@ -25,6 +40,12 @@ class SendInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     text: str
     when_busy: WhenBusy = "reject"
+
+
+class StopWorker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long the engine may take to end, in seconds; `[runtime] cancel_grace_s` unless given."""
+
+    grace_s: Annotated[float, Meta(ge=0, le=MAX_GRACE_S)] | None = None
 
 
 async def list_runtimes(call: Call) -> Answer:
@@ -48,19 +69,8 @@ async def list_workers(call: Call) -> Answer:
 
 async def list_all_workers(call: Call) -> Answer:
     """Every runtime's workers in one list; a runtime that fails is a diagnostic, the rest is listed."""
-    items: list[WorkerSummary] = []
-    diagnostics: list[Diagnostic] = []
-    for runtime in call.daemon.registry.runtimes.values():
-        page = await runtime.workers(limit=MAX_LIST_ITEMS)
-        items.extend(page.items)
-        if page.next is not None:
-            diagnostics.append(
-                Diagnostic(
-                    code="list_cut",
-                    severity="info",
-                    message=f"runtime {runtime.summary().runtime_id} has more; list it by itself",
-                )
-            )
+    call.query()
+    items, diagnostics = await call.daemon.registry.all_workers(MAX_LIST_ITEMS)
     return Answer({"items": items, "diagnostics": diagnostics})
 
 
@@ -87,6 +97,18 @@ async def send_input(call: Call) -> Answer:
     return Answer(receipt, status=202)
 
 
+async def cancel_turn(call: Call) -> Answer:
+    """Ends the worker's turn; 200 when it is over, and that is committed."""
+    return Answer(await _runtime(call).cancel(call.params["worker_id"]))
+
+
+async def stop_worker(call: Call) -> Answer:
+    """Ends the worker; 200 when it is in a terminal state, and that is committed."""
+    asked = await call.json_or_none(StopWorker)
+    grace_s = None if asked is None else asked.grace_s
+    return Answer(await _runtime(call).stop(call.params["worker_id"], grace_s=grace_s))
+
+
 async def show_transcript(call: Call) -> Answer:
     """A bounded page of the transcript."""
     asked = call.query(after=None, before=None, limit=DEFAULT_PAGE_ITEMS, max_bytes=MAX_PAGE_BYTES)
@@ -102,13 +124,68 @@ def _page(items: Any, following: str | None) -> dict[str, Any]:
 
 
 _WORKERS = "/api/runtimes/<runtime_id>/workers"
+_WORKER = f"{_WORKERS}/<worker_id>"
 ROUTES = (
-    Route("GET", "/api/runtimes", "workers:read", list_runtimes),
-    Route("GET", "/api/runtimes/<runtime_id>", "workers:read", show_runtime),
-    Route("GET", "/api/workers", "workers:read", list_all_workers),
-    Route("GET", _WORKERS, "workers:read", list_workers),
-    Route("POST", _WORKERS, "workers:command", create_worker),
-    Route("GET", f"{_WORKERS}/<worker_id>", "workers:read", show_worker),
-    Route("POST", f"{_WORKERS}/<worker_id>/input", "workers:command", send_input),
-    Route("GET", f"{_WORKERS}/<worker_id>/transcript", "workers:read", show_transcript),
+    Route("GET", "/api/runtimes", "workers:read", list_runtimes, gives=Listing[RuntimeSummary]),
+    Route("GET", "/api/runtimes/<runtime_id>", "workers:read", show_runtime, gives=RuntimeSummary),
+    Route("GET", "/api/workers", "workers:read", list_all_workers, gives=Listing[WorkerSummary]),
+    Route(
+        "GET",
+        _WORKERS,
+        "workers:read",
+        list_workers,
+        gives=Listing[WorkerSummary],
+        query={"after": str, "limit": Limit},
+    ),
+    Route(
+        "POST",
+        _WORKERS,
+        "workers:command",
+        create_worker,
+        gives=Receipt,
+        status=201,
+        takes=CreateWorker,
+        is_keyed=True,
+    ),
+    Route("GET", _WORKER, "workers:read", show_worker, gives=WorkerSummary),
+    Route(
+        "POST",
+        f"{_WORKER}/input",
+        "workers:command",
+        send_input,
+        gives=Receipt,
+        status=202,
+        takes=SendInput,
+        is_keyed=True,
+    ),
+    Route(
+        "POST",
+        f"{_WORKER}/cancel",
+        "workers:command",
+        cancel_turn,
+        gives=Receipt,
+        is_keyed=True,
+    ),
+    Route(
+        "POST",
+        f"{_WORKER}/stop",
+        "workers:command",
+        stop_worker,
+        gives=Receipt,
+        takes=StopWorker | None,
+        is_keyed=True,
+    ),
+    Route(
+        "GET",
+        f"{_WORKER}/transcript",
+        "workers:read",
+        show_transcript,
+        gives=TranscriptPage,
+        query={
+            "after": str,
+            "before": str,
+            "limit": Annotated[int, Meta(ge=1, le=MAX_PAGE_ITEMS)],
+            "max_bytes": Annotated[int, Meta(ge=1, le=MAX_PAGE_BYTES)],
+        },
+    ),
 )

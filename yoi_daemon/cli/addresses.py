@@ -5,7 +5,7 @@ from typing import NamedTuple
 import click
 
 from yoi_daemon.client.rest import path_of
-from yoi_daemon.model.workers import EMBEDDED_RUNTIME_ID
+from yoi_daemon.model.ids import EMBEDDED_RUNTIME_ID
 
 
 class WorkerAddress(NamedTuple):

@@ -36,7 +36,8 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "plugin": LazyCommand("plugin", "plugin", "Show, make and command plugins."),
     "dead": LazyCommand("dead", "dead", "Look after events that no attempt could handle."),
     "tool": LazyCommand("tool", "tool", "Call a plugin's tool, or list the tools."),
-    "worker": LazyCommand("worker", "worker", "List, make and talk to workers."),
+    "runtime": LazyCommand("runtime", "runtime", "Show what runs workers."),
+    "worker": LazyCommand("worker", "worker", "List, make, talk to and stop workers."),
 }
 """Every command of `yoi-daemon`. The summaries stand here so that `--help` imports no command."""
 

@@ -126,9 +126,11 @@ class Worker(View):
 
 
 class Runtime(View):
-    """A line of `status`."""
+    """A line of `status`, a row of `runtime list`, and the page of `runtime show`."""
 
     runtime_id: str
+    display_name: str = ""
+    capabilities: dict[str, bool] = {}
     implementation_kind: str = "?"
     status: str = "?"
     diagnostics: list[Diagnostic] = []
@@ -151,6 +153,7 @@ class Transcript(View):
     items: list[Item] = []
     before: str | None = None
     after: str | None = None
+    let_go: int = 0
 
 
 class Plugins(View):
@@ -246,6 +249,13 @@ class Workers(View):
 
     items: list[Worker]
     next: str | None = None
+    diagnostics: list[Diagnostic] = []
+
+
+class Runtimes(View):
+    """The answer of `GET /api/runtimes`."""
+
+    items: list[Runtime]
     diagnostics: list[Diagnostic] = []
 
 

@@ -9,10 +9,10 @@ from yoi_daemon.cli.listing import get_whole_list, write_diagnostics
 from yoi_daemon.cli.options import Client, client_options
 from yoi_daemon.cli.output import local_time, write_json, write_record, write_table
 from yoi_daemon.cli.printable import printable
-from yoi_daemon.cli.talking import talk
+from yoi_daemon.cli.talking import Progress, talk
 from yoi_daemon.cli.views import Answer, Transcript, Workers, view
 from yoi_daemon.client.rest import Daemon, path_of
-from yoi_daemon.model.workers import EMBEDDED_RUNTIME_ID
+from yoi_daemon.model.ids import EMBEDDED_RUNTIME_ID
 
 _RUNTIME = click.option(
     "--runtime",
@@ -25,7 +25,7 @@ _RUNTIME = click.option(
 
 @click.group()
 def worker() -> None:
-    """List, make and talk to workers."""
+    """List, make, talk to and stop workers."""
 
 
 @worker.command("list")
@@ -111,6 +111,46 @@ def send(
 
 @worker.command()
 @click.argument("address", metavar="WORKER", callback=parse_worker)
+@click.option("--key", metavar="KEY", help="Idempotency key: the same key cancels once.")
+@client_options
+def cancel(options: Client, address: WorkerAddress, key: str | None) -> None:
+    """End the turn of a worker, and keep the worker.
+
+    Waits until the turn is over. What it would still write is refused at once.
+    """
+
+    async def post(daemon: Daemon) -> Answer:
+        return await daemon.post(address.path("cancel"), Answer, idempotency_key=key)
+
+    _write(options, talk(options, post, progress=Progress("the turn is ending")))
+
+
+@worker.command()
+@click.argument("address", metavar="WORKER", callback=parse_worker)
+@click.option(
+    "--grace",
+    "grace_s",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Give its turn no longer than this to end. Default: the daemon's own.",
+)
+@click.option("--key", metavar="KEY", help="Idempotency key: the same key stops once.")
+@client_options
+def stop(options: Client, address: WorkerAddress, grace_s: float | None, key: str | None) -> None:
+    """End a worker.
+
+    Waits until it has ended. Its transcript stays readable for a while.
+    """
+    body = {} if grace_s is None else {"grace_s": grace_s}
+
+    async def post(daemon: Daemon) -> Answer:
+        return await daemon.post(address.path("stop"), Answer, body=body, idempotency_key=key)
+
+    _write(options, talk(options, post, progress=Progress("the worker is stopping")))
+
+
+@worker.command()
+@click.argument("address", metavar="WORKER", callback=parse_worker)
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many items.")
 @click.option("--max-bytes", type=click.IntRange(min=1), metavar="N", help="At most so much text.")
 @click.option("--before", metavar="ITEM", help="Items before this one.")
@@ -138,6 +178,8 @@ def transcript(
         write_json(answer)
         return
     page = view(answer, Transcript)
+    if page.let_go and page.before is None:
+        click.echo(f"(the {page.let_go} oldest items are no longer kept)")
     if page.before is not None:
         click.echo(f"(earlier items: --before {printable(page.before)})")
     for item in page.items:

@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 import trio
@@ -11,7 +12,7 @@ from yoi_daemon.daemon.settings_file import read_settings
 from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.front.access import Tokens
 from yoi_daemon.model.directories import Directories
-from yoi_daemon.model.errors import ConfigurationError, Refused
+from yoi_daemon.model.errors import ConfigFault, ConfigurationError, Refused
 from yoi_daemon.model.events import (
     DaemonDraining,
     DaemonReady,
@@ -22,10 +23,12 @@ from yoi_daemon.model.events import (
 )
 from yoi_daemon.model.ids import IdSource
 from yoi_daemon.model.plugins import PluginRecord
+from yoi_daemon.model.public_text import public_text
 from yoi_daemon.model.settings import Settings
 from yoi_daemon.model.workers import Diagnostic, RuntimeSummary
 from yoi_daemon.plugins.host import PluginHost
 from yoi_daemon.registry.registry import Registry
+from yoi_daemon.runtime.embedded import EmbeddedRuntime
 
 NOT_DURABLE = "kept in memory: accepted events, the log and workers are lost when the process ends"
 
@@ -103,6 +106,7 @@ class Daemon:
         event_log: EventLog,
         registry: Registry,
         plugins: PluginHost,
+        embedded: EmbeddedRuntime,
         environ: Mapping[str, str],
         wall_clock: Callable[[], float],
     ) -> None:
@@ -113,6 +117,7 @@ class Daemon:
         self.event_log = event_log
         self.registry = registry
         self.plugins = plugins
+        self.embedded = embedded
         self.environ = environ
         self.wall_clock = wall_clock
         self.draining = trio.Event()
@@ -201,7 +206,7 @@ class Daemon:
             settings = await trio.to_thread.run_sync(read_settings, self.directories, self.environ)
             changed = await self.plugins.reload(settings, only)
         except ConfigurationError as error:
-            faults = [str(fault) for fault in error.faults]
+            faults = [_public(fault) for fault in error.faults]
             self._refuse_reload(faults)
             raise Refused(
                 "invalid_state", "the configuration cannot be taken as it is", faults=faults
@@ -237,3 +242,9 @@ class Daemon:
 def version() -> str:
     """The installed version of this package."""
     return importlib.metadata.version("yoi-daemon")
+
+
+def _public(fault: ConfigFault) -> str:
+    # Answers and events tell no place of this machine; the file's own name is known to everyone.
+    named = msgspec.structs.replace(fault, file=Path(fault.file).name)
+    return public_text(str(named))

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 
 from yoi_daemon.model.errors import Refused
+from yoi_daemon.model.ids import EMBEDDED_RUNTIME_ID
 from yoi_daemon.model.settings import Grant
-from yoi_daemon.model.workers import EMBEDDED_RUNTIME_ID, Receipt, TranscriptPage, WhenBusy
+from yoi_daemon.model.workers import Receipt, TranscriptPage, WhenBusy
 from yoi_daemon.registry.registry import Registry
 
 

@@ -12,9 +12,8 @@ from yoi_daemon.front.access import Tokens
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.ids import IdSource
 from yoi_daemon.model.settings import Settings
-from yoi_daemon.model.workers import EMBEDDED_RUNTIME_ID
 from yoi_daemon.plugins.opening import open_plugins
-from yoi_daemon.registry.registry import Registry
+from yoi_daemon.registry.opening import open_registry
 from yoi_daemon.runtime.embedded import open_embedded_runtime
 from yoi_daemon.runtime.profiles import make_profiles
 
@@ -35,26 +34,31 @@ async def open_daemon(
     ids = IdSource(wall_clock)
     async with open_event_log(settings.observe, wall_clock=wall_clock) as event_log:
         profiles = make_profiles(settings.profiles)
-        async with open_embedded_runtime(
-            event_log, ids, profiles, settings.runtime, wall_clock=wall_clock
-        ) as embedded:
-            registry = Registry({EMBEDDED_RUNTIME_ID: embedded})
-            async with open_plugins(
+        async with (
+            open_embedded_runtime(
+                event_log, ids, profiles, settings.runtime, wall_clock=wall_clock
+            ) as embedded,
+            open_registry(
+                embedded, settings.runtimes, event_log, wall_clock=wall_clock
+            ) as registry,
+            open_plugins(
                 directories,
                 settings,
                 event_log,
                 ids,
                 partial(GrantedWorkers, registry),
                 wall_clock=wall_clock,
-            ) as plugins:
-                yield Daemon(
-                    directories=directories,
-                    settings=settings,
-                    tokens=tokens,
-                    ids=ids,
-                    event_log=event_log,
-                    registry=registry,
-                    plugins=plugins,
-                    environ=environ,
-                    wall_clock=wall_clock,
-                )
+            ) as plugins,
+        ):
+            yield Daemon(
+                directories=directories,
+                settings=settings,
+                tokens=tokens,
+                ids=ids,
+                event_log=event_log,
+                registry=registry,
+                plugins=plugins,
+                embedded=embedded,
+                environ=environ,
+                wall_clock=wall_clock,
+            )

@@ -10,7 +10,7 @@ import msgspec
 
 from yoi_daemon.model.addresses import TcpAddress, UnixAddress, is_loopback, parse_listen
 from yoi_daemon.model.errors import ConfigFault, ConfigurationError
-from yoi_daemon.model.ids import PLUGIN_ID_RULE, is_plugin_id
+from yoi_daemon.model.ids import PLUGIN_ID_RULE, RUNTIME_ID_RULE, is_plugin_id, is_runtime_id
 from yoi_daemon.model.settings import Listen, Settings
 
 ENVIRONMENT_PREFIX = "YOI__"
@@ -169,6 +169,11 @@ def _check_rules(settings: Settings, faults: Faults) -> None:
     for name in settings.profiles:
         if not is_plugin_id(name):
             faults.add(("profiles", name), "expected a name of a-z, 0-9 and _")
+    for name, runtime in settings.runtimes.items():
+        if not is_runtime_id(name):
+            faults.add(("runtimes", name), f"is no runtime id; expected {RUNTIME_ID_RULE}")
+        if not runtime.directory.startswith("/") or "\0" in runtime.directory:
+            faults.add(("runtimes", name, "directory"), "expected an absolute path")
     _check_listen(settings.api.listen, ("api", "listen"), faults)
     _check_listen(settings.observe.listen, ("observe", "listen"), faults)
     for name, section in (("api", settings.api), ("observe", settings.observe)):

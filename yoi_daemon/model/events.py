@@ -163,12 +163,16 @@ class WorkerCreated(Data, frozen=True):
 
 
 class WorkerStateChanged(Data, frozen=True):
-    """`worker.state`: a worker moved to another state."""
+    """`worker.state`: a worker moved to another state.
+
+    `inputs_dropped` counts accepted inputs that will be no turn, because the worker ends.
+    """
 
     state: WorkerState
     before: WorkerState
     generation: int
     reason: Reason | None = None
+    inputs_dropped: int = 0
 
 
 class WorkerInputAccepted(Data, frozen=True):
@@ -193,6 +197,13 @@ class WorkerItem(Data, frozen=True):
     text: str
     truncated: bool
     full_bytes: int
+
+
+class WorkerTurnGivenUp(Data, frozen=True):
+    """`worker.turn.given_up`: the engine did not end when the turn was cancelled; it is no longer heard."""
+
+    generation: int
+    waited_s: float
 
 
 class WorkerTurnFinished(Data, frozen=True):
@@ -230,6 +241,7 @@ CATALOGUE: Mapping[str, type[Data]] = {
     "worker.input_accepted": WorkerInputAccepted,
     "worker.turn.started": WorkerTurnStarted,
     "worker.item": WorkerItem,
+    "worker.turn.given_up": WorkerTurnGivenUp,
     "worker.turn.finished": WorkerTurnFinished,
 }
 """Every kind the daemon itself emits. A plugin's own kinds are `<plugin_id>.<name>`, any JSON."""

@@ -14,6 +14,12 @@ PLUGIN_ID_RULE = (
     "a lower-case letter, then up to 31 of a-z, 0-9 and _, without __, "
     f"and none of {', '.join(sorted(RESERVED_PLUGIN_IDS))}"
 )
+EMBEDDED_RUNTIME_ID = "backend-internal"
+_RUNTIME_ID = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+RUNTIME_ID_RULE = (
+    f"a lower-case letter, then up to 31 of a-z, 0-9, _ and -, and not {EMBEDDED_RUNTIME_ID}, "
+    "which is the daemon's own"
+)
 
 
 class IdSource:
@@ -56,3 +62,8 @@ def is_plugin_id(name: str) -> bool:
         and "__" not in name
         and name not in RESERVED_PLUGIN_IDS
     )
+
+
+def is_runtime_id(name: str) -> bool:
+    """Whether a configured runtime may have this id (`RUNTIME_ID_RULE`)."""
+    return _RUNTIME_ID.fullmatch(name) is not None and name != EMBEDDED_RUNTIME_ID

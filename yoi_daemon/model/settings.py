@@ -115,6 +115,16 @@ class RuntimeSettings(Section, frozen=True):
     transcript_items: Count = 10_000
     transcript_bytes: Bytes = 16_777_216
     turn_timeout_s: Seconds = 3600
+    cancel_grace_s: Seconds = 5
+    retained_workers: Annotated[int, Meta(ge=0, le=1_000_000)] = 1000
+
+
+class RegisteredRuntimeSettings(Section, frozen=True):
+    """`[runtimes.NAME]`: a runtime beside the embedded one, addressed as runtime_id NAME."""
+
+    kind: Literal["local_compat"]
+    directory: str
+    display_name: str = ""
 
 
 class Settings(Section, frozen=True):
@@ -126,6 +136,7 @@ class Settings(Section, frozen=True):
     daemon: DaemonSettings = DaemonSettings()
     plugin_host: PluginHostSettings = PluginHostSettings()
     runtime: RuntimeSettings = RuntimeSettings()
+    runtimes: dict[str, RegisteredRuntimeSettings] = {}
     plugins: dict[str, PluginSettings] = {}
     profiles: dict[str, ProfileSettings] = {}
 

@@ -7,8 +7,6 @@ import msgspec
 from yoi_daemon.model.events import Reason
 from yoi_daemon.model.states import WorkerState
 
-EMBEDDED_RUNTIME_ID = "backend-internal"
-
 ImplementationKind = Literal["embedded", "remote", "local_compat"]
 RuntimeStatus = Literal["available", "draining", "unavailable"]
 Severity = Literal["info", "warning", "error"]
@@ -76,13 +74,14 @@ class TranscriptPage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     """A bounded page of a transcript, true at the cursor `as_of`.
 
     `before` and `after` are item ids to ask for the items before and after this page; each is
-    absent where there are none.
+    absent where there are none. `let_go` counts the oldest items that the transcript no longer has.
     """
 
     items: tuple[TranscriptItem, ...]
     as_of: str
     before: str | None = None
     after: str | None = None
+    let_go: int = 0
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):

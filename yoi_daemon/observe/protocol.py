@@ -11,7 +11,7 @@ from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.eventlog.subscription import Filter
 from yoi_daemon.model.cursor import MalformedCursorError, decode_cursor
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.model.workers import EMBEDDED_RUNTIME_ID
+from yoi_daemon.model.ids import EMBEDDED_RUNTIME_ID
 
 PROTOCOL_VERSION = 1
 MAX_KINDS = 32

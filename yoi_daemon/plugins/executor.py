@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 import msgspec
 import trio
 
+from yoi_daemon.model.public_text import public_text
 from yoi_daemon.plugins.delivery import Attempt, Failure
 from yoi_daemon.plugins.loading import LoadedPlugin
 from yoi_daemon.sdk.context import Context, IngressEvent, Retry
@@ -169,7 +170,7 @@ def _place(frame: types.FrameType, line: int, loaded: LoadedPlugin) -> str | Non
 
 def _text_of(error: BaseException) -> str:
     try:
-        return f"{error}"
+        return public_text(f"{error}")
     except Exception:  # noqa: BLE001 (an author's __str__)
         return ""
 

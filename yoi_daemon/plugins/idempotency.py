@@ -3,12 +3,15 @@
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 import msgspec
 import trio
 
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.model.plugins import IngressReceipt
+
+R = TypeVar("R", bound=msgspec.Struct)
+"""The first answer."""
 
 MAX_KEYS = 10_000
 MAX_AGE_S = 86_400.0
@@ -16,14 +19,14 @@ MAX_AGE_S = 86_400.0
 MAX_KEY_CHARS = 200
 
 
-class _Known(msgspec.Struct, frozen=True):
+class _Known(msgspec.Struct, Generic[R], frozen=True):
     digest: bytes
-    receipt: IngressReceipt
+    receipt: R
     expires_s: float
 
 
-class DeliveryKeys:
-    """The keys of one plugin. A key belongs to an ingress; `clock` gives monotonic seconds."""
+class DeliveryKeys(Generic[R]):
+    """The keys of one plugin, or of the API. A key belongs to an ingress, or to a token and an address; `clock` gives monotonic seconds."""
 
     def __init__(
         self, *, clock: Callable[[], float], max_keys: int = MAX_KEYS, max_age_s: float = MAX_AGE_S
@@ -31,10 +34,10 @@ class DeliveryKeys:
         self._clock = clock
         self._max_keys = max_keys
         self._max_age_s = max_age_s
-        self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str], _Known[R]] = OrderedDict()
         self._under_way: dict[tuple[str, str], trio.Event] = {}
 
-    async def claim(self, ingress: str, key: str, body: bytes) -> IngressReceipt | None:
+    async def claim(self, ingress: str, key: str, body: bytes) -> R | None:
         """The first answer to this key, or None: then the key is the caller's until `settle` or `abandon`.
 
         Waits while the same key is under way: its fate is ours. Raises `Refused`
@@ -49,16 +52,18 @@ class DeliveryKeys:
         known = self._known.get(at)
         if known is not None:
             if known.digest != _digest(body):
-                raise Refused(
+                refused = Refused(
                     "delivery_id_conflict",
-                    "this key came with another body before; give a new event a new key",
-                    event_id=known.receipt.event_id,
+                    "this key came with another body before; give what is new a new key",
                 )
+                if (event_id := getattr(known.receipt, "event_id", None)) is not None:
+                    refused.fields["event_id"] = event_id
+                raise refused
             return known.receipt
         self._under_way[at] = trio.Event()
         return None
 
-    def settle(self, ingress: str, key: str, body: bytes, receipt: IngressReceipt) -> None:
+    def settle(self, ingress: str, key: str, body: bytes, receipt: R) -> None:
         """The event was committed; the key answers so from now on. Synchronous."""
         at = (ingress, key)
         self._known[at] = _Known(_digest(body), receipt, self._clock() + self._max_age_s)

@@ -13,6 +13,7 @@ import msgspec
 
 from yoi_daemon.model.configuration import Faults, convert_table
 from yoi_daemon.model.errors import ConfigurationError, YoiError
+from yoi_daemon.model.public_text import public_text
 from yoi_daemon.model.workers import cut_text
 from yoi_daemon.plugins.discovery import Found
 from yoi_daemon.sdk.config import Config, Secret
@@ -129,7 +130,9 @@ def compile_plugin(found: Found) -> types.CodeType:
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None)
         place = f"{_name(found)}:{line}" if line else _name(found)
-        raise LoadFailed("syntax_error", f"{place}: {getattr(error, 'msg', error)}") from error
+        raise LoadFailed(
+            "syntax_error", f"{place}: {public_text(str(getattr(error, 'msg', error)))}"
+        ) from error
     except (RecursionError, MemoryError, OverflowError) as error:
         raise LoadFailed("syntax_error", f"{_name(found)}: is nested too deeply") from error
 
@@ -141,7 +144,7 @@ def load_config(
     text = ""
     with suppress(OSError, UnicodeDecodeError):  # without it only line numbers are lost
         text = config_file.read_text(encoding="utf-8")
-    faults = Faults(str(config_file), text)
+    faults = Faults(config_file.name, text)  # this is shown in answers, which tell no place
 
     def decode(kind: type, value: Any) -> Any:
         if kind is Secret:
@@ -168,18 +171,20 @@ def load_config(
 def _read_secret(name: Any, secrets: Path) -> Secret:
     """The secret in the file `name`. What is wrong is told without the name: it may be a pasted secret."""
     if not isinstance(name, str) or not name or "/" in name or name.startswith("."):
-        raise ValueError(f"expected the name of a file in {secrets}")
+        raise ValueError("expected the name of a file in the secrets directory")
     try:
         text = (secrets / name).read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise ValueError(
-            f"there is no file of this name in {secrets}; make it, readable by the daemon only"
+            "there is no file of this name in the secrets directory; make it, readable by the daemon only"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"the file of this name in {secrets} cannot be read as text") from error
+        raise ValueError(
+            "the file of this name in the secrets directory cannot be read as text"
+        ) from error
     value = text.strip("\r\n")
     if not value:
-        raise ValueError(f"the file of this name in {secrets} is empty")
+        raise ValueError("the file of this name in the secrets directory is empty")
     return Secret(value)
 
 
@@ -193,10 +198,13 @@ def _run_module(name: str, found: Found, code: types.CodeType) -> Plugin[Any]:
     try:
         exec(code, module.__dict__)
     except PluginDefinitionError as error:
-        raise LoadFailed("definition_error", f"{_name(found)}: {error}") from error
+        raise LoadFailed(
+            "definition_error", f"{_name(found)}: {public_text(f'{error}')}"
+        ) from error
     except BaseException as error:
         raise LoadFailed(  # noqa: ASYNC104 (runs in a thread: no cancellation comes here)
-            "import_failed", f"{_name(found)}{_line(error, found)}: {type(error).__name__}: {error}"
+            "import_failed",
+            f"{_name(found)}{_line(error, found)}: {type(error).__name__}: {public_text(f'{error}')}",
         ) from error
     return _checked(module.__dict__.get("plugin"), found)
 

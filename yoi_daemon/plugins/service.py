@@ -17,6 +17,7 @@ from yoi_daemon.model.events import (
     PluginSlow,
     PluginWedged,
 )
+from yoi_daemon.model.plugins import IngressReceipt
 from yoi_daemon.model.settings import PluginSettings
 from yoi_daemon.plugins.calls import Calls
 from yoi_daemon.plugins.context import Surroundings, WorkersFor
@@ -69,7 +70,7 @@ class Service:
             plugin_id, parts.event_log, self._logger, clock=parts.clock, wall_clock=parts.wall_clock
         )
         self.dead_letters = DeadLetters(plugin_id)
-        self.delivery_keys = DeliveryKeys(clock=parts.clock)
+        self.delivery_keys: DeliveryKeys[IngressReceipt] = DeliveryKeys(clock=parts.clock)
         self._state = PluginState()
         self._redeliveries = RateLimit(parts.clock())
         self.settlement = Settlement(

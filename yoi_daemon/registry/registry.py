@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.model.workers import RuntimeSummary
+from yoi_daemon.model.workers import Diagnostic, RuntimeSummary, WorkerSummary
 from yoi_daemon.runtime.interface import Runtime
 
 
@@ -20,6 +20,25 @@ class Registry:
             known = ", ".join(sorted(self._runtimes))
             raise Refused("runtime_not_found", f"there is no runtime of this id; there is {known}")
         return runtime
+
+    async def all_workers(
+        self, limit: int
+    ) -> tuple[tuple[WorkerSummary, ...], tuple[Diagnostic, ...]]:
+        """Up to `limit` workers of each runtime. One that refuses is a diagnostic, the rest is listed."""
+        items: list[WorkerSummary] = []
+        diagnostics: list[Diagnostic] = []
+        for runtime_id, runtime in self._runtimes.items():
+            try:
+                page = await runtime.workers(limit=limit)
+            except Refused as refused:
+                message = f"runtime {runtime_id} is left out: {refused.detail}"
+                diagnostics.append(Diagnostic(code=refused.code, severity="error", message=message))
+                continue
+            items.extend(page.items)
+            if page.next is not None:
+                message = f"runtime {runtime_id} has more; list it by itself"
+                diagnostics.append(Diagnostic(code="list_cut", severity="info", message=message))
+        return tuple(items), tuple(diagnostics)
 
     @property
     def runtimes(self) -> Mapping[str, Runtime]:

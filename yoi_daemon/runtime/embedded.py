@@ -1,57 +1,100 @@
 """The embedded runtime: workers in this process, one nursery for all, one task for each."""
 
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import structlog
 import trio
 
 from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.model.ids import IdSource
+from yoi_daemon.model.events import ObservationEvent
+from yoi_daemon.model.ids import EMBEDDED_RUNTIME_ID, IdSource
 from yoi_daemon.model.settings import RuntimeSettings
 from yoi_daemon.model.workers import (
-    EMBEDDED_RUNTIME_ID,
     Capabilities,
+    Diagnostic,
     Receipt,
+    RuntimeStatus,
     RuntimeSummary,
     TranscriptPage,
     WhenBusy,
     WorkerSummary,
 )
+from yoi_daemon.runtime.following import RuntimeEvents
 from yoi_daemon.runtime.interface import (
     DEFAULT_PAGE_ITEMS,
+    MAX_GRACE_S,
     MAX_PAGE_BYTES,
     MAX_PAGE_ITEMS,
     WorkerPage,
 )
 from yoi_daemon.runtime.profiles import Profiles
+from yoi_daemon.runtime.turn import RUNTIME_STOPPED
 from yoi_daemon.runtime.worker import Surroundings, Worker
 
 MAX_LABEL_CHARS = 200
+
+
+STOP_BUDGET_S = 2.0
+"""For workers to end when the runtime is left without a `shutdown` before: one engine's clean-up, not more."""
 
 
 class EmbeddedRuntime:
     """See `Runtime`. It has no endpoint, no token and no path: it is called, not connected to."""
 
     def __init__(
-        self, surroundings: Surroundings, profiles: Profiles, nursery: trio.Nursery
+        self,
+        event_log: EventLog,
+        ids: IdSource,
+        profiles: Profiles,
+        settings: RuntimeSettings,
+        runtime_id: str,
+        wall_clock: Callable[[], float],
+        nursery: trio.Nursery,
     ) -> None:
-        self._around = surroundings
+        self._around = Surroundings(
+            runtime_id=runtime_id,
+            event_log=event_log,
+            ids=ids,
+            settings=settings,
+            wall_clock=wall_clock,
+            on_over=self._retain,
+            on_wedged=self._note_wedged,
+        )
         self._profiles = profiles
         self._nursery = nursery
         self._workers: dict[str, Worker] = {}
+        self._ended: deque[Worker] = deque()
+        self._wedged: list[Worker] = []
         self._is_draining = False
 
+    def status(self) -> RuntimeStatus:
+        return "draining" if self._is_draining else "available"
+
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            create=True, input=True, cancel=True, stop=True, transcript=True, events=True
+        )
+
     def summary(self) -> RuntimeSummary:
+        wedged = self.wedged()
+        diagnostics = ()
+        if wedged:
+            message = (
+                f"turns of {len(wedged)} workers outlived their cancellation and hold memory until "
+                "the daemon restarts; the log names them"
+            )
+            diagnostics = (Diagnostic(code="wedged_turns", severity="warning", message=message),)
         return RuntimeSummary(
             runtime_id=self._around.runtime_id,
             display_name="Embedded",
             implementation_kind="embedded",
-            status="draining" if self._is_draining else "available",
-            capabilities=Capabilities(
-                create=True, input=True, cancel=False, stop=False, transcript=True, events=True
-            ),
+            status=self.status(),
+            capabilities=self.capabilities(),
+            diagnostics=diagnostics,
         )
 
     async def workers(self, *, after: str | None = None, limit: int = 100) -> WorkerPage:
@@ -83,7 +126,7 @@ class EmbeddedRuntime:
         if input is not None:
             self._check_input(input)
         limit = self._around.settings.max_workers
-        if sum(not worker.is_over for worker in self._workers.values()) >= limit:
+        if len(self._workers) - len(self._ended) >= limit:
             raise Refused(
                 "limit_reached", f"{limit} workers run already; stop some, or raise the limit"
             )
@@ -96,7 +139,7 @@ class EmbeddedRuntime:
             correlation_id=correlation_id,
         )
         self._workers[worker.worker_id] = worker
-        self._nursery.start_soon(worker.run, name=f"worker {worker.worker_id}")
+        self._nursery.start_soon(worker.run, self._nursery, name=f"worker {worker.worker_id}")
         seq = worker.created_seq
         if input is not None:
             seq = worker.send(input, "queue", correlation_id)
@@ -113,6 +156,20 @@ class EmbeddedRuntime:
         worker = self._find(worker_id)
         self._check_input(text)
         return await self._receipt(worker, worker.send(text, when_busy, correlation_id))
+
+    async def cancel(self, worker_id: str) -> Receipt:
+        seq, summary = await self._find(worker_id).cancel()
+        return await self._receipt_of(summary, seq)
+
+    async def stop(self, worker_id: str, *, grace_s: float | None = None) -> Receipt:
+        grace_s = self._around.settings.cancel_grace_s if grace_s is None else grace_s
+        if not 0 <= grace_s <= MAX_GRACE_S:
+            raise Refused("invalid_request", f"grace_s is 0 to {MAX_GRACE_S:g}")
+        seq, summary = await self._find(worker_id).stop(grace_s)
+        return await self._receipt_of(summary, seq)
+
+    def events(self, cursor: str) -> AsyncIterator[ObservationEvent]:
+        return RuntimeEvents(self._around.event_log, self._around.runtime_id, cursor)
 
     async def transcript(
         self,
@@ -135,12 +192,33 @@ class EmbeddedRuntime:
         seq = log.appended
         await log.committed(seq)
         return TranscriptPage(
-            items=page.items, as_of=log.cursors.encode(seq), before=page.before, after=page.after
+            items=page.items,
+            as_of=log.cursors.encode(seq),
+            before=page.before,
+            after=page.after,
+            let_go=page.let_go,
         )
 
     def drain(self) -> None:
         """Refuses new workers from now on."""
         self._is_draining = True
+
+    async def shutdown(self, budget_s: float) -> None:
+        """Drains and stops every worker; each is in a terminal state within `budget_s`, whatever its engine does.
+
+        Cancelled, it has asked them all to end already.
+        """
+        self.drain()
+        alive = [worker for worker in self._workers.values() if not worker.is_over]
+        for worker in alive:
+            worker.begin_stop(RUNTIME_STOPPED, budget_s)
+        for worker in alive:
+            await worker.over.wait()
+
+    def wedged(self) -> tuple[str, ...]:
+        """Workers, ended ones too, with a given-up turn that still runs: the process cannot wait for it."""
+        self._wedged = [worker for worker in self._wedged if worker.wedged_turns]
+        return tuple(worker.worker_id for worker in self._wedged)
 
     def _find(self, worker_id: str) -> Worker:
         worker = self._workers.get(worker_id)
@@ -150,6 +228,18 @@ class EmbeddedRuntime:
                 f"runtime {self._around.runtime_id} has no worker of this id; list them",
             )
         return worker
+
+    def _retain(self, worker: Worker) -> None:
+        """Keeps an ended worker readable, and lets the one go that ended first."""
+        self._ended.append(worker)
+        while len(self._ended) > self._around.settings.retained_workers:
+            gone = self._ended.popleft()
+            del self._workers[gone.worker_id]
+            self._around.event_log.forget_worker(self._around.runtime_id, gone.worker_id)
+
+    def _note_wedged(self, worker: Worker) -> None:
+        if worker not in self._wedged:
+            self._wedged.append(worker)
 
     def _refuse_draining(self) -> None:
         if self._is_draining:
@@ -170,8 +260,10 @@ class EmbeddedRuntime:
             )
 
     async def _receipt(self, worker: Worker, seq: int) -> Receipt:
+        return await self._receipt_of(worker.summary(), seq)
+
+    async def _receipt_of(self, summary: WorkerSummary, seq: int) -> Receipt:
         log = self._around.event_log
-        summary = worker.summary()
         await log.committed(seq)
         return Receipt(worker=summary, cursor=log.cursors.encode(seq))
 
@@ -186,18 +278,31 @@ async def open_embedded_runtime(
     runtime_id: str = EMBEDDED_RUNTIME_ID,
     wall_clock: Callable[[], float] = time.time,
 ) -> AsyncGenerator[EmbeddedRuntime]:
-    """The runtime with no workers yet. Leaving it stops every worker; each ends in a terminal state."""
-    surroundings = Surroundings(
-        runtime_id=runtime_id,
-        event_log=event_log,
-        ids=ids,
-        settings=settings,
-        wall_clock=wall_clock,
-    )
-    async with trio.open_nursery() as nursery:
-        runtime = EmbeddedRuntime(surroundings, profiles, nursery)
+    """The runtime with no workers yet. Leaving it stops every worker; each ends in a terminal state.
+
+    Its tasks are shielded: they end when they are told to, within `STOP_BUDGET_S`, so that an engine
+    which ignores its cancellation is given up in order whoever is cancelled around us. A given-up engine
+    that never ends cannot be left behind; a process that must end asks `wedged` before leaving.
+    """
+    async with trio.open_nursery() as outer:
+        nursery, leave = await outer.start(_hold)
+        runtime = EmbeddedRuntime(
+            event_log, ids, profiles, settings, runtime_id, wall_clock, nursery
+        )
         try:
             yield runtime
         finally:
-            runtime.drain()
-            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 2 * STOP_BUDGET_S):
+                await runtime.shutdown(STOP_BUDGET_S)
+            if wedged := runtime.wedged():
+                structlog.get_logger("runtime").warning("engines still run", workers=list(wedged))
+            leave.set()
+
+
+async def _hold(task_status: trio.TaskStatus[tuple[trio.Nursery, trio.Event]]) -> None:
+    """The nursery of all workers and turns, until it is told to leave."""
+    leave = trio.Event()
+    with trio.CancelScope(shield=True):
+        async with trio.open_nursery() as nursery:
+            task_status.started((nursery, leave))
+            await leave.wait()

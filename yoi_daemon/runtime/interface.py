@@ -1,11 +1,15 @@
 """What a runtime is, whichever implementation: something that runs workers."""
 
+from collections.abc import AsyncIterator
 from typing import Protocol
 
 import msgspec
 
+from yoi_daemon.model.events import ObservationEvent
 from yoi_daemon.model.workers import (
+    Capabilities,
     Receipt,
+    RuntimeStatus,
     RuntimeSummary,
     TranscriptPage,
     WhenBusy,
@@ -17,23 +21,41 @@ MAX_PAGE_ITEMS = 256
 MAX_PAGE_BYTES = 262_144
 """A transcript page: 100 items unless asked, at most 256, and at most 256 KiB of text."""
 
+MAX_GRACE_S = 20.0
+"""The longest grace of a stop, so that its answer comes within a client's 30 s for a request."""
+
 
 class WorkerPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Workers in the order they were made; `next` is where the following page begins, if there is one."""
+    """Workers by id, which is the order they were made where the runtime makes the ids itself.
+
+    `next` is where the following page begins, if there is one.
+    """
 
     items: tuple[WorkerSummary, ...]
     next: str | None = None
 
 
 class Runtime(Protocol):
-    """Runs workers. Every method takes and gives public types only; refusals are `Refused`."""
+    """Runs workers. Every method takes and gives public types only; refusals are `Refused`.
+
+    Each may raise `runtime_unavailable` and `runtime_timeout`, and `unsupported_operation` exactly where
+    the flag of `capabilities` is false.
+    """
+
+    def status(self) -> RuntimeStatus:
+        """How it is, as far as is known now."""
+        ...
+
+    def capabilities(self) -> Capabilities:
+        """What it can do: one flag for each command, and each a fact."""
+        ...
 
     def summary(self) -> RuntimeSummary:
-        """What it is, how it is, and what it can do."""
+        """What it is, how it is, what it can do, and what an operator should know."""
         ...
 
     async def workers(self, *, after: str | None = None, limit: int = 100) -> WorkerPage:
-        """Up to `limit` workers made after the worker `after`."""
+        """Up to `limit` workers whose ids follow `after`."""
         ...
 
     async def worker(self, worker_id: str) -> WorkerSummary:
@@ -66,6 +88,30 @@ class Runtime(Protocol):
         """Puts an input into the worker's inbox; returns when that is committed.
 
         Raises `worker_not_found`, `worker_gone`, `worker_busy`, `limit_reached`, `payload_too_large`.
+        """
+        ...
+
+    async def cancel(self, worker_id: str) -> Receipt:
+        """Ends the worker's turn, and returns when that is committed; the worker goes on.
+
+        What the turn writes from the call on is refused. An engine that does not answer is given up after
+        `[runtime] cancel_grace_s`. Cancelled, the turn ends all the same. Raises `worker_not_found`,
+        `worker_gone`, and `invalid_state` where no turn runs.
+        """
+        ...
+
+    async def stop(self, worker_id: str, *, grace_s: float | None = None) -> Receipt:
+        """Ends the worker, and returns when that is committed: always, and in a terminal state.
+
+        Its turn is cancelled at once and given up after `grace_s` seconds (0 to `MAX_GRACE_S`). Cancelled,
+        the worker ends all the same. Raises `worker_not_found`, `worker_gone`.
+        """
+        ...
+
+    def events(self, cursor: str) -> AsyncIterator[ObservationEvent]:
+        """The runtime's committed events after `cursor`, in order and without end.
+
+        Raises, at once or from the iterator, `cursor_expired` and `cursor_unknown`; never skips.
         """
         ...
 

@@ -24,6 +24,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     items: tuple[TranscriptItem, ...]
     before: str | None
     after: str | None
+    let_go: int = 0
 
 
 class Transcript:
@@ -97,12 +98,13 @@ class Transcript:
         if not forwards:
             shown.reverse()
         if not shown:
-            return Page(items=(), before=None, after=None)
+            return Page(items=(), before=None, after=None, let_go=self.let_go)
         first, last = shown[0].item_id, shown[-1].item_id
         return Page(
             items=tuple(shown),
             before=first if first != ids[0] else None,
             after=last if last != ids[-1] else None,
+            let_go=self.let_go,
         )
 
 

@@ -1,8 +1,7 @@
-"""One worker: a conversation with an inbox, run turn by turn by its own task."""
+"""One worker: a conversation with an inbox, run turn by turn; its own task supervises the turns."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import msgspec
 import structlog
@@ -19,6 +18,7 @@ from yoi_daemon.model.events import (
     WorkerItem,
     WorkerStateChanged,
     WorkerTurnFinished,
+    WorkerTurnGivenUp,
     WorkerTurnStarted,
     format_time,
 )
@@ -26,29 +26,34 @@ from yoi_daemon.model.ids import IdSource
 from yoi_daemon.model.settings import RuntimeSettings
 from yoi_daemon.model.states import WORKER_TERMINAL, WORKER_TRANSITIONS, Machine, WorkerState
 from yoi_daemon.model.workers import Role, WhenBusy, WorkerSummary, cut_text
-from yoi_daemon.runtime.engines.interface import Engine, TurnClosedError
+from yoi_daemon.runtime.engines.interface import Engine
 from yoi_daemon.runtime.transcript import Item, Transcript
+from yoi_daemon.runtime.turn import RUNTIME_STOPPED, Input, RunningTurn, Verdict
 
 EVENT_TEXT_BYTES = 8192
 """How much of an item's text its event carries; the transcript has it whole."""
 
-TurnOutcome = Literal["completed", "cancelled", "failed"]
+MAX_GIVEN_UP_TURNS = 8
+"""So many given-up turns that still run, and the worker fails: each holds a task and whatever its engine holds."""
+
+CANCELLED = Verdict("cancelled", Reason("cancelled", "the turn was cancelled"))
+INTERRUPTED = Verdict("cancelled", Reason("interrupted", "another input took its place"))
+STOPPED = Verdict("cancelled", Reason("stopped", "the worker was stopped"))
 
 
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
-    """What all workers of a runtime share."""
+    """What all workers of a runtime share.
+
+    `on_over` is told, synchronously, when a worker has ended, `on_wedged` when it gives up a turn.
+    """
 
     runtime_id: str
     event_log: EventLog
     ids: IdSource
     settings: RuntimeSettings
     wall_clock: Callable[[], float]
-
-
-class _Input(msgspec.Struct, frozen=True):
-    item_id: str
-    text: str
-    correlation_id: str | None
+    on_over: Callable[["Worker"], None]
+    on_wedged: Callable[["Worker"], None]
 
 
 class Worker:
@@ -78,11 +83,17 @@ class Worker:
         self._around = surroundings
         self._machine: Machine[WorkerState] = Machine(WORKER_TRANSITIONS, "idle")
         self._reason: Reason | None = None
-        self._inbox: deque[_Input] = deque()
+        self._inbox: deque[Input] = deque()
+        self._turn: RunningTurn | None = None
+        self._given_up: list[RunningTurn] = []
+        self._stop_reason: Reason | None = None
         self._wake = trio.Event()
-        self._turn_scope: trio.CancelScope | None = None
+        self._changed = trio.Event()
+        self.over = trio.Event()
+        """Set when the worker has ended."""
         data = WorkerCreated(profile=profile, label=label, state="idle")
-        self.created_seq = self._append("worker.created", data, correlation_id)
+        self.seq = self.created_seq = self._append("worker.created", data, correlation_id)
+        """`seq` is the number of the event that last changed the worker's state."""
 
     @property
     def state(self) -> WorkerState:
@@ -92,6 +103,12 @@ class Worker:
     def is_over(self) -> bool:
         """Whether nothing will happen to it any more."""
         return self.state in WORKER_TERMINAL
+
+    @property
+    def wedged_turns(self) -> int:
+        """How many given-up turns still run."""
+        self._given_up = [turn for turn in self._given_up if not turn.done.is_set()]
+        return len(self._given_up)
 
     def summary(self) -> WorkerSummary:
         """The worker as the API shows it."""
@@ -107,14 +124,13 @@ class Worker:
             reason=self._reason,
         )
 
+    # -- commands
+
     def send(self, text: str, when_busy: WhenBusy, correlation_id: str | None) -> int:
         """Puts an input into the inbox. Raises `Refused`: `worker_gone`, `worker_busy`, `limit_reached`."""
-        if self.state not in ("idle", "running"):
-            raise Refused(
-                "worker_gone",
-                f"the worker is {self.state}; create another",
-                state=self.state,
-            )
+        self.refuse_gone()
+        if self.state == "stopping":
+            raise self._gone()
         busy = self.state == "running" or bool(self._inbox)
         if busy and when_busy == "reject":
             raise Refused(
@@ -129,73 +145,191 @@ class Worker:
                 retry_after_s=1.0,
             )
         item_id = self._around.ids.new("itm")
-        taken = _Input(item_id, text, correlation_id)
+        taken = Input(item_id, text, correlation_id)
         if busy and when_busy == "interrupt":
             self._inbox.appendleft(taken)
-            if self._turn_scope is not None:
-                self._turn_scope.cancel()
+            if self._turn is not None:
+                self._turn.end(INTERRUPTED, self._around.settings.cancel_grace_s)
         else:
             self._inbox.append(taken)
         self._wake.set()
         data = WorkerInputAccepted(item_id=item_id, inbox_depth=len(self._inbox))
         return self._append("worker.input_accepted", data, correlation_id)
 
-    async def run(self) -> None:
-        """The worker's task: runs turns until cancelled; then the worker is `stopped`."""
-        try:
-            while True:
-                while not self._inbox:
-                    await self._wake.wait()
-                    self._wake = trio.Event()
-                await self._run_turn(self._inbox.popleft())
-        finally:
-            if not self.is_over:
-                if self.state == "running":
-                    self._move("stopping")
-                self._move("stopped", Reason("runtime_stopped", "the runtime stopped"))
+    async def cancel(self) -> tuple[int, WorkerSummary]:
+        """Ends the turn; the number of the event that left it, and the worker as it was then.
 
-    async def _run_turn(self, taken: _Input) -> None:
+        The turn's effects are refused from the call on. Cancelling the wait changes nothing of that.
+        Raises `Refused`: `worker_gone`, and `invalid_state` where no turn runs.
+        """
+        self.refuse_gone()
+        while self._turn is None and self._inbox and not self.is_over:
+            await self._changed.wait()  # its first turn is about to begin
+        self.refuse_gone()
+        turn = self._turn
+        if turn is None:
+            raise Refused(
+                "invalid_state",
+                "the worker runs no turn, so there is nothing to cancel",
+                state=self.state,
+            )
+        turn.end(CANCELLED, self._around.settings.cancel_grace_s)
+        while turn.left is None:
+            self.refuse_gone()
+            await self._changed.wait()
+        return turn.left
+
+    async def stop(self, grace_s: float) -> tuple[int, WorkerSummary]:
+        """Ends the worker within `grace_s`; the number of its last event, and the worker as it ended.
+
+        A second call waits for the same end, and may shorten it. Raises `Refused` (`worker_gone`).
+        """
+        self.refuse_gone()
+        self.begin_stop(STOPPED, grace_s)
+        await self.over.wait()
+        return self.seq, self.summary()
+
+    def begin_stop(self, verdict: Verdict, grace_s: float) -> None:
+        """Asks for the end: no further input, the turn is cancelled and given up after `grace_s`."""
+        if self.is_over:
+            return
+        if self._stop_reason is None:
+            self._stop_reason = verdict.reason
+        if self._turn is None:
+            self._finish("stopped", self._stop_reason)
+            return
+        if self.state == "running":
+            self._move("stopping", self._stop_reason)
+        self._turn.end(verdict, grace_s)
+
+    def refuse_gone(self) -> None:
+        """Raises `Refused` (`worker_gone`) with the final state of an ended worker."""
+        if self.is_over:
+            raise self._gone()
+
+    def _gone(self) -> Refused:
+        refused = Refused(
+            "worker_gone", f"the worker is {self.state}; create another", state=self.state
+        )
+        if self._reason is not None:
+            refused.fields["reason"] = msgspec.to_builtins(self._reason)
+        return refused
+
+    # -- its own task
+
+    async def run(self, turns: trio.Nursery) -> None:
+        """The worker's task: one turn after the other, each a task of `turns`, until the worker is over.
+
+        A fault in it fails this worker alone.
+        """
+        try:
+            while not self.is_over:
+                if self._inbox:
+                    await self._run_turn(turns, self._inbox.popleft())
+                else:
+                    self._wake = trio.Event()
+                    await self._wake.wait()
+        except Exception as error:  # noqa: BLE001 (a supervisor: the other workers go on)
+            structlog.get_logger("runtime").error(
+                "worker crashed",
+                runtime_id=self._around.runtime_id,
+                worker_id=self.worker_id,
+                exc_info=error,
+            )
+            self._abandon_turn()
+            if not self.is_over:
+                self._finish("failed", Reason("crashed", type(error).__name__))
+        finally:
+            if not self.is_over:  # cancelled from outside
+                self._abandon_turn()
+                self._finish("stopped", RUNTIME_STOPPED.reason)
+
+    async def _run_turn(self, turns: trio.Nursery, taken: Input) -> None:
+        settings = self._around.settings
         self.generation += 1
-        turn = _Turn(self, taken, self.generation)
+        now = trio.current_time()
+        turn = self._turn = RunningTurn(
+            self,
+            taken,
+            self.generation,
+            due=now + settings.turn_timeout_s,
+            clock=trio.current_time,
+        )
         self._move("running", correlation_id=taken.correlation_id)
         data = WorkerTurnStarted(generation=self.generation, item_id=taken.item_id)
         self._append("worker.turn.started", data, taken.correlation_id)
         self._add_item(taken.item_id, "user", taken.text, taken.correlation_id)
-        begun_s = trio.current_time()
-        outcome: TurnOutcome = "completed"
-        reason: Reason | None = None
-        limit_s = self._around.settings.turn_timeout_s
-        try:
-            with trio.move_on_after(limit_s) as self._turn_scope:
-                await self._engine.run(turn)
-            if self._turn_scope.cancelled_caught:
-                outcome, reason = "cancelled", Reason("interrupted", "another input took its place")
-                if trio.current_time() >= self._turn_scope.deadline:
-                    outcome, reason = "failed", Reason("turn_timeout", f"over {limit_s:g} s")
-        except Exception as error:  # noqa: BLE001 (an engine's fault ends the turn, not the worker)
-            outcome, reason = "failed", Reason("engine_failed", type(error).__name__)
-            structlog.get_logger("runtime").warning(
-                "turn failed",
-                runtime_id=self._around.runtime_id,
-                worker_id=self.worker_id,
-                correlation_id=taken.correlation_id,
-                exc_info=error,
-            )
-        except BaseException:
-            outcome, reason = "cancelled", Reason("runtime_stopped", "the runtime stopped")
-            raise
-        finally:
-            # One stretch: whatever of this turn comes later finds another generation.
-            self._turn_scope = None
-            turn.close()
-            finished = WorkerTurnFinished(
-                generation=turn.generation,
-                outcome=outcome,
-                duration_ms=round((trio.current_time() - begun_s) * 1000, 3),
-                reason=reason,
-            )
-            self._append("worker.turn.finished", finished, taken.correlation_id)
-        self._move("idle", correlation_id=taken.correlation_id)
+        turns.start_soon(turn.run, self._engine, name=f"turn of {self.worker_id}")
+        limit = Reason("turn_timeout", f"over {settings.turn_timeout_s:g} s")
+        await turn.supervise(Verdict("failed", limit), settings.cancel_grace_s)
+        self._leave_turn(turn)
+
+    def _leave_turn(self, turn: RunningTurn) -> None:
+        """The turn's end and the worker's next state, in one stretch."""
+        assert turn.verdict is not None, "supervise returns with one"
+        verdict = turn.verdict
+        if turn.is_given_up:
+            self._note_given_up(turn)
+        self._append_finished(turn, verdict)
+        self._turn = None
+        if self.state == "stopping":
+            self._finish("stopped", self._stop_reason)
+        elif verdict.crashed:
+            self._finish("failed", verdict.reason)
+        elif self.wedged_turns >= MAX_GIVEN_UP_TURNS:
+            count = f"{MAX_GIVEN_UP_TURNS} turns outlived their cancellation"
+            self._finish("failed", Reason("wedged", count))
+        else:
+            self._move("idle", correlation_id=turn.correlation_id)
+        turn.left = (self.seq, self.summary())
+        self._note_changed()
+
+    def _abandon_turn(self) -> None:
+        turn, self._turn = self._turn, None
+        if turn is None:
+            return
+        turn.end(RUNTIME_STOPPED, 0)
+        if turn.verdict is not None:
+            self._append_finished(turn, turn.verdict)
+
+    def _append_finished(self, turn: RunningTurn, verdict: Verdict) -> None:
+        ended_s = trio.current_time() if turn.ended_s is None else turn.ended_s
+        finished = WorkerTurnFinished(
+            generation=turn.generation,
+            outcome=verdict.outcome,
+            duration_ms=round((ended_s - turn.begun_s) * 1000, 3),
+            reason=verdict.reason,
+        )
+        self._append("worker.turn.finished", finished, turn.correlation_id)
+
+    def _note_given_up(self, turn: RunningTurn) -> None:
+        self._given_up.append(turn)
+        waited_s = round(trio.current_time() - (turn.ended_s or turn.begun_s), 3)
+        structlog.get_logger("runtime").warning(
+            "turn given up",
+            runtime_id=self._around.runtime_id,
+            worker_id=self.worker_id,
+            generation=turn.generation,
+            waited_s=waited_s,
+        )
+        data = WorkerTurnGivenUp(generation=turn.generation, waited_s=waited_s)
+        self._append("worker.turn.given_up", data, turn.correlation_id)
+        self._around.on_wedged(self)
+
+    def _finish(self, to: WorkerState, reason: Reason | None) -> None:
+        """The worker's end: it is told, and nothing follows."""
+        dropped = len(self._inbox)
+        self._inbox.clear()
+        if self.state == "running" and to == "stopped":
+            self._move("stopping", reason)
+        self._move(to, reason, inputs_dropped=dropped)
+        self._wake.set()
+        self.over.set()
+        self._around.on_over(self)
+
+    def _note_changed(self) -> None:
+        changed, self._changed = self._changed, trio.Event()
+        changed.set()
 
     def _add_item(self, item_id: str, role: Role, text: str, correlation_id: str | None) -> None:
         time = format_time(self._around.wall_clock())
@@ -211,14 +345,24 @@ class Worker:
         self._append("worker.item", data, correlation_id)
 
     def _move(
-        self, to: WorkerState, reason: Reason | None = None, correlation_id: str | None = None
+        self,
+        to: WorkerState,
+        reason: Reason | None = None,
+        *,
+        correlation_id: str | None = None,
+        inputs_dropped: int = 0,
     ) -> None:
         before = self._machine.move(to)
         self._reason = reason
         data = WorkerStateChanged(
-            state=to, before=before, generation=self.generation, reason=reason
+            state=to,
+            before=before,
+            generation=self.generation,
+            reason=reason,
+            inputs_dropped=inputs_dropped,
         )
-        self._append("worker.state", data, correlation_id)
+        self.seq = self._append("worker.state", data, correlation_id)
+        self._note_changed()
 
     def _append(self, kind: str, data: Data, correlation_id: str | None) -> int:
         around = self._around
@@ -232,48 +376,16 @@ class Worker:
             )
         )
 
-    # For `_Turn` alone.
+    # -- for its turns alone
 
     def history(self) -> Sequence[Item]:
         """The transcript's items, oldest first."""
         return self.transcript.items()
 
-    async def append_of(self, turn: "_Turn", role: Role, text: str) -> None:
+    async def append_of(self, turn: RunningTurn, role: Role, text: str) -> None:
         """Adds an item for a turn that is still under way."""
         await self._around.event_log.room()
         # There is room nearly always: without this an engine that only appends could not be cancelled.
         await trio.lowlevel.checkpoint()
         turn.check()
         self._add_item(self._around.ids.new("itm"), role, text, turn.correlation_id)
-
-
-class _Turn:
-    """Implements `Turn`. Closed, it refuses: a late write of an ended turn changes nothing."""
-
-    def __init__(self, worker: Worker, taken: _Input, generation: int) -> None:
-        self._worker = worker
-        self._taken = taken
-        self._open = True
-        self.generation = generation
-
-    @property
-    def input(self) -> str:
-        return self._taken.text
-
-    @property
-    def history(self) -> Sequence[Item]:
-        return self._worker.history()
-
-    @property
-    def correlation_id(self) -> str | None:
-        return self._taken.correlation_id
-
-    async def append(self, role: Role, text: str) -> None:
-        await self._worker.append_of(self, role, text)
-
-    def check(self) -> None:
-        if not self._open:
-            raise TurnClosedError("the turn has ended; its effects are refused")
-
-    def close(self) -> None:
-        self._open = False

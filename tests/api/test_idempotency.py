@@ -1,0 +1,189 @@
+"""The same key, token and address: one effect, the same answer."""
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tests.api.asgi import Client
+from tests.api.conftest import NAMES, TOKEN
+from yoi_daemon.api.app import ROUTES, make_app
+from yoi_daemon.api.routing import Answer, Route
+from yoi_daemon.front.access import ALL_SCOPES, Principal
+from yoi_daemon.model.cursor import decode_cursor
+from yoi_daemon.model.errors import Refused
+
+WORKERS = "/api/runtimes/backend-internal/workers"
+
+
+async def create(client, **fields):
+    return (await client("POST", WORKERS, fields)).json["worker"]["worker_id"]
+
+
+def seen(daemon, kind: str) -> int:
+    return sum(entry.kind == kind for entry in daemon.event_log.read(0, 1 << 40))
+
+
+async def settled(daemon) -> None:
+    await wait_all_tasks_blocked(0.01)
+    await daemon.event_log.committed(daemon.event_log.appended)
+
+
+async def test_create_input_and_stop_have_one_effect_for_a_key(client, daemon):
+    steps = [("", {"label": "x"}, "worker.created")]
+    first = await client("POST", WORKERS, {"label": "x"}, idempotency_key="k")
+    worker = f"{WORKERS}/{first.json['worker']['worker_id']}"
+    steps = [
+        (WORKERS, {"label": "x"}, "worker.created", first),
+        (f"{worker}/input", {"text": "hello"}, "worker.input_accepted", None),
+        (f"{worker}/stop", {}, "worker.state", None),
+    ]
+    for path, body, kind, answer in steps:
+        answer = answer or await client("POST", path, body, idempotency_key="k")
+        assert answer.status < 300, answer.body
+        await settled(daemon)
+        events = daemon.event_log.appended
+        again = await client("POST", path, body, idempotency_key="k")
+        assert (again.status, again.body) == (answer.status, answer.body)
+        assert daemon.event_log.appended == events
+        assert seen(daemon, kind) >= 1
+        # Its control: without the key it has an effect, or is refused.
+        other = await client("POST", path, body)
+        assert other.body != answer.body
+
+
+async def test_cancel_has_one_effect_for_a_key(client, daemon):
+    worker_id = await create(client, input="x")
+    path = f"{WORKERS}/{worker_id}/cancel"
+    await settled(daemon)
+    refused = await client("POST", path, idempotency_key="k")
+    assert (refused.status, refused.json["code"]) == (409, "invalid_state")
+    # A refusal is not kept: the key is free until there is an effect.
+    await client("POST", f"{WORKERS}/{worker_id}/input", {"text": "y"})
+    answer = await client("POST", path, idempotency_key="k")
+    assert answer.status in (200, 409)
+
+
+async def test_another_body_is_a_conflict(client):
+    assert (await client("POST", WORKERS, {"label": "a"}, idempotency_key="k")).status == 201
+    answer = await client("POST", WORKERS, {"label": "b"}, idempotency_key="k")
+    assert (answer.status, answer.json["code"]) == (409, "delivery_id_conflict")
+
+
+@pytest.mark.parametrize("key", ["", "x" * 201, "two words", "é"])
+async def test_a_key_nobody_can_mean_is_refused(client, key):
+    answer = await client("POST", WORKERS, {}, idempotency_key=key)
+    assert (answer.status, answer.json["code"]) == (400, "invalid_request")
+
+
+async def test_a_key_belongs_to_its_address_and_its_token(client, daemon, monkeypatch):
+    first, second = [await create(client) for _ in range(2)]
+    for worker_id in (first, second):
+        answer = await client("POST", f"{WORKERS}/{worker_id}/stop", idempotency_key="k")
+        assert answer.json["worker"]["worker_id"] == worker_id
+    made = await client("POST", WORKERS, {}, idempotency_key="k")
+    other = Principal("tok_2", ALL_SCOPES)
+    monkeypatch.setattr(daemon.tokens, "authenticate", lambda _: other)
+    theirs = await client("POST", WORKERS, {}, idempotency_key="k")
+    assert made.json["worker"]["worker_id"] != theirs.json["worker"]["worker_id"]
+
+
+class Slow:
+    """A handler that says when it is entered and waits; it counts what it did."""
+
+    def __init__(self) -> None:
+        self.entered, self.may_end, self.done = trio.Event(), trio.Event(), 0
+
+    async def __call__(self, call) -> Answer:
+        self.entered.set()
+        await self.may_end.wait()
+        self.done += 1
+        return Answer({"done": self.done})
+
+
+def slow_client(daemon, slow) -> Client:
+    route = Route("POST", "/x", "workers:command", slow, is_keyed=True)
+    return Client(make_app(daemon, NAMES, [route]), "127.0.0.1:7420", TOKEN)
+
+
+async def test_two_at_once_are_one(daemon):
+    slow, answers = Slow(), []
+    client = slow_client(daemon, slow)
+
+    async def ask() -> None:
+        answers.append(await client("POST", "/x", idempotency_key="k"))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        nursery.start_soon(ask)
+        await slow.entered.wait()
+        await wait_all_tasks_blocked()
+        slow.may_end.set()
+    assert [answer.json for answer in answers] == [{"done": 1}] * 2
+
+
+async def test_a_client_that_is_gone_finds_its_answer_later(daemon):
+    slow = Slow()
+    client = slow_client(daemon, slow)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: client("POST", "/x", idempotency_key="k"))
+        await slow.entered.wait()
+        nursery.cancel_scope.cancel()
+        slow.may_end.set()
+    assert (await client("POST", "/x", idempotency_key="k")).json == {"done": 1}
+
+
+async def test_a_client_that_is_gone_does_not_hold_a_daemon_that_drains(daemon):
+    slow = Slow()
+    client = slow_client(daemon, slow)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: client("POST", "/x", idempotency_key="k"))
+            await slow.entered.wait()
+            nursery.cancel_scope.cancel()
+            daemon.begin_draining()
+    assert slow.done == 0
+
+
+async def test_a_refusal_and_a_fault_free_the_key(daemon, logged_errors):
+    errors: list[Exception] = [Refused("queue_full", "wait"), KeyError("x")]
+
+    async def handler(call) -> Answer:
+        if errors:
+            raise errors.pop(0)
+        return Answer({"ok": True})
+
+    client = slow_client(daemon, handler)
+    statuses = [(await client("POST", "/x", idempotency_key="k")).status for _ in range(4)]
+    assert statuses == [429, 500, 200, 200]
+    logged_errors.expect("request failed")
+
+
+def test_every_mutation_is_keyed():
+    by_themselves = {"/api/plugins/<plugin_id>/ingress/<ingress>"}  # admission has the keys
+    without = {
+        route.rule for route in ROUTES if route.method != "GET" and not route.is_keyed
+    } - by_themselves
+    assert without == {
+        "/api/plugins/<plugin_id>/ingress",  # a key for each line
+        "/hooks/<plugin_id>/<ingress>",  # the sender's delivery id
+        "/api/tools/<plugin_id>/<tool>",  # changes nothing of the daemon's
+    }
+
+
+async def test_every_mutations_cursor_joins_the_stream_at_its_place(client, daemon):
+    """What the answer shows is at or before the cursor, and nothing of the next step is."""
+    worker_id = await create(client)
+    worker = f"{WORKERS}/{worker_id}"
+    places = []
+    for path, body, kind in (
+        (WORKERS, {}, "worker.created"),
+        (f"{worker}/input", {"text": "x"}, "worker.input_accepted"),
+        (f"{worker}/stop", {}, "worker.state"),
+        ("/api/reload", {}, "daemon.reloaded"),
+    ):
+        answer = await client("POST", path, body)
+        seq = decode_cursor(answer.json["cursor"]).seq
+        (entry,) = [one for one in daemon.event_log.read(seq - 1, 1) if one.seq == seq]
+        assert entry.kind == kind
+        places.append(seq)
+    assert places == sorted(places)

@@ -1,0 +1,78 @@
+"""`Idempotency-Key` of a mutation: the same key, token and address have one effect and one answer."""
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import trio
+
+from yoi_daemon.api.routing import Answer, Call, Handler, Lines
+from yoi_daemon.plugins.idempotency import DeliveryKeys
+
+HEADER = "idempotency-key"
+
+
+class Replies:
+    """The answers to keyed mutations of one daemon, within the window that delivery keys have.
+
+    A refusal is not kept: the same key may then be tried again.
+    """
+
+    def __init__(self, *, clock: Callable[[], float], draining: trio.Event) -> None:
+        self._keys: DeliveryKeys[Answer] = DeliveryKeys(clock=clock)
+        self._draining = draining
+
+    async def answer(self, call: Call, address: str, handler: Handler) -> Answer | Lines:
+        """What `handler` answers, or answered to the first call with this key.
+
+        Raises what the handler raises, `delivery_id_conflict` for another body, and `invalid_request`
+        for a key that is empty or too long.
+        """
+        key = call.idempotency_key()
+        if key is None:
+            return await handler(call)
+        principal = call.principal
+        at = f"{'' if principal is None else principal.token_id} {address}"
+        body = await call.body()
+        known = await self._keys.claim(at, key, body)
+        if known is not None:
+            return known
+        first: Answer | None = None
+        try:
+            answer = await self._carry_out(lambda: handler(call))
+            assert isinstance(answer, Answer), "streamed answers are not keyed"
+            encoded = msgspec.Raw(msgspec.json.encode(answer.value))
+            first = Answer(encoded, answer.status)
+            return first
+        finally:
+            if first is None:
+                self._keys.abandon(at, key)
+            else:
+                self._keys.settle(at, key, body, first)
+
+    async def _carry_out(self, handler: Callable[[], Awaitable[Answer | Lines]]) -> Answer | Lines:
+        """To its end though the client is gone: or the effect is there and its key is free again.
+
+        Once the daemon drains, a request whose client is gone is cancelled after all.
+        """
+        answer: Answer | Lines | None = None
+        error: Exception | None = None
+        effect, watch = trio.CancelScope(shield=True), trio.CancelScope(shield=True)
+
+        async def unshield() -> None:
+            with watch:
+                await self._draining.wait()
+                effect.shield = False
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(unshield)
+            try:
+                with effect:
+                    answer = await handler()
+            except Exception as raised:  # noqa: BLE001 (handed on, out of the nursery's group)
+                error = raised
+            finally:
+                watch.cancel()
+        if error is not None:
+            raise error
+        assert answer is not None, "a handler answers or raises"
+        return answer

@@ -1,0 +1,69 @@
+"""`yoi-daemon runtime …`: what runs workers, and how it is."""
+
+from collections.abc import Mapping
+
+import click
+
+from yoi_daemon.cli.listing import get_whole_list, write_diagnostics
+from yoi_daemon.cli.options import Client, client_options
+from yoi_daemon.cli.output import note, write_json, write_record, write_table
+from yoi_daemon.cli.talking import talk
+from yoi_daemon.cli.views import Answer, Runtime, Runtimes, view
+from yoi_daemon.client.rest import Daemon, path_of
+
+
+@click.group()
+def runtime() -> None:
+    """Show what runs workers."""
+
+
+@runtime.command("list")
+@client_options
+def list_runtimes(options: Client) -> None:
+    """List the runtimes, each with its status and what it can do."""
+    answer = talk(options, lambda daemon: get_whole_list(daemon, path_of("runtimes")))
+    if options.as_json:
+        write_json(answer)
+        return
+    told = view(answer, Runtimes)
+    write_table(
+        ("RUNTIME", "KIND", "STATUS", "CAN", "NAME"),
+        [
+            (
+                row.runtime_id,
+                row.implementation_kind,
+                row.status,
+                abilities(row.capabilities),
+                row.display_name,
+            )
+            for row in told.items
+        ],
+        empty="no runtimes",
+    )
+    for row in told.items:
+        for found in row.diagnostics:
+            note(f"{found.severity}: runtime {row.runtime_id}: {found.message or found.code}")
+
+
+@runtime.command()
+@click.argument("runtime_id", metavar="RUNTIME")
+@client_options
+def show(options: Client, runtime_id: str) -> None:
+    """Show one runtime."""
+
+    async def get(daemon: Daemon) -> Answer:
+        return await daemon.get(path_of("runtimes", runtime_id), Answer)
+
+    answer = talk(options, get)
+    if options.as_json:
+        write_json(answer)
+        return
+    told = view(answer, Runtime)
+    plain = {name: value for name, value in answer.items() if name != "diagnostics"}
+    write_record({**plain, "capabilities": abilities(told.capabilities)})
+    write_diagnostics(told.diagnostics)
+
+
+def abilities(capabilities: Mapping[str, bool]) -> str:
+    """The names of what it can do."""
+    return ", ".join(name for name, can in capabilities.items() if can) or "nothing"

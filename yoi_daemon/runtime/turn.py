@@ -1,0 +1,174 @@
+"""One turn: an engine's run in a task of its own, so that one which does not end holds nobody else."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol, cast
+
+import msgspec
+import structlog
+import trio
+
+from yoi_daemon.model.events import Reason
+from yoi_daemon.model.workers import Role, WorkerSummary
+from yoi_daemon.runtime.engines.interface import Engine, TurnClosedError
+from yoi_daemon.runtime.transcript import Item
+
+TurnOutcome = Literal["completed", "cancelled", "failed"]
+
+MIN_GRACE_S = 0.1
+"""The least time between an engine's cancellation and giving it up: it must have run once to have seen it."""
+
+
+class Input(msgspec.Struct, frozen=True):
+    """An accepted input that waits for its turn."""
+
+    item_id: str
+    text: str
+    correlation_id: str | None
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """How a turn ended, and why where it did not complete. `crashed`: the worker ends with it."""
+
+    outcome: TurnOutcome
+    reason: Reason | None = None
+    crashed: bool = False
+
+
+class Owner(Protocol):
+    """The worker, as far as its turns see it."""
+
+    def history(self) -> Sequence[Item]:
+        """The transcript's items, oldest first."""
+        ...
+
+    async def append_of(self, turn: "RunningTurn", role: Role, text: str) -> None:
+        """Adds an item, unless the turn is closed by then."""
+        ...
+
+
+class RunningTurn:
+    """Implements `Turn`. Closed, it refuses: a late write of an ended turn changes nothing.
+
+    The first of two things is its verdict: `end`, or the engine's own end. Whoever supervises it
+    waits for `done` until `due` and then gives it up.
+    """
+
+    def __init__(
+        self, owner: Owner, taken: Input, generation: int, *, due: float, clock: Callable[[], float]
+    ) -> None:
+        self.generation = generation
+        self.correlation_id = taken.correlation_id
+        self.due = due
+        self.begun_s = clock()
+        self.ended_s: float | None = None
+        self.verdict: Verdict | None = None
+        self.done = trio.Event()
+        self.is_given_up = False
+        self.left: tuple[int, WorkerSummary] | None = None
+        """Set when the worker has left the turn: the number of that event, and the worker as it was then."""
+        self._owner = owner
+        self._taken = taken
+        self._clock = clock
+        self._scope = trio.CancelScope()
+        # Inside the other, and shielded once the engine is given up: what swallows a pending
+        # cancellation would otherwise spin a core.
+        self._give_up = trio.CancelScope()
+        self._waiting: trio.CancelScope | None = None
+
+    # -- what the engine sees
+
+    @property
+    def input(self) -> str:
+        return self._taken.text
+
+    @property
+    def history(self) -> Sequence[Item]:
+        return self._owner.history()
+
+    async def append(self, role: Role, text: str) -> None:
+        await self._owner.append_of(self, role, text)
+
+    def check(self) -> None:
+        """Raises `TurnClosedError` once there is a verdict."""
+        if self.verdict is not None:
+            raise TurnClosedError("the turn has ended; its effects are refused")
+
+    # -- what the worker sees
+
+    def end(self, verdict: Verdict, grace_s: float) -> None:
+        """Ends the turn: verdict, closing its effects and cancelling the engine are one step.
+
+        Ended already, it keeps its verdict, and is given up no later than `grace_s` from now.
+        """
+        due = self._clock() + max(MIN_GRACE_S, grace_s)
+        if self.verdict is None:
+            self._judge(verdict)
+            self.due = due
+            self._scope.cancel()
+        else:
+            self.due = min(self.due, due)
+        if self._waiting is not None:
+            self._waiting.deadline = self.due
+
+    async def supervise(self, timed_out: Verdict, grace_s: float) -> None:
+        """Returns when the engine has ended or was given up; at `due` without a verdict it is `timed_out`."""
+        while not self.done.is_set():
+            with trio.CancelScope(deadline=self.due) as self._waiting:
+                await self.done.wait()
+            self._waiting = None
+            if self.done.is_set() or self._clock() < self.due:
+                continue
+            if self.verdict is None:
+                self.end(timed_out, grace_s)
+            else:
+                self.is_given_up = True
+                self._give_up.shield = True
+                return
+
+    async def run(self, engine: Engine) -> None:
+        """The turn's task. What the engine raises becomes the verdict; only a cancellation around us leaves."""
+        try:
+            with self._scope, self._give_up:
+                await engine.run(self)
+            self._judge(Verdict("completed"))
+        except BaseException as error:  # noqa: ASYNC103, BLE001 (an engine ends its worker, not the runtime)
+            if (cancelled := _cancellation_in(error)) is not None:
+                self._judge(RUNTIME_STOPPED)
+                raise cancelled from None  # noqa: ASYNC104 (it is the cancellation itself)
+            self._judge(_verdict_on(error))  # noqa: ASYNC104 (a cancellation was raised above)
+            structlog.get_logger("runtime").warning(
+                "turn failed",
+                generation=self.generation,
+                correlation_id=self.correlation_id,
+                exc_info=error,
+            )
+        finally:
+            self.done.set()
+
+    def _judge(self, verdict: Verdict) -> None:
+        if self.verdict is None:
+            self.verdict = verdict
+            self.ended_s = self._clock()
+
+
+RUNTIME_STOPPED = Verdict("cancelled", Reason("runtime_stopped", "the runtime stopped"))
+
+
+def _verdict_on(error: BaseException) -> Verdict:
+    name = type(error).__name__
+    if isinstance(error, Exception):
+        return Verdict("failed", Reason("engine_failed", name))
+    # SystemExit and its like: no fault of one turn, the engine itself wants to end.
+    return Verdict("failed", Reason("crashed", name), crashed=True)
+
+
+def _cancellation_in(error: BaseException) -> trio.Cancelled | None:
+    """The cancellation of a scope around us, where `error` tells of one, alone or beside other errors."""
+    if trio.current_effective_deadline() != float("-inf"):
+        return None
+    while isinstance(error, BaseExceptionGroup):
+        found = cast("BaseExceptionGroup[BaseException]", error).subgroup(trio.Cancelled)
+        if found is None:
+            return None
+        error = found.exceptions[0]
+    return error if isinstance(error, trio.Cancelled) else None
