@@ -136,7 +136,7 @@ class Story:
                 if self.victim.name == "supervisor":
                     self.at.scope = self.rig.nursery.cancel_scope
                 self.service = self.rig.add(
-                    self.plugin(), queue_events=3, attempts=2, drain_s=5, dispatch_timeout_s=50
+                    self.plugin(), queue_events=3, attempts=3, drain_s=5, dispatch_timeout_s=50
                 )
                 self.plant(self.rig, self.service)
                 async with trio.open_nursery() as self.body:
@@ -157,7 +157,7 @@ class Story:
             self.spawn("requester", partial(go, "victim", "retry", "k1"), nursery)
             nursery.start_soon(go, "same_key", "retry", "k1")
             nursery.start_soon(go, "other", "bad", "k2")
-        await trio.sleep(5)
+        await trio.sleep(15)
         await self.redeliver_all()
         async with trio.open_nursery() as nursery:
             for number in range(3):

@@ -211,7 +211,7 @@ class Life:
     async def end(self) -> None:
         """Drained or stopped, and a second later."""
         if self.stops:
-            await self.service.stop()
+            await self.command(self.service.stop)
         else:
             for _ in range(1000):
                 if self.service.is_wedged or not self.service.lane.statistics().depth:
@@ -225,7 +225,7 @@ class Life:
         self.books.check_at_rest(self.service)
         self.check_answers()
         if not self.stops and not self.service.is_wedged:
-            await self.service.stop()
+            await self.command(self.service.stop)
 
     def check_answers(self) -> None:
         """Every accepted event was answered, and each key and body has one event."""
@@ -246,13 +246,13 @@ class Life:
     def expected(self, asked: Asked) -> tuple[str, list[str]]:
         """What the answer must be now, and which events lose their place by it."""
         service, size = self.service, len(asked.payload)
-        refusal = service.refusal()
-        if refusal is not None:
-            return refusal.code, []
         if asked.key is not None:
             known = self.keys.get((asked.ingress, asked.key))
             if known is not None:
                 return ("same" if known.payload == asked.payload else "delivery_id_conflict"), []
+        refusal = service.refusal()
+        if refusal is not None:
+            return refusal.code, []
         waiting = self.books.at("waiting")
         free_bytes = SETTINGS["queue_bytes"] - sum(map(self.size_of, waiting))
         free = SETTINGS["queue_events"] - len(waiting)
