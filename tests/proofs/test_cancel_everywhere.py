@@ -358,8 +358,7 @@ def plant_answer(rig: Rig, service: Service) -> None:
 
 
 def plant_dispatch(rig: Rig, service: Service) -> None:
-    judge = service.settlement.judge
-    service.lane = CheckpointBeforeDispatch(service.lane.limits, judge, clock=trio.current_time)
+    service.lane.__class__ = CheckpointBeforeDispatch
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,14 @@ Each run is a list of steps, done one after the other on one rig, under a clock 
 what each acceptance must answer, and the books where each accepted event must be.
 """
 
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 import trio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
@@ -18,6 +19,7 @@ from tests.plugins.rig import open_rig
 from tests.proofs.books import Books, Runs
 from yoi_daemon.api import deadletters
 from yoi_daemon.model.errors import Refused
+from yoi_daemon.plugins.lane import Lane
 from yoi_daemon.sdk import Plugin, Retry
 
 pytestmark = pytest.mark.prove
@@ -95,8 +97,16 @@ class Asked:
 class Life:
     """One run."""
 
-    def __init__(self, steps: list[dict[str, Any]], *, stops: bool, wedges: int | None) -> None:
+    def __init__(
+        self,
+        steps: list[dict[str, Any]],
+        *,
+        stops: bool,
+        wedges: int | None,
+        plant: type[Lane] = Lane,
+    ) -> None:
         self.steps = steps
+        self.plant = plant
         self.stops = stops
         self.wedges = wedges
         """After so many steps an event comes whose handler ignores its cancellation."""
@@ -174,12 +184,14 @@ class Life:
     async def run(self) -> None:
         async with open_rig() as self.rig, trio.open_nursery() as self.nursery:
             self.service = self.rig.add(self.plugin(), **SETTINGS)
-            for number, one in enumerate(self.steps):
-                if number == self.wedges:
-                    await self.ask("rejects", {"plan": ["wedge"]}, None)
-                await getattr(self, one["do"])(**{key: one[key] for key in one if key != "do"})
-                await self.look()
-            await self.end()
+            self.service.lane.__class__ = self.plant
+            with trio.fail_after(10_000):
+                for number, one in enumerate(self.steps):
+                    if number == self.wedges:
+                        await self.ask("rejects", {"plan": ["wedge"]}, None)
+                    await getattr(self, one["do"])(**{key: one[key] for key in one if key != "do"})
+                    await self.look()
+                await self.end()
             assert not self.nursery.child_tasks, "a command or a requester hangs"
 
     async def look(self) -> None:
@@ -213,7 +225,7 @@ class Life:
         if self.stops:
             await self.command(self.service.stop)
         else:
-            for _ in range(1000):
+            for _ in range(200):
                 if self.service.is_wedged or not self.service.lane.statistics().depth:
                     break
                 await self.command(self.service.start)
@@ -398,21 +410,87 @@ def group_of(body: bytes) -> Any:
     return msgspec.json.decode(body)["group"]
 
 
+def live(life: dict[str, Any], plant: type[Lane] = Lane) -> Life:
+    one = Life(**life, plant=plant)
+    trio.run(one.run, clock=MockClock(autojump_threshold=0))
+    return one
+
+
 def test_a_service_lives_by_its_model(full, quiet):
-    seen = {"runs": 0, "steps": 0, "accepted": 0}
+    kinds = Counter[str]()
+    runs = 500 if full else 60
+
+    @settings(max_examples=runs, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(lives)
+    def one_life(life) -> None:
+        entries = live(life).rig.event_log.read(0, 1 << 30)
+        kinds.update(entry.kind.removeprefix("plugin.ingress.") for entry in entries)
+
+    one_life()
+    print(f"{runs} runs of {STEPS} steps: {dict(kinds)}")
+    outcomes = {"handled", "handler_failed", "dispatch_timeout", "retry_scheduled", "interrupted"}
+    ends = {"dead_lettered", "discarded", "dropped", "coalesced", "plugin.wedged", "plugin.state"}
+    assert outcomes | ends <= set(kinds), "something never happened"
+
+
+class KeepsRoomOfTheDisplaced(Lane):
+    def withdraw(self, delivery) -> None:
+        reserved = self._reserved, self._reserved_bytes
+        super().withdraw(delivery)
+        self._reserved, self._reserved_bytes = reserved
+
+
+class PutsTheInterruptedBehind(Lane):
+    def put_back(self, delivery) -> None:
+        self.park(delivery, 0)
+
+
+class HoldsNothing(Lane):
+    def hold(self, delivery, delay_s) -> None:
+        self.park(delivery, delay_s)
+
+
+class LosesTheWithdrawnMark(Lane):
+    def withdraw(self, delivery) -> None:
+        super().withdraw(delivery)
+        delivery.withdrawn = False
+
+
+class GoesOnWhenSealed(Lane):
+    def seal(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        KeepsRoomOfTheDisplaced,
+        PutsTheInterruptedBehind,
+        HoldsNothing,
+        LosesTheWithdrawnMark,
+        GoesOnWhenSealed,
+    ],
+)
+def test_control_a_planted_bug_is_caught(plant, quiet):
+    """Of the same lives at least one does not go by the model."""
+    caught: list[BaseException] = []
 
     @settings(
-        max_examples=500 if full else 60,
+        max_examples=100,
         deadline=None,
+        phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
     @given(lives)
-    def live(life) -> None:
-        one = Life(**life)
-        trio.run(one.run, clock=MockClock(autojump_threshold=0))
-        seen["runs"] += 1
-        seen["steps"] += len(one.steps)
-        seen["accepted"] += len(one.books.accepted)
+    def one_life(life) -> None:
+        if not caught:
+            try:
+                live(life, plant)
+            except BaseException as error:  # noqa: BLE001 (whatever it breaks, it shows)
+                caught.append(error)
 
-    live()
-    print(seen)
+    one_life()
+    assert caught, "nothing was noticed"
+    leaf = caught[0]
+    while isinstance(leaf, BaseExceptionGroup):
+        leaf = leaf.exceptions[0]
+    print(f"{plant.__name__}: {type(leaf).__name__}: {str(leaf)[:80]}")
