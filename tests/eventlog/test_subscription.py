@@ -6,10 +6,12 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from yoi_daemon.eventlog.filter import Filter
 from yoi_daemon.eventlog.interface import PositionExpiredError
 from yoi_daemon.eventlog.opening import open_event_log
-from yoi_daemon.eventlog.subscription import CHUNK_BYTES, Filter, Subscription
+from yoi_daemon.eventlog.subscription import CHUNK_BYTES, Subscription
 from yoi_daemon.model.events import Draft, matches_kind
+from yoi_daemon.model.frames import payload_of
 from yoi_daemon.model.settings import ObserveSettings
 
 KINDS = ["worker.state", "worker.turn.started", "plugin.state", "gen.tick", "workerx.state"]
@@ -56,7 +58,7 @@ def test_every_matching_event_once_from_any_position_or_the_position_is_expired(
             for draft in drafts[:split]:
                 log.append(draft)
             await log.committed(log.appended)
-            floor = log.window().floor
+            floor = log.floor_of(wanted)
             for position in range(log.head + 1):
                 readers[position] = Subscription(log, wanted, position), []
             for draft in drafts[split:]:
@@ -64,7 +66,7 @@ def test_every_matching_event_once_from_any_position_or_the_position_is_expired(
                 for position, (reader, got) in readers.items():
                     if position >= floor and (position + log.head) % 3 == 0:
                         _take_all(reader, got)
-            floor = log.window().floor
+            floor = log.floor_of(wanted)
             for position, (reader, got) in readers.items():
                 before = reader.position
                 if before < floor:
@@ -84,7 +86,7 @@ def test_every_matching_event_once_from_any_position_or_the_position_is_expired(
 def _take_all(reader: Subscription, got: list[int]) -> None:
     with suppress(PositionExpiredError):
         while not reader.caught_up:
-            got += [json.loads(frame)["seq"] for frame in reader.take()]
+            got += [json.loads(payload_of(frame))["seq"] for frame in reader.take()]
 
 
 async def test_one_take_is_bounded(event_log):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yoi_daemon.eventlog.subscription import Filter
+from yoi_daemon.eventlog.filter import Filter
 from yoi_daemon.model.cursor import CursorCodec
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.events import Draft

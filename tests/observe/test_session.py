@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
 from tests.observe.transport import MemoryTransport
+from yoi_daemon.eventlog.filter import Filter
 from yoi_daemon.eventlog.opening import open_event_log
-from yoi_daemon.eventlog.subscription import Filter
 from yoi_daemon.model.errors import StorageFailed
 from yoi_daemon.model.events import Draft
 from yoi_daemon.model.settings import ObserveSettings

@@ -5,6 +5,8 @@ from typing import Any
 
 import trio
 
+from yoi_daemon.model.frames import payload_of
+
 
 class MemoryTransport:
     """Takes what a session sends; a test may make it slow, or cut it off."""
@@ -16,14 +18,14 @@ class MemoryTransport:
         self.may_take.set()
         self.cut_after: int | None = None
 
-    async def send_messages(self, messages: list[bytes]) -> None:
+    async def send_frames(self, frames: list[bytes]) -> None:
         assert self.closed is None, "nothing is sent after the close"
-        assert messages, "an empty write is a write for nothing"
+        assert frames, "an empty write is a write for nothing"
         await self.may_take.wait()
-        for message in messages:
+        for frame in frames:
             if self.cut_after is not None and len(self.messages) >= self.cut_after:
                 raise trio.BrokenResourceError
-            self.messages.append(json.loads(message))
+            self.messages.append(json.loads(payload_of(frame)))
 
     async def close(self, code: int, reason: str) -> None:
         assert self.closed is None

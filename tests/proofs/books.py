@@ -116,4 +116,4 @@ class Books:
 
 def decoded(event_log) -> list[dict[str, Any]]:
     """Every committed event."""
-    return [msgspec.json.decode(entry.frame) for entry in event_log.read(0, 1 << 30)]
+    return [msgspec.json.decode(entry.message) for entry in event_log.read(0, 1 << 30)]

@@ -29,7 +29,6 @@ from yoi_daemon.front.connection import (
     SessionHandler,
     UpgradeRequest,
     close_frame,
-    text_frame,
 )
 from yoi_daemon.front.frame_stream import FrameStream
 from yoi_daemon.front.head import (
@@ -40,6 +39,7 @@ from yoi_daemon.front.head import (
 )
 from yoi_daemon.front.outbox import Outbox
 from yoi_daemon.model.errors import Refused
+from yoi_daemon.model.frames import text_frame
 from yoi_daemon.model.problem import internal_problem
 
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")

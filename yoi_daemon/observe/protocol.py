@@ -7,8 +7,8 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from yoi_daemon.eventlog.filter import Filter
 from yoi_daemon.eventlog.interface import EventLog
-from yoi_daemon.eventlog.subscription import Filter
 from yoi_daemon.model.cursor import MalformedCursorError, decode_cursor
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.workers import EMBEDDED_RUNTIME_ID

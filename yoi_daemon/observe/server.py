@@ -8,7 +8,7 @@ import trio
 
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.front.access import Names, refuse_token_in_query
-from yoi_daemon.front.connection import Connection, SessionHandler, UpgradeRequest, text_frame
+from yoi_daemon.front.connection import Connection, SessionHandler, UpgradeRequest
 from yoi_daemon.front.websocket import WebSocketLimits, serve_websocket
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.observe.protocol import (
@@ -28,8 +28,8 @@ class WebSocketTransport:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def send_messages(self, messages: list[bytes]) -> None:
-        await self._connection.send_frames(b"".join(map(text_frame, messages)))
+    async def send_frames(self, frames: list[bytes]) -> None:
+        await self._connection.send_frames(b"".join(frames))
 
     async def close(self, code: int, reason: str) -> None:
         await self._connection.close(code, reason)

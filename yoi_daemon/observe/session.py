@@ -6,8 +6,10 @@ from typing import Protocol
 
 import trio
 
+from yoi_daemon.eventlog.filter import Filter
 from yoi_daemon.eventlog.interface import EventLog, PositionExpiredError
-from yoi_daemon.eventlog.subscription import Filter, Subscription
+from yoi_daemon.eventlog.subscription import Subscription
+from yoi_daemon.model.frames import text_frame
 from yoi_daemon.observe.protocol import (
     CLOSE_CODES,
     BookmarkReason,
@@ -22,8 +24,8 @@ from yoi_daemon.observe.protocol import (
 class Transport(Protocol):
     """What a session needs of a connection. Every method raises when the peer is gone, but `close`."""
 
-    async def send_messages(self, messages: list[bytes]) -> None:
-        """Sends whole messages, in order. Waits for the peer to take them, with a limit."""
+    async def send_frames(self, frames: list[bytes]) -> None:
+        """Sends whole text frames, in order. Waits for the peer to take them, with a limit."""
         ...
 
     async def close(self, code: int, reason: str) -> None:
@@ -52,7 +54,7 @@ class Session:
 
     async def refuse(self, refused: StreamRefused, position: int | None = None) -> None:
         """Says why, then closes."""
-        await self._transport.send_messages([error(self._log, refused, position)])
+        await self._transport.send_frames([text_frame(error(self._log, refused, position))])
         await self._transport.close(CLOSE_CODES[refused.code], refused.code)
 
     async def run(self, wanted: Filter, position: int, resume: Resume) -> None:
@@ -61,7 +63,7 @@ class Session:
         Ends early, by cancellation or by what the transport raises, when the peer goes.
         """
         subscription = Subscription(self._log, wanted, position)
-        await self._send([hello(self._log, self._heartbeat_s, resume, position)])
+        await self._send([text_frame(hello(self._log, self._heartbeat_s, resume, position))])
         is_live = False
         while True:
             try:
@@ -104,9 +106,9 @@ class Session:
 
     async def _bookmark(self, subscription: Subscription, reason: BookmarkReason) -> None:
         await self._send(
-            [bookmark(self._log, subscription.position, reason, subscription.delivered)]
+            [text_frame(bookmark(self._log, subscription.position, reason, subscription.delivered))]
         )
 
-    async def _send(self, messages: list[bytes]) -> None:
-        await self._transport.send_messages(messages)
+    async def _send(self, frames: list[bytes]) -> None:
+        await self._transport.send_frames(frames)
         self._silent_at = trio.current_time() + self._heartbeat_s
