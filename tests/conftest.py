@@ -1,4 +1,4 @@
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 from contextlib import AbstractAsyncContextManager
 
 import pytest
@@ -52,8 +52,15 @@ def ids(wall_clock: ManualClock) -> IdSource:
 def open_log(wall_clock: ManualClock) -> OpenLog:
     """Opens a log of a known epoch; keywords are settings of `[observe]`."""
 
-    def open_one(**settings: float) -> AbstractAsyncContextManager[EventLog]:
-        return open_event_log(ObserveSettings(**settings), epoch=EPOCH, wall_clock=wall_clock)
+    def open_one(
+        earlier_epochs: Collection[str] = (), **settings: float
+    ) -> AbstractAsyncContextManager[EventLog]:
+        return open_event_log(
+            ObserveSettings(**settings),
+            epoch=EPOCH,
+            earlier_epochs=earlier_epochs,
+            wall_clock=wall_clock,
+        )
 
     return open_one
 

@@ -5,7 +5,17 @@ from typing import Any
 
 import trio
 
-from yoi_daemon.model.frames import payload_of
+
+def messages_in(frames: bytes) -> list[bytes]:
+    """The payloads of joined text frames."""
+    found = []
+    while frames:
+        assert frames[0] == 0x81
+        extra = {126: 2, 127: 8}.get(frames[1], 0)
+        size = int.from_bytes(frames[2 : 2 + extra], "big") if extra else frames[1]
+        found.append(frames[2 + extra : 2 + extra + size])
+        frames = frames[2 + extra + size :]
+    return found
 
 
 class MemoryTransport:
@@ -17,18 +27,36 @@ class MemoryTransport:
         self.may_take = trio.Event()
         self.may_take.set()
         self.cut_after: int | None = None
+        self._unsent = b""
+        self._is_cut = False
 
-    async def send_frames(self, frames: list[bytes]) -> None:
+    def offer(self, frames: bytes) -> bool:
         assert self.closed is None, "nothing is sent after the close"
         assert frames, "an empty write is a write for nothing"
-        await self.may_take.wait()
-        for frame in frames:
-            if self.cut_after is not None and len(self.messages) >= self.cut_after:
+        self._unsent += frames
+        if self.may_take.is_set():
+            self._take()
+        return not self._unsent
+
+    async def drained(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self._unsent:
+            await self.may_take.wait()
+            self._take()
+        if self._is_cut:
+            raise trio.BrokenResourceError
+
+    def _take(self) -> None:
+        unsent, self._unsent = self._unsent, b""
+        for message in messages_in(unsent):
+            if self._is_cut or len(self.messages) == self.cut_after:
+                self._is_cut = True
                 raise trio.BrokenResourceError
-            self.messages.append(json.loads(payload_of(frame)))
+            self.messages.append(json.loads(message))
 
     async def close(self, code: int, reason: str) -> None:
         assert self.closed is None
+        assert not self._unsent
         self.closed = (code, reason)
 
     def of(self, kind: str) -> list[dict[str, Any]]:

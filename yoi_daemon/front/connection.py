@@ -43,6 +43,11 @@ class Connection(Protocol):
         """Bytes accepted for this connection which the kernel has not yet taken."""
         ...
 
+    @property
+    def stalled(self) -> bool:
+        """Whether the connection was given up because a write made no progress."""
+        ...
+
     async def send(self, data: bytes | str) -> None:
         """Send one text frame; `data` is UTF-8. Waits while 64 KiB or more are unsent.
 

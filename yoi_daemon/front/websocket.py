@@ -309,6 +309,10 @@ class _Session:
     def unsent(self) -> int:
         return self._outbox.unsent
 
+    @property
+    def stalled(self) -> bool:
+        return self._outbox.stalled
+
     async def send(self, data: bytes | str) -> None:
         await self.send_frames(text_frame(data.encode() if isinstance(data, str) else data))
 
