@@ -11,11 +11,13 @@ from tests.observe.transport import messages_in
 from yoi_daemon.eventlog import fanout as module
 from yoi_daemon.eventlog.fanout import Fanout, Subscriber
 from yoi_daemon.eventlog.filter import EVERYTHING, Filter
+from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.eventlog.opening import open_event_log
 from yoi_daemon.model.events import Draft
 from yoi_daemon.model.settings import ObserveSettings
 
 SEEDS, SAMPLE = 400, 40
+READERS, EVENTS = 24, 400
 KINDS = ["worker.item", "worker.state", "plugin.state", "gen.x"]
 FILTERS = [
     EVERYTHING,
@@ -100,97 +102,90 @@ class Reader:
         return [one for one in messages_in(bytes(self.pipe.taken)) if one != b"C"]
 
 
-def run_model(seed: int, readers_most: int = 24, events: int = 400) -> None:
-    rnd = random.Random(seed)
-    readers: list[Reader] = []
+class Model:
+    """One run: readers come, are disturbed and go while the log is written."""
 
-    async def main() -> None:
-        async with (
-            open_event_log(ObserveSettings()) as log,
-            trio.open_nursery() as nursery,
-        ):
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.rnd = random.Random(seed)
+        self.readers: list[Reader] = []
+
+    async def run(self) -> None:
+        async with open_event_log(ObserveSettings()) as log, trio.open_nursery() as nursery:
             fanout = Fanout(log)
             nursery.start_soon(fanout.run)
-
-            def join() -> None:
-                position = rnd.choice([log.head, 0, rnd.randint(0, log.head)])
-                reader = Reader(fanout, rnd, rnd.choice(FILTERS), position)
-                readers.append(reader)
-                nursery.start_soon(reader.run)
-
-            def disturb() -> None:
-                reader = rnd.choice(readers)
-                dice = rnd.random()
-                if dice < 0.4:
-                    reader.to_say += 1
-                    if reader.subscriber is not None:
-                        reader.subscriber.wake()
-                elif dice < 0.9:
-                    reader.pipe.room = rnd.choice([0, 1, 100, 10**6])
-                elif dice < 0.92:
-                    reader.pipe.is_gone = True
-
-            for _ in range(readers_most // 2):
-                join()
-            for _ in range(events):
-                worker = rnd.choice([None, "a", "b", "c"])
-                log.append(
-                    Draft(
-                        kind=rnd.choice(KINDS),
-                        data="x" * rnd.randrange(300),
-                        runtime_id=worker and "r",
-                        worker_id=worker,
-                        plugin_id=rnd.choice([None, "gen"]),
-                    )
-                )
-                if rnd.random() < 0.3:
-                    await trio.lowlevel.checkpoint()
-                if rnd.random() < 0.04 and len(readers) < readers_most:
-                    join()
-                if rnd.random() < 0.5:
-                    disturb()
-            for _ in range(100_000):
-                await trio.lowlevel.checkpoint()
-                if fanout.done == log.appended and all(one.is_at_rest for one in readers):
-                    break
-            else:
-                raise AssertionError("no rest")
-            written = log.read(0, 1 << 40)
-            for reader in readers:
-                wanted = [
-                    entry.message
-                    for entry in written
-                    if entry.seq > reader.begin and reader.wanted.takes(entry)
-                ]
-                if reader.pipe.is_gone:
-                    whole = bytes(reader.pipe.taken)
-                    stream = b"".join(
-                        entry.frame
-                        for entry in written
-                        if entry.seq > reader.begin and reader.wanted.takes(entry)
-                    )
-                    assert stream.startswith(whole.replace(b"\x81\x01C", b"")[:-3]), seed
-                else:
-                    assert reader.got() == wanted, (seed, reader.wanted)
-                    assert reader.subscriber is not None
-                    assert reader.subscriber.delivered == len(wanted)
+            await self._write(fanout, nursery)
+            await self._rest(fanout)
+            for reader in self.readers:
+                self._check(reader, log)
             nursery.cancel_scope.cancel()
         assert not fanout._feeds
         assert not fanout._by_scope
 
-    trio.run(main)
+    async def _write(self, fanout: Fanout, nursery: trio.Nursery) -> None:
+        chance = self.rnd.random
+        for number in range(EVENTS):
+            if number < READERS // 2 or (chance() < 0.04 and len(self.readers) < READERS):
+                head = fanout.log.head
+                position = self.rnd.choice([head, 0, self.rnd.randint(0, head)])
+                reader = Reader(fanout, self.rnd, self.rnd.choice(FILTERS), position)
+                self.readers.append(reader)
+                nursery.start_soon(reader.run)
+            fanout.log.append(self._draft())
+            if chance() < 0.3:
+                await trio.lowlevel.checkpoint()
+            if chance() < 0.5:
+                self._disturb(self.rnd.choice(self.readers))
+
+    def _draft(self) -> Draft:
+        worker = self.rnd.choice([None, "a", "b", "c"])
+        return Draft(
+            kind=self.rnd.choice(KINDS),
+            data="x" * self.rnd.randrange(300),
+            runtime_id=worker and "r",
+            worker_id=worker,
+            plugin_id=self.rnd.choice([None, "gen"]),
+        )
+
+    def _disturb(self, reader: Reader) -> None:
+        dice = self.rnd.random()
+        if dice < 0.4:
+            reader.to_say += 1
+            if reader.subscriber is not None:
+                reader.subscriber.wake()
+        elif dice < 0.9:
+            reader.pipe.room = self.rnd.choice([0, 1, 100, 10**6])
+        elif dice < 0.92:
+            reader.pipe.is_gone = True
+
+    async def _rest(self, fanout: Fanout) -> None:
+        for _ in range(100_000):
+            await trio.lowlevel.checkpoint()
+            if fanout.done == fanout.log.appended and all(one.is_at_rest for one in self.readers):
+                return
+        raise AssertionError("no rest")
+
+    def _check(self, reader: Reader, log: EventLog) -> None:
+        wanted = [entry for entry in log.read(reader.begin, 1 << 40) if reader.wanted.takes(entry)]
+        if reader.pipe.is_gone:  # cut off anywhere, in a frame too
+            written = bytes(reader.pipe.taken).replace(b"\x81\x01C", b"")[:-3]
+            assert b"".join(entry.frame for entry in wanted).startswith(written), self.seed
+            return
+        assert reader.got() == [entry.message for entry in wanted], (self.seed, reader.wanted)
+        assert reader.subscriber is not None
+        assert reader.subscriber.delivered == len(wanted)
 
 
 def run_models(count: int) -> None:
     for seed in range(count):
-        run_model(seed)
+        trio.run(Model(seed).run)
 
 
 def test_the_fan_out_is_its_model(full, monkeypatch):
     for seed in range(SEEDS if full else SAMPLE):
         monkeypatch.setattr(module, "WRITES_A_TURN", [1, 2, 5, 128][seed % 4])
         monkeypatch.setattr(module, "PASS_BYTES", [200, 4000, 65_536][seed % 3])
-        run_model(seed)
+        trio.run(Model(seed).run)
 
 
 def _forget_done(self) -> None:

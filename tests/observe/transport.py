@@ -27,6 +27,7 @@ class MemoryTransport:
         self.may_take = trio.Event()
         self.may_take.set()
         self.cut_after: int | None = None
+        self.stalled = False
         self._unsent = b""
         self._is_cut = False
 
