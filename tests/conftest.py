@@ -1,3 +1,5 @@
+import os
+import sys
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 from contextlib import AbstractAsyncContextManager
 
@@ -10,6 +12,10 @@ from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.eventlog.opening import open_event_log
 from yoi_daemon.model.ids import IdSource
 from yoi_daemon.model.settings import ObserveSettings
+
+if os.environ.get("YOI_TEST_WITHOUT_EXTRA"):
+    # As where the extra is not installed; what needs it says so with importorskip.
+    sys.modules["trio_websocket"] = None  # type: ignore[assignment]
 
 # Few examples and no clock: the suite is to be fast, and the same on every machine.
 settings.register_profile("suite", max_examples=40, deadline=None, derandomize=True, database=None)

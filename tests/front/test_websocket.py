@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-import trio_websocket
 from structlog.testing import capture_logs
+
+pytest.importorskip("trio_websocket")
+
+import trio_websocket
 from trio_websocket import WebSocketConnection, wrap_client_stream
 
 from yoi_daemon.front.connection import (

@@ -266,6 +266,7 @@ class _Session:
                     receive_buffer_size=_RECEIVE_BYTES,
                 )
                 self._websocket = await request.accept()
+                self._frames.violation = self._closing_code
                 self._frames.opened()
                 nursery.start_soon(self._discard_messages)
                 await self._handle(admitted.handler)
@@ -273,6 +274,10 @@ class _Session:
                 nursery.cancel_scope.cancel()
         except* (ConnectionClosed, LocalProtocolError):
             pass
+
+    def _closing_code(self) -> int | None:
+        closed = self._websocket.closed
+        return None if closed is None else closed.code
 
     def _say_shutting_down(self) -> None:
         """Ended by force: no time to wait for anything, but one frame may still fit."""
