@@ -219,7 +219,7 @@ async def test_a_token_is_looked_at_again_at_every_resume(rig):
 
 
 class TestCaps:
-    @pytest.fixture(params=["max_subscribers", "max_subscribers_per_token"])
+    @pytest.fixture(params=["max_subscribers", "max_token_subscribers"])
     def settings(self, request) -> ObserveSettings:
         return ObserveSettings(**{request.param: 2})
 

@@ -132,7 +132,7 @@ class ObserveServer:
             (self._daemon.observed.subscribers, settings.max_subscribers, "this daemon"),
             (
                 self._by_token[principal.token_id],
-                settings.max_subscribers_per_token,
+                settings.max_token_subscribers,
                 "this token",
             ),
         ):
