@@ -1,4 +1,6 @@
-from collections.abc import AsyncGenerator, Callable, Iterator
+import os
+import sys
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 from contextlib import AbstractAsyncContextManager
 
 import pytest
@@ -10,6 +12,10 @@ from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.eventlog.opening import open_event_log
 from yoi_daemon.model.ids import IdSource
 from yoi_daemon.model.settings import ObserveSettings
+
+if os.environ.get("YOI_TEST_WITHOUT_EXTRA"):
+    # As where the extra is not installed; what needs it says so with importorskip.
+    sys.modules["trio_websocket"] = None  # type: ignore[assignment]
 
 # Few examples and no clock: the suite is to be fast, and the same on every machine.
 settings.register_profile("suite", max_examples=40, deadline=None, derandomize=True, database=None)
@@ -52,8 +58,15 @@ def ids(wall_clock: ManualClock) -> IdSource:
 def open_log(wall_clock: ManualClock) -> OpenLog:
     """Opens a log of a known epoch; keywords are settings of `[observe]`."""
 
-    def open_one(**settings: float) -> AbstractAsyncContextManager[EventLog]:
-        return open_event_log(ObserveSettings(**settings), epoch=EPOCH, wall_clock=wall_clock)
+    def open_one(
+        earlier_epochs: Collection[str] = (), **settings: float
+    ) -> AbstractAsyncContextManager[EventLog]:
+        return open_event_log(
+            ObserveSettings(**settings),
+            epoch=EPOCH,
+            earlier_epochs=earlier_epochs,
+            wall_clock=wall_clock,
+        )
 
     return open_one
 

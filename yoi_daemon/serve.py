@@ -20,7 +20,13 @@ from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.logs import configure_logs
 from yoi_daemon.daemon.opening import open_daemon
 from yoi_daemon.daemon.settings_file import read_settings
-from yoi_daemon.daemon.statedir import admin_token, hold_state_directory, write_daemon_file
+from yoi_daemon.daemon.statedir import (
+    Epochs,
+    admin_token,
+    begin_epoch,
+    hold_state_directory,
+    write_daemon_file,
+)
 from yoi_daemon.front.access import Tokens, names_of
 from yoi_daemon.front.http import serve_http
 from yoi_daemon.front.sockets import ListenFailed, ListeningSocket, open_sockets
@@ -40,6 +46,8 @@ LOAD_WAIT_S = 10.0
 """How long the listeners wait for plugins to be imported; a slower one goes on by itself."""
 WORKERS_SHARE = 0.5
 """Of what the listeners and plugins left: for the workers' turns to end; the rest is for the log."""
+CLOSES_SHARE = 0.6
+"""Of the listeners' share: subscribers are told to go over so much of it; the rest is for them to."""
 LAST_RESORT_S = 5.0
 """After the whole budget and this, every stack is dumped and the process ends itself."""
 EXIT_AT_ONCE = 130
@@ -72,7 +80,8 @@ def run(
             if wants_observe
             else [],
         )
-        trio.run(_serve, directories, settings, tokens, environ, bound, announce)
+        epochs = begin_epoch(directories)
+        trio.run(_serve, directories, settings, tokens, environ, bound, announce, epochs)
 
 
 async def _serve(
@@ -82,18 +91,20 @@ async def _serve(
     environ: Mapping[str, str],
     bound: Bound,
     announce: Callable[[str], None],
+    epochs: Epochs,
 ) -> None:
     stop = trio.Event()
     with _signals(stop, settings, directories):
         budget_s = settings.daemon.stop_timeout_s
-        async with open_daemon(directories, settings, tokens, environ) as daemon:
+        async with open_daemon(directories, settings, tokens, environ, epochs=epochs) as daemon:
             # Each listener has a nursery of its own, so that each can be ended by itself, by force too.
             async with trio.open_nursery() as api, trio.open_nursery() as observe:
                 await _until_loaded(daemon, stop)
                 if not stop.is_set():
                     await api.start(_serve_api, daemon, bound, budget_s * LISTENERS_SHARE)
                     if bound.observe:
-                        await observe.start(_serve_observe, daemon, bound)
+                        spread_s = budget_s * LISTENERS_SHARE * CLOSES_SHARE
+                        await observe.start(_serve_observe, daemon, bound, spread_s)
                     _announce(daemon, bound, announce)
                 await stop.wait()
                 deadline = trio.current_time() + budget_s
@@ -167,13 +178,14 @@ async def _serve_api(
 async def _serve_observe(
     daemon: Daemon,
     bound: Bound,
+    spread_s: float,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     # Imported only here: without the extra nothing of it may be.
     server = importlib.import_module("yoi_daemon.observe.server")
     settings = daemon.settings.observe
     names = names_of([one.address for one in bound.observe], settings.hosts, settings.origins)
-    await server.ObserveServer(daemon, names).serve(
+    await server.ObserveServer(daemon, names, spread_s=spread_s).serve(
         [one.socket for one in bound.observe], task_status=task_status
     )
 

@@ -33,7 +33,7 @@ def draft(number: object = 0, kind: str = "daemon.test", **fields) -> Draft:
 
 
 def shown(log: EventLog, position: int = 0) -> list[dict]:
-    return [json.loads(entry.frame) for entry in log.read(position, LARGE)]
+    return [json.loads(entry.message) for entry in log.read(position, LARGE)]
 
 
 async def test_an_event_is_shown_as_it_was_given(log, wall_clock):

@@ -65,7 +65,7 @@ class Bench:
     async def emitted(self, kind: str) -> list:
         await self.event_log.committed(self.event_log.appended)
         entries = self.event_log.read(0, 1 << 30)
-        events = [msgspec.json.decode(entry.frame) for entry in entries]
+        events = [msgspec.json.decode(entry.message) for entry in entries]
         return [event["data"] for event in events if event["kind"] == f"executor_plugin.{kind}"]
 
     async def begun(self) -> None:

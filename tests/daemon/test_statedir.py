@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from yoi_daemon.daemon.statedir import admin_token, hold_state_directory, write_daemon_file
+from yoi_daemon.daemon.statedir import (
+    MAX_EPOCHS,
+    admin_token,
+    begin_epoch,
+    hold_state_directory,
+    write_daemon_file,
+)
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import ConfigurationError, NotAllowed
 
@@ -138,3 +144,21 @@ def test_a_state_directory_that_cannot_be_made_says_what_to_do(tmp_path):
 def test_a_daemon_file_that_cannot_be_written_is_told(directories):
     with pytest.raises(NotAllowed, match=r"daemon\.json cannot be read or made"):
         write_daemon_file(directories, {})
+
+
+def test_epochs_are_remembered_and_bounded(directories):
+    with hold_state_directory(directories):
+        begun = [begin_epoch(directories) for _ in range(MAX_EPOCHS + 3)]
+    assert begun[0].earlier == ()
+    assert begun[2].earlier == (begun[0].current, begun[1].current)
+    assert begun[-1].earlier == tuple(one.current for one in begun[2:-1])
+    assert len({one.current for one in begun}) == len(begun)
+    assert (directories.state / "epochs").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"nonsense\n../../etc\n", b"0123\n"])
+def test_a_file_of_epochs_that_reads_as_none_is_begun_anew(directories, content):
+    with hold_state_directory(directories):
+        (directories.state / "epochs").write_bytes(content)
+        assert begin_epoch(directories).earlier == ()
+        assert len(begin_epoch(directories).earlier) == 1

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.clocks import ManualClock
-from yoi_daemon.eventlog.interface import Entry, PositionExpiredError
+from yoi_daemon.eventlog.entry import Entry
+from yoi_daemon.eventlog.interface import PositionExpiredError
 from yoi_daemon.eventlog.ring import Ring
 
 
@@ -111,7 +112,7 @@ def test_the_list_behind_it_does_not_grow():
     ring = Ring(window_events=3, window_bytes=10**6, window_age_s=1, clock=lambda: 0.0)
     for seq in range(1, 10_001):
         ring.push(entry(seq, 1, 0.0))
-        assert len(ring._entries) < 2100
+        assert len(ring._volume.entries._entries) < 2100
     assert [one.seq for one in ring.read(9_997, 10)] == [9_998, 9_999, 10_000]
 
 

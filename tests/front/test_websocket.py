@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-import trio_websocket
 from structlog.testing import capture_logs
+
+pytest.importorskip("trio_websocket")
+
+import trio_websocket
 from trio_websocket import WebSocketConnection, wrap_client_stream
 
 from yoi_daemon.front.connection import (
@@ -18,12 +21,12 @@ from yoi_daemon.front.connection import (
     Gate,
     SessionHandler,
     UpgradeRequest,
-    text_frame,
 )
 from yoi_daemon.front.sockets import open_sockets
 from yoi_daemon.front.websocket import WebSocketLimits, serve_websocket
 from yoi_daemon.model.addresses import Address, TcpAddress, UnixAddress
 from yoi_daemon.model.errors import Refused
+from yoi_daemon.model.frames import text_frame
 
 LIMITS = WebSocketLimits(linger_s=0.1, close_s=0.5)
 ANY = TcpAddress("127.0.0.1", 0)

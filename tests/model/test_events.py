@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yoi_daemon.model.events import format_time, matches_kind
+from yoi_daemon.model.events import CATALOGUE, format_time, is_volume, lanes_of, matches_kind
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,24 @@ def test_a_time_can_be_read_back(microseconds):
     text = format_time(microseconds / 1e6)
     assert len(text) == 27
     assert abs(datetime.fromisoformat(text).timestamp() * 1e6 - microseconds) <= 1
+
+
+def test_lanes_follow_the_catalogue():
+    assert [kind for kind in CATALOGUE if is_volume(kind)] == ["worker.item"]
+    assert is_volume("gen.tick")
+    assert is_volume("worker.delta")
+    assert not is_volume("worker.items")
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["", "worker", "worker.", "worker.item", "worker.state", "gen", "daemon", "plugin.", "w"],
+)
+def test_a_prefixs_lanes_hold_every_kind_below_it(prefix):
+    kinds = [*CATALOGUE, "gen.tick", "gen", "w.x", "worker.delta", "worker.item.x"]
+    found = {
+        "volume" if is_volume(kind) else "lifecycle"
+        for kind in kinds
+        if not prefix or matches_kind(kind, prefix)
+    }
+    assert found == set(lanes_of(prefix))

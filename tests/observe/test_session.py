@@ -7,43 +7,58 @@ from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
 from tests.observe.transport import MemoryTransport
+from yoi_daemon.eventlog.fanout import PROGRESS_EVENTS, Fanout
+from yoi_daemon.eventlog.filter import EVERYTHING, Filter
 from yoi_daemon.eventlog.opening import open_event_log
-from yoi_daemon.eventlog.subscription import Filter
 from yoi_daemon.model.errors import StorageFailed
-from yoi_daemon.model.events import Draft
+from yoi_daemon.model.events import Draft, WorkerStateChanged
 from yoi_daemon.model.settings import ObserveSettings
-from yoi_daemon.observe.protocol import StreamRefused, find_position
-from yoi_daemon.observe.session import Session
+from yoi_daemon.model.workers import WorkerSummary
+from yoi_daemon.observe.draining import Drain
+from yoi_daemon.observe.protocol import Asked, Loss, Snapshot, Start, StreamRefused, find_start
+from yoi_daemon.observe.session import Scope, Session, Taken
 
 HEARTBEAT_S = 15.0
 
 
-def session_on(log, transport, draining=None) -> Session:
-    return Session(
-        log,
-        transport,
-        heartbeat_s=HEARTBEAT_S,
-        draining=trio.Event() if draining is None else draining,
+def session_on(fanout, transport, draining=None) -> Session:
+    drain = Drain(
+        trio.Event() if draining is None else draining,
+        spread_s=1.0,
+        count=lambda: 0,
         uniform=lambda low, high: (low + high) / 2,
     )
+    return Session(fanout, transport, heartbeat_s=HEARTBEAT_S, drain=drain)
+
+
+def start_at(cursor: str, log, wanted: Filter = EVERYTHING) -> Start:
+    return find_start(Asked(cursor=cursor), wanted, log)
+
+
+def everything(**asks) -> Scope:
+    return Scope(wanted=EVERYTHING, **asks)
 
 
 class Followed:
     """A session under way in a test's nursery."""
 
-    def __init__(self, log, nursery) -> None:
+    def __init__(self, log, nursery, fanout=None) -> None:
         self.log = log
+        self.fanout = fanout or Fanout(log)
         self.transport = MemoryTransport()
         self.draining = trio.Event()
         self.is_over = trio.Event()
         self._nursery = nursery
+        if fanout is None:
+            nursery.start_soon(self.fanout.run)
+        nursery.start_soon(self.fanout.wake_all_at, self.draining)
 
-    async def begin(self, cursor: str = "latest", wanted: Filter | None = None) -> None:
-        position, resume = find_position(cursor, self.log)
+    async def begin(self, cursor: str = "latest", wanted: Filter = EVERYTHING, **asks) -> None:
+        start = start_at(cursor, self.log, wanted)
 
         async def run() -> None:
-            session = session_on(self.log, self.transport, self.draining)
-            await session.run(wanted or Filter(), position, resume)
+            session = session_on(self.fanout, self.transport, self.draining)
+            await session.run(Scope(wanted=wanted, **asks), start)
             self.is_over.set()
 
         self._nursery.start_soon(run)
@@ -87,9 +102,9 @@ async def test_replay_comes_before_the_live_bookmark(followed):
 def test_cut_off_anywhere_and_resumed_gives_exactly_the_rest(count, cut_after, later):
     """Cut after so many messages; the last cursor told resumes, and no event is doubled or lost."""
 
-    async def follow_until_cut(session: Session) -> None:
+    async def follow_until_cut(session: Session, start: Start) -> None:
         with suppress(trio.BrokenResourceError):
-            await session.run(Filter(), 0, "earliest")
+            await session.run(everything(), start)
 
     async def main() -> None:
         async with open_event_log(ObserveSettings()) as log:
@@ -99,17 +114,22 @@ def test_cut_off_anywhere_and_resumed_gives_exactly_the_rest(count, cut_after, l
             first = MemoryTransport()
             first.cut_after = 1 + cut_after
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(follow_until_cut, session_on(log, first))
+                fanout = Fanout(log)
+                nursery.start_soon(fanout.run)
+                start = start_at("earliest", log)
+                nursery.start_soon(follow_until_cut, session_on(fanout, first), start)
                 await wait_all_tasks_blocked()
                 nursery.cancel_scope.cancel()
             for number in range(later):
                 log.append(Draft(kind="a.b", data=count + number))
             await log.committed(count + later)
             told = [message["cursor"] for message in first.messages if "cursor" in message]
-            position, resume = find_position(told[-1] if told else "earliest", log)
+            start = start_at(told[-1] if told else "earliest", log)
             second = MemoryTransport()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(session_on(log, second).run, Filter(), position, resume)
+                fanout = Fanout(log)
+                nursery.start_soon(fanout.run)
+                nursery.start_soon(session_on(fanout, second).run, everything(), start)
                 await wait_all_tasks_blocked()
                 nursery.cancel_scope.cancel()
             assert first.numbers + second.numbers == list(range(1, count + later + 1))
@@ -121,7 +141,7 @@ async def test_resume_at_every_position_gives_exactly_the_rest(followed, nursery
     for _ in range(10):
         await followed.append()
     for position in range(11):
-        other = Followed(followed.log, nursery)
+        other = Followed(followed.log, nursery, followed.fanout)
         await other.begin(followed.log.cursors.encode(position))
         assert other.transport.messages[0]["resume"] == "exact"
         assert other.transport.numbers == list(range(position + 1, 11))
@@ -155,7 +175,7 @@ async def test_what_a_filter_keeps_back_does_not_break_the_silence(followed, aut
         await followed.append("other.tick")
     assert followed.transport.types == ["hello", "bookmark live", "bookmark idle", "bookmark idle"]
     cursor = followed.transport.messages[-1]["cursor"]
-    assert find_position(cursor, followed.log)[0] in (29, 30)  # it moves past what was filtered
+    assert start_at(cursor, followed.log).position in (29, 30)  # it moves past what was filtered
 
 
 async def test_one_event_kept_back_does_not_prolong_the_silence(followed, autojump_clock):
@@ -216,7 +236,8 @@ async def test_an_overrun_subscriber_is_told_so(open_log, nursery):
         assert error["floor"] == log.cursors.encode(7)
         assert followed.transport.closed == (4008, "slow_consumer")
         with pytest.raises(StreamRefused, match="evicted"):
-            find_position(error["cursor"], log)
+            start_at(error["cursor"], log)
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_slow_subscriber_makes_no_publisher_wait(followed):
@@ -233,7 +254,7 @@ async def test_a_slow_subscriber_makes_no_publisher_wait(followed):
 @pytest.mark.parametrize("code", ["cursor_unknown", "cursor_expired", "bad_request"])
 async def test_a_refused_cursor_gets_only_an_error(event_log, code):
     transport = MemoryTransport()
-    await session_on(event_log, transport).refuse(StreamRefused(code, "why", "detail"))
+    await session_on(Fanout(event_log), transport).refuse(StreamRefused(code, "why", "detail"))
     assert transport.types == ["error"]
     assert transport.messages[0]["code"] == code
     assert "cursor" not in transport.messages[0]
@@ -245,7 +266,9 @@ async def test_a_peer_that_is_gone_ends_the_session(event_log):
     transport = MemoryTransport()
     transport.cut_after = 1
     with pytest.raises(trio.BrokenResourceError):
-        await session_on(event_log, transport).run(Filter(), 0, "live")
+        await session_on(Fanout(event_log), transport).run(
+            everything(), start_at("latest", event_log)
+        )
     assert transport.types == ["hello"]
 
 
@@ -253,6 +276,148 @@ async def test_a_log_that_ends_ends_the_session(open_log):
     transport = MemoryTransport()
     with pytest.RaisesGroup(StorageFailed):
         async with trio.open_nursery() as nursery, open_log() as log:
-            nursery.start_soon(session_on(log, transport).run, Filter(), 0, "live")
+            fanout = Fanout(log)
+            nursery.start_soon(fanout.run)
+            nursery.start_soon(
+                session_on(fanout, transport).run, everything(), start_at("latest", log)
+            )
             await wait_all_tasks_blocked()
     assert transport.types == ["hello", "bookmark live"]
+
+
+WORKER = ("r", "w")
+
+
+def state(log, number: int) -> WorkerSummary:
+    return WorkerSummary(
+        runtime_id="r",
+        worker_id="w",
+        implementation_kind="embedded",
+        label="",
+        profile="p",
+        state="stopped",
+        generation=number,
+        created_at="",
+    )
+
+
+async def test_a_hole_that_was_accepted_is_told_with_its_exact_range(followed, nursery):
+    for _ in range(3):
+        await followed.append()
+    loss = Loss(from_cursor="old", reason="evicted")
+    start = Start(position=1, resume="earliest", loss=loss)
+    session = session_on(followed.fanout, followed.transport)
+    nursery.start_soon(session.run, everything(), start)
+    await wait_all_tasks_blocked()
+    assert followed.transport.types == ["hello", "gap", "event", "event", "bookmark live"]
+    assert followed.transport.of("gap")[0]["from"] == "old"
+    assert followed.transport.of("gap")[0]["cursor"] == followed.log.cursors.encode(1)
+
+
+@pytest.mark.parametrize("cursor", ["latest", "earliest"])
+async def test_a_snapshot_stands_exactly_at_its_position(followed, cursor):
+    """What is before it was delivered where the subscriber resumes; what is after it will be."""
+    for _ in range(3):
+        await followed.append()
+
+    async def snapshot() -> Taken:
+        at = followed.log.head
+        for _ in range(3):  # the log goes on meanwhile
+            await followed.log.committed(followed.log.append(Draft(kind="a.b", data=0)))
+        return Taken(Snapshot(cursor=followed.log.cursors.encode(at), workers=()), at)
+
+    await followed.begin(cursor, snapshot=snapshot)
+    before = ["event"] * 3 if cursor == "earliest" else []
+    assert followed.transport.types == [
+        "hello",
+        *before,
+        "snapshot",
+        *["event"] * 3,
+        "bookmark live",
+    ]
+    assert followed.transport.numbers[-3:] == [4, 5, 6]
+
+
+async def test_the_end_comes_when_everything_was_delivered(followed):
+    over = trio.Event()
+    final_state = WorkerStateChanged(state="stopped", before="idle", generation=1)
+
+    async def final() -> WorkerSummary | None:
+        return state(followed.log, 1) if over.is_set() else None
+
+    await followed.begin(wanted=Filter(worker=WORKER, kinds=("worker.item",)), final=final)
+    ids = {"runtime_id": "r", "worker_id": "w"}
+    await followed.append("worker.item", **ids)
+    assert not followed.is_over.is_set()
+    over.set()
+    followed.log.append(Draft(kind="worker.item", data=0, **ids))
+    followed.log.append(Draft(kind="worker.state", data=final_state, **ids))
+    await followed.is_over.wait()
+    assert followed.transport.types == ["hello", "bookmark live", "event", "event", "end"]
+    assert followed.transport.messages[-1]["worker"]["state"] == "stopped"
+    assert followed.transport.messages[-1]["cursor"] == followed.log.cursors.encode(3)
+    assert followed.transport.closed == (1000, "end")
+
+
+async def test_a_filter_that_skips_much_is_told_where_it_is(followed):
+    await followed.begin(wanted=Filter(kinds=("gen",)))
+    for _ in range(PROGRESS_EVENTS + 200):
+        followed.log.append(Draft(kind="other.tick", data=0))
+    await followed.log.committed(PROGRESS_EVENTS)
+    await wait_all_tasks_blocked()
+    assert followed.transport.types == ["hello", "bookmark live", "bookmark progress"]
+    assert start_at(followed.transport.messages[-1]["cursor"], followed.log).position >= (
+        PROGRESS_EVENTS
+    )
+
+
+async def test_before_the_floor_passes_what_it_was_told_a_quiet_subscriber_is_told_more(
+    open_log, nursery
+):
+    async with open_log(window_events=1000) as log:
+        followed = Followed(log, nursery)
+        wanted = Filter(kinds=("gen",))
+        await followed.begin(wanted=wanted)
+        for _ in range(100):
+            for _ in range(50):
+                log.append(Draft(kind="other.tick", data=0))
+            await log.committed(log.appended)
+            await wait_all_tasks_blocked()
+            told = followed.transport.messages[-1]["cursor"]
+            assert start_at(told, log, wanted).resume == "exact"  # at no time is it expired
+        assert set(followed.transport.types[2:]) == {"bookmark evicting"}
+        assert 5 <= len(followed.transport.types[2:]) <= 20
+        nursery.cancel_scope.cancel()
+
+
+async def test_one_that_is_expired_by_a_burst_is_overrun_and_others_go_on(open_log, nursery):
+    async with open_log(window_events=100) as log:
+        all_of_it = Followed(log, nursery)
+        other = Followed(log, nursery, all_of_it.fanout)
+        await all_of_it.begin()
+        await other.begin(wanted=Filter(kinds=("plugin.state",)))
+        log.append(Draft(kind="plugin.state", data=0))
+        for _ in range(1000):
+            log.append(Draft(kind="gen.tick", data=0))
+        await log.committed(1001)
+        await wait_all_tasks_blocked()
+        assert all_of_it.transport.closed == (4008, "slow_consumer")
+        assert other.transport.numbers == [1]
+        assert other.transport.closed is None
+        nursery.cancel_scope.cancel()
+
+
+async def test_closes_are_spread_and_each_goes_on_until_its_own(followed, autojump_clock):
+    drain = Drain(followed.draining, spread_s=2.0, count=lambda: 1000, uniform=lambda _, high: high)
+    session = session_on(followed.fanout, followed.transport)
+    session._drain = drain
+    followed.draining.set()
+    begun_s = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(session.run, everything(), start_at("latest", followed.log))
+        await trio.sleep(1)
+        await followed.append()
+        assert followed.transport.numbers == [1]
+    assert trio.current_time() - begun_s == pytest.approx(2.0)
+    assert followed.transport.types[-2:] == ["bookmark draining", "error"]
+    assert followed.transport.messages[-1]["retry"] == {"after_s": 5.0}

@@ -6,6 +6,18 @@ from typing import Any
 import trio
 
 
+def messages_in(frames: bytes) -> list[bytes]:
+    """The payloads of joined text frames."""
+    found = []
+    while frames:
+        assert frames[0] == 0x81
+        extra = {126: 2, 127: 8}.get(frames[1], 0)
+        size = int.from_bytes(frames[2 : 2 + extra], "big") if extra else frames[1]
+        found.append(frames[2 + extra : 2 + extra + size])
+        frames = frames[2 + extra + size :]
+    return found
+
+
 class MemoryTransport:
     """Takes what a session sends; a test may make it slow, or cut it off."""
 
@@ -15,18 +27,37 @@ class MemoryTransport:
         self.may_take = trio.Event()
         self.may_take.set()
         self.cut_after: int | None = None
+        self.stalled = False
+        self._unsent = b""
+        self._is_cut = False
 
-    async def send_messages(self, messages: list[bytes]) -> None:
+    def offer(self, frames: bytes) -> bool:
         assert self.closed is None, "nothing is sent after the close"
-        assert messages, "an empty write is a write for nothing"
-        await self.may_take.wait()
-        for message in messages:
-            if self.cut_after is not None and len(self.messages) >= self.cut_after:
+        assert frames, "an empty write is a write for nothing"
+        self._unsent += frames
+        if self.may_take.is_set():
+            self._take()
+        return not self._unsent
+
+    async def drained(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self._unsent:
+            await self.may_take.wait()
+            self._take()
+        if self._is_cut:
+            raise trio.BrokenResourceError
+
+    def _take(self) -> None:
+        unsent, self._unsent = self._unsent, b""
+        for message in messages_in(unsent):
+            if self._is_cut or len(self.messages) == self.cut_after:
+                self._is_cut = True
                 raise trio.BrokenResourceError
             self.messages.append(json.loads(message))
 
     async def close(self, code: int, reason: str) -> None:
         assert self.closed is None
+        assert not self._unsent
         self.closed = (code, reason)
 
     def of(self, kind: str) -> list[dict[str, Any]]:

@@ -75,7 +75,7 @@ class Rig:
     def events(self, prefix: str = "") -> list[dict[str, Any]]:
         """Every committed event so far whose kind begins so."""
         entries = self.event_log.read(self.event_log.window().floor, 1 << 30)
-        decoded = [json.loads(entry.frame) for entry in entries]
+        decoded = [json.loads(entry.message) for entry in entries]
         return [event for event in decoded if event["kind"].startswith(prefix)]
 
     def states(self) -> list[tuple[str, str]]:

@@ -55,7 +55,7 @@ class Books:
         """Enters what was committed since the last time."""
         for entry in event_log.read(self._position, 1 << 30):
             self._position = entry.seq
-            event = msgspec.json.decode(entry.frame)
+            event = msgspec.json.decode(entry.message)
             name = event["kind"].removeprefix("plugin.ingress.")
             if name not in (event["kind"], "unfinished"):
                 self._enter(name, event["data"], event["seq"])

@@ -277,7 +277,7 @@ def test_the_story_goes_everywhere(quiet):
     story = Story(VICTIMS["requester"], CancelAt(1 << 40, lambda _: True), plant_nothing)
     trio.run(story.run, clock=MockClock(autojump_threshold=0))
     entries = story.rig.event_log.read(0, 1 << 30)
-    events = [msgspec.json.decode(entry.frame) for entry in entries]
+    events = [msgspec.json.decode(entry.message) for entry in entries]
     kinds = {event["kind"].removeprefix("plugin.ingress.") for event in events}
     assert {"accepted", "handled", "retry_scheduled", "handler_failed", "dead_lettered"} <= kinds
     assert {"interrupted", "plugin.state", "p.done"} <= kinds

@@ -13,7 +13,7 @@ class Seen:
         self._log = log
 
     def events(self, kind: str = "", worker_id: str | None = None) -> list[dict[str, Any]]:
-        events = [json.loads(entry.frame) for entry in self._log.read(0, 1 << 40)]
+        events = [json.loads(entry.message) for entry in self._log.read(0, 1 << 40)]
         return [
             event
             for event in events

@@ -54,11 +54,12 @@ class LogStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ObserveStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The stream's listener."""
+    """The stream's listener; `slow_consumers` were cut since the start."""
 
     enabled: bool
     url: str | None
     subscribers: int
+    slow_consumers: int
 
 
 class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,6 +92,7 @@ class Observed:
     def __init__(self) -> None:
         self.url: str | None = None
         self.subscribers = 0
+        self.slow_consumers = 0
 
 
 class Daemon:
@@ -179,6 +181,7 @@ class Daemon:
                 enabled=self.observed.url is not None,
                 url=self.observed.url,
                 subscribers=self.observed.subscribers,
+                slow_consumers=self.observed.slow_consumers,
             ),
             plugins=self.plugins.records(),
             runtimes=self.registry.summaries(),

@@ -7,6 +7,7 @@ from functools import partial
 
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.host import GrantedWorkers
+from yoi_daemon.daemon.statedir import Epochs
 from yoi_daemon.eventlog.opening import open_event_log
 from yoi_daemon.front.access import Tokens
 from yoi_daemon.model.directories import Directories
@@ -25,14 +26,21 @@ async def open_daemon(
     tokens: Tokens,
     environ: Mapping[str, str],
     *,
+    epochs: Epochs | None = None,
     wall_clock: Callable[[], float] = time.time,
 ) -> AsyncGenerator[Daemon]:
-    """Everything but the listeners; `environ` is what a reload reads overrides from.
+    """Everything but the listeners; `environ` is what a reload reads overrides from, `epochs` the
+    log's name and those of earlier runs.
 
     Providers outlive their users: the log is opened first and ends last.
     """
     ids = IdSource(wall_clock)
-    async with open_event_log(settings.observe, wall_clock=wall_clock) as event_log:
+    async with open_event_log(
+        settings.observe,
+        epoch=None if epochs is None else epochs.current,
+        earlier_epochs=() if epochs is None else epochs.earlier,
+        wall_clock=wall_clock,
+    ) as event_log:
         profiles = make_profiles(settings.profiles)
         async with (
             open_embedded_runtime(

@@ -8,8 +8,9 @@ import secrets
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from yoi_daemon.model.cursor import EPOCH_BYTES, is_epoch
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import (
     ConfigFault,
@@ -21,6 +22,8 @@ from yoi_daemon.model.errors import (
 
 TOKEN_PREFIX = "yoi_"
 TOKEN_BYTES = 32
+MAX_EPOCHS = 256
+"""Earlier runs whose cursors are told from those of another daemon; 17 bytes each."""
 
 
 @contextmanager
@@ -73,6 +76,31 @@ def admin_token(directories: Directories) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise _failure(path, error) from error
     return token
+
+
+class Epochs(NamedTuple):
+    """The name of this run's log in memory, and the latest ones of earlier runs."""
+
+    current: str
+    earlier: tuple[str, ...]
+
+
+def begin_epoch(directories: Directories) -> Epochs:
+    """Makes an epoch and notes it in `<state>/epochs`, so that its cursors are known after a restart.
+
+    A file that does not read as epochs is begun anew. Raises `NotAllowed`.
+    """
+    path = directories.state / "epochs"
+    earlier: list[str] = []
+    try:
+        with suppress(FileNotFoundError, UnicodeDecodeError):
+            earlier = [line for line in path.read_text("ascii").split() if is_epoch(line)]
+        earlier = earlier[-MAX_EPOCHS:]
+        current = secrets.token_hex(EPOCH_BYTES)
+        _write_whole(path, "\n".join([*earlier, current]) + "\n")
+    except OSError as error:
+        raise NotAllowed(f"{path} cannot be read or made: {error}") from error
+    return Epochs(current, tuple(earlier))
 
 
 def write_daemon_file(directories: Directories, content: dict[str, Any]) -> None:

@@ -9,39 +9,32 @@ from typing import Protocol
 
 import msgspec
 
+from yoi_daemon.eventlog.entry import Entry
+from yoi_daemon.eventlog.filter import Filter
 from yoi_daemon.model.cursor import CursorCodec
-from yoi_daemon.model.events import Draft
-
-
-class Entry:
-    """One committed event: its number, what filters look at, and the frame every subscriber gets."""
-
-    __slots__ = ("frame", "kind", "monotonic_s", "plugin_id", "seq", "worker")
-
-    def __init__(
-        self,
-        seq: int,
-        kind: str,
-        worker: tuple[str, str] | None,
-        plugin_id: str | None,
-        monotonic_s: float,
-        frame: bytes,
-    ) -> None:
-        self.seq = seq
-        self.kind = kind
-        self.worker = worker
-        self.plugin_id = plugin_id
-        self.monotonic_s = monotonic_s
-        self.frame = frame
+from yoi_daemon.model.events import Draft, Lane
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
-    """What resumes: positions `floor` to `head`; `events` and `bytes` are what is kept."""
+    """What resumes for every filter: `floor` to `head`; `events` and `bytes` are all that is kept.
+
+    A filter that misses nothing resumes from below `floor` too; see `EventLog.floor_of`.
+    """
 
     floor: int
     head: int
     events: int
     bytes: int
+
+
+class LaneStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """One retention lane; `scopes` is how many workers and plugins are indexed in it."""
+
+    floor: int
+    events: int
+    bytes: int
+    evicted: int
+    scopes: int
 
 
 class LogStatistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +47,7 @@ class LogStatistics(msgspec.Struct, frozen=True, kw_only=True):
     evicted: int
     commits: int
     window: Window
+    lanes: dict[Lane, LaneStatistics]
 
 
 class PositionExpiredError(Exception):
@@ -113,10 +107,33 @@ class EventLog(Protocol):
         ...
 
     def read(self, position: int, max_bytes: int) -> list[Entry]:
-        """Committed events after `position`, at least one where there is one, at most `max_bytes`.
+        """Committed events after `position`, whatever they are; at least one where there is one, at most `max_bytes`.
 
         Raises `PositionExpiredError` below the window's floor.
         """
+        ...
+
+    def look(
+        self, wanted: Filter, position: int, max_bytes: int, up_to: int | None = None
+    ) -> tuple[list[Entry], int]:
+        """Committed events after `position` that `wanted` takes, and the position this brings to.
+
+        At most `max_bytes` of frames, but one event where one was found; nothing after `up_to`. The
+        cost follows the matches of a worker's or plugin's filter. Raises `PositionExpiredError`
+        where an event that could have matched is gone.
+        """
+        ...
+
+    def floor_of(self, wanted: Filter) -> int:
+        """The lowest position that resumes for this filter, by watermarks that outlive the content."""
+        ...
+
+    def soon(self, wanted: Filter) -> int:
+        """What `floor_of` may rise to before long: a subscriber told of less is to be told of more."""
+        ...
+
+    def is_earlier(self, epoch: str) -> bool:
+        """Whether `epoch` was this daemon's, in an earlier run."""
         ...
 
     async def wait_beyond(self, position: int) -> None:

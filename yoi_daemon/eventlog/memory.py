@@ -1,16 +1,25 @@
 """The event log in memory: the same interface and order of steps, without the promise to survive."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NoReturn
 
 import msgspec
 import trio
 
-from yoi_daemon.eventlog.interface import Entry, LogStatistics, Window
+from yoi_daemon.eventlog.entry import Entry
+from yoi_daemon.eventlog.filter import Filter
+from yoi_daemon.eventlog.interface import LogStatistics, Window
 from yoi_daemon.eventlog.ring import Ring
 from yoi_daemon.model.cursor import CursorCodec
 from yoi_daemon.model.errors import Refused, StorageFailed
-from yoi_daemon.model.events import MAX_EVENT_BYTES, Draft, ObservationEvent, format_time
+from yoi_daemon.model.events import (
+    MAX_EVENT_BYTES,
+    Draft,
+    ObservationEvent,
+    ends_worker,
+    format_time,
+)
+from yoi_daemon.model.frames import text_frame
 
 MAX_PENDING_BYTES = 16_777_216
 """Numbered and not committed: 16 MiB, a quarter of the default window. Beyond it `room` waits."""
@@ -24,9 +33,16 @@ class MemoryEventLog:
     durable = False
 
     def __init__(
-        self, epoch: str, ring: Ring, *, wall_clock: Callable[[], float], clock: Callable[[], float]
+        self,
+        epoch: str,
+        ring: Ring,
+        *,
+        wall_clock: Callable[[], float],
+        clock: Callable[[], float],
+        earlier_epochs: Collection[str] = (),
     ) -> None:
         self.cursors = CursorCodec(epoch)
+        self._earlier_epochs = frozenset(earlier_epochs) - {epoch}
         self._ring = ring
         self._wall_clock = wall_clock
         self._clock = clock
@@ -55,7 +71,7 @@ class MemoryEventLog:
             worker_seq = self._worker_seqs.get(worker, 0) + 1
         seq = self.appended + 1
         # What may refuse this one event is decided before the number is its own.
-        frame = _encode(
+        message = _encode(
             ObservationEvent(
                 cursor=self.cursors.encode(seq),
                 seq=seq,
@@ -72,7 +88,16 @@ class MemoryEventLog:
         self.appended = seq
         if worker is not None and worker_seq is not None:
             self._worker_seqs[worker] = worker_seq
-        entry = Entry(seq, draft.kind, worker, draft.plugin_id, self._clock(), frame)
+        frame = text_frame(message)
+        entry = Entry(
+            seq,
+            draft.kind,
+            worker,
+            draft.plugin_id,
+            self._clock(),
+            frame,
+            is_last=ends_worker(draft),
+        )
         self._pending.append((entry, on_commit))
         self._pending_bytes += len(frame)
         self._wake.set()
@@ -97,6 +122,21 @@ class MemoryEventLog:
     def read(self, position: int, max_bytes: int) -> list[Entry]:
         return self._ring.read(position, max_bytes)
 
+    def look(
+        self, wanted: Filter, position: int, max_bytes: int, up_to: int | None = None
+    ) -> tuple[list[Entry], int]:
+        return self._ring.look(wanted, position, max_bytes, up_to)
+
+    def floor_of(self, wanted: Filter) -> int:
+        self._ring.evict()
+        return self._ring.floor_of(wanted)
+
+    def soon(self, wanted: Filter) -> int:
+        return self._ring.soon(wanted)
+
+    def is_earlier(self, epoch: str) -> bool:
+        return epoch in self._earlier_epochs
+
     def forget_worker(self, runtime_id: str, worker_id: str) -> None:
         self._worker_seqs.pop((runtime_id, worker_id), None)
 
@@ -109,6 +149,7 @@ class MemoryEventLog:
             evicted=self._ring.evicted,
             commits=self._commits,
             window=self._ring.window(),
+            lanes=self._ring.lanes(),
         )
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import asynccontextmanager
 
 import trio
@@ -19,11 +19,13 @@ async def open_event_log(
     settings: ObserveSettings,
     *,
     epoch: str | None = None,
+    earlier_epochs: Collection[str] = (),
     wall_clock: Callable[[], float] = time.time,
 ) -> AsyncGenerator[EventLog]:
     """The log with the window that `settings` state; leaving it commits what is pending.
 
-    A memory log begins a new epoch, so that no cursor of an earlier one can be mistaken for its own.
+    A memory log begins a new epoch, so that no cursor of an earlier one can be mistaken for its own;
+    `earlier_epochs` are those it knows for its predecessors'.
     Cancelling the body does not cancel the writer: what the body's clean-up appends is committed too.
     """
     ring = Ring(
@@ -33,7 +35,11 @@ async def open_event_log(
         clock=trio.current_time,
     )
     log = MemoryEventLog(
-        epoch or os.urandom(EPOCH_BYTES).hex(), ring, wall_clock=wall_clock, clock=trio.current_time
+        epoch or os.urandom(EPOCH_BYTES).hex(),
+        ring,
+        wall_clock=wall_clock,
+        clock=trio.current_time,
+        earlier_epochs=earlier_epochs,
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(log.run)

@@ -1,15 +1,38 @@
-"""The window of committed events: bounded by bytes, count and age, its floor outliving its content."""
+"""The window of committed events: bounded by bytes, count and age, its floors outliving its content.
 
-from collections.abc import Callable
+Two lanes share it: a flood of one lane takes what the other leaves free of its half, never more.
+"""
 
-from yoi_daemon.eventlog.interface import Entry, PositionExpiredError, Window
+from collections.abc import Callable, Iterable, Mapping
+from heapq import merge
+from typing import NamedTuple
+
+from yoi_daemon.eventlog.entry import Entry
+from yoi_daemon.eventlog.filter import EVERYTHING, Filter, lane_of
+from yoi_daemon.eventlog.interface import LaneStatistics, PositionExpiredError, Window
+from yoi_daemon.eventlog.lanes import RetentionLane
+from yoi_daemon.model.events import Lane
+
+LOOK_ENTRIES = 1024
+"""One look passes so many entries at most, matching or not: some 0.3 ms of the loop."""
+
+NEARLY_FULL = 7 / 8
+"""Of a bound: from here on what lies in the oldest eighth of a lane counts as about to go."""
+
+
+class Look(NamedTuple):
+    """Matching entries, and the position up to which there are no others."""
+
+    entries: list[Entry]
+    position: int
 
 
 class Ring:
-    """Entries `floor + 1` to `head`, without a hole.
+    """Entries up to `head`, in two lanes.
 
-    `window_events`, `window_bytes` (of frames) and `window_age_s` bound it; the newest entry is
-    always kept. `clock` gives monotonic seconds.
+    `window_events`, `window_bytes` (of frames) and `window_age_s` bound both together; where they
+    are passed, the lane that has more than half of them lets go. The newest entry is always kept.
+    `clock` gives monotonic seconds.
     """
 
     def __init__(
@@ -25,27 +48,59 @@ class Ring:
         self._max_bytes = window_bytes
         self._max_age_s = window_age_s
         self._clock = clock
-        self._entries: list[Entry] = []
-        self._start = (
-            0  # entries before it are let go; the list is cut now and then, not at each step
-        )
-        self._bytes = 0
+        self._lifecycle = RetentionLane(head)
+        self._volume = RetentionLane(head)
+        self._lanes: Mapping[Lane, RetentionLane] = {
+            "lifecycle": self._lifecycle,
+            "volume": self._volume,
+        }
         self.head = head
-        self.evicted = 0
 
     def __len__(self) -> int:
-        return len(self._entries) - self._start
+        return len(self._lifecycle) + len(self._volume)
+
+    @property
+    def bytes(self) -> int:
+        """Of all frames kept."""
+        return self._lifecycle.bytes + self._volume.bytes
+
+    @property
+    def evicted(self) -> int:
+        """Entries let go of since the start."""
+        return self._lifecycle.evicted + self._volume.evicted
 
     @property
     def floor(self) -> int:
-        """The lowest position that still resumes."""
-        return self.head - len(self)
+        """The lowest position from which everything is still there."""
+        return max(self._lifecycle.floor, self._volume.floor)
+
+    def floor_of(self, wanted: Filter) -> int:
+        """The lowest position that resumes for this filter: it may be far below `floor`."""
+        scope = wanted.scope
+        return max(self._lanes[lane].floor_of(scope) for lane in wanted.lanes)
+
+    def soon(self, wanted: Filter) -> int:
+        """What `floor_of` may be before long: positions below it are to be moved on."""
+        if wanted.scope is not None and not wanted.kinds:
+            return (
+                0  # what it has not been told of it has not got: nothing of its own can go unseen
+            )
+        nearly = (
+            len(self) >= self._max_events * NEARLY_FULL
+            or self.bytes >= self._max_bytes * NEARLY_FULL
+        )
+        old_s = self._clock() - self._max_age_s * NEARLY_FULL
+        soon = 0
+        for name in wanted.lanes:
+            lane = self._lanes[name]
+            if lane and (nearly or lane.entries[0].monotonic_s < old_s):
+                soon = max(soon, lane.entries[len(lane) // 8].seq)
+        return soon
 
     def push(self, entry: Entry) -> None:
         """Takes the next entry, and lets go of what is beyond a bound."""
         assert entry.seq == self.head + 1, "entries come in order of number"
-        self._entries.append(entry)
-        self._bytes += len(entry.frame)
+        self._lanes[lane_of(entry)].push(entry)
         self.head = entry.seq
         self._let_go(entry.monotonic_s)
 
@@ -54,36 +109,93 @@ class Ring:
         self._let_go(self._clock())
 
     def _let_go(self, now: float) -> None:
+        while len(self) > self._max_events and len(self) > 1:
+            self._larger(len(self._volume) > self._max_events // 2).evict()
+        while self.bytes > self._max_bytes and len(self) > 1:
+            self._larger(self._volume.bytes > self._max_bytes // 2).evict()
         oldest_s = now - self._max_age_s
-        while (kept := len(self._entries) - self._start) > 1:
-            first = self._entries[self._start]
-            if (
-                kept <= self._max_events
-                and self._bytes <= self._max_bytes
-                and first.monotonic_s >= oldest_s
-            ):
+        for lane in (self._lifecycle, self._volume):
+            while lane and lane.entries[0].monotonic_s < oldest_s and len(self) > 1:
+                if lane.entries[0].seq == self.head:
+                    break
+                lane.evict()
+
+    def _larger(self, is_volume: bool) -> RetentionLane:
+        """The lane that has more than its share; the other where that would cost the newest entry."""
+        lane, other = self._lifecycle, self._volume
+        if is_volume:
+            lane, other = other, lane
+        if not lane or lane.entries[0].seq == self.head:
+            return other
+        return lane
+
+    def look(self, wanted: Filter, position: int, max_bytes: int, up_to: int | None = None) -> Look:
+        """Matching entries after `position`: at most `max_bytes`, but one where one was found.
+
+        Nothing after `up_to` is looked at. Raises `PositionExpiredError` where an entry that could
+        have matched is gone.
+        """
+        floor = self.floor_of(wanted)
+        if position < floor:
+            raise PositionExpiredError(floor)
+        end = self.head if up_to is None else min(up_to, self.head)
+        found: list[Entry] = []
+        size = 0
+        last = position
+        for passed, entry in enumerate(self._after(wanted, position), 1):
+            if entry.seq > end:
                 break
-            self._bytes -= len(first.frame)
-            self._start += 1
-            self.evicted += 1
-        if self._start > 1024 and self._start * 2 > len(self._entries):
-            del self._entries[: self._start]
-            self._start = 0
+            if wanted.takes(entry):
+                size += len(entry.frame)
+                if found and size > max_bytes:
+                    return Look(found, last)
+                found.append(entry)
+            last = entry.seq
+            if passed == LOOK_ENTRIES:
+                return Look(found, last)
+        return Look(found, max(position, end))
+
+    def _after(self, wanted: Filter, position: int) -> Iterable[Entry]:
+        scope = wanted.scope
+        parts = [
+            part
+            for lane in wanted.lanes
+            if (part := self._lanes[lane].after(scope, position, LOOK_ENTRIES))
+        ]
+        return parts[0] if len(parts) == 1 else merge(*parts, key=_seq)
 
     def read(self, position: int, max_bytes: int) -> list[Entry]:
-        """Entries after `position`: at least one where there is one, at most `max_bytes` of frames."""
-        if position < self.floor:
-            raise PositionExpiredError(self.floor)
-        size = 0
+        """Entries after `position`, whatever they are: `look` for every event, again and again."""
         found: list[Entry] = []
-        for index in range(self._start + position - self.floor, len(self._entries)):
-            entry = self._entries[index]
-            size += len(entry.frame)
+        size = 0
+        while position < self.head:
+            look = self.look(EVERYTHING, position, max_bytes - size)
+            size += sum(len(entry.frame) for entry in look.entries)
             if found and size > max_bytes:
                 break
-            found.append(entry)
+            found += look.entries
+            position = look.position
+            if size >= max_bytes:
+                break
         return found
 
     def window(self) -> Window:
         """The bounds as they are."""
-        return Window(floor=self.floor, head=self.head, events=len(self), bytes=self._bytes)
+        return Window(floor=self.floor, head=self.head, events=len(self), bytes=self.bytes)
+
+    def lanes(self) -> dict[Lane, LaneStatistics]:
+        """What each lane holds."""
+        return {
+            name: LaneStatistics(
+                floor=lane.floor,
+                events=len(lane),
+                bytes=lane.bytes,
+                evicted=lane.evicted,
+                scopes=lane.scopes,
+            )
+            for name, lane in self._lanes.items()
+        }
+
+
+def _seq(entry: Entry) -> int:
+    return entry.seq

@@ -43,6 +43,11 @@ class Connection(Protocol):
         """Bytes accepted for this connection which the kernel has not yet taken."""
         ...
 
+    @property
+    def stalled(self) -> bool:
+        """Whether the connection was given up because a write made no progress."""
+        ...
+
     async def send(self, data: bytes | str) -> None:
         """Send one text frame; `data` is UTF-8. Waits while 64 KiB or more are unsent.
 
@@ -51,7 +56,7 @@ class Connection(Protocol):
         ...
 
     async def send_frames(self, frames: bytes) -> None:
-        """Send whole frames made by `text_frame`, any number joined. Else as `send`."""
+        """Send whole frames made by `model.frames.text_frame`, any number joined. Else as `send`."""
         ...
 
     def offer(self, frames: bytes) -> bool:
@@ -80,19 +85,6 @@ class Connection(Protocol):
 
 SessionHandler = Callable[[Connection], Awaitable[None]]
 Gate = Callable[[UpgradeRequest], Awaitable[SessionHandler]]
-
-
-def text_frame(payload: bytes) -> bytes:
-    """`payload` (UTF-8) as one unmasked, uncompressed text frame, RFC 6455 section 5.2.
-
-    A server's frame depends on nothing of the connection, so one frame serves every subscriber.
-    """
-    size = len(payload)
-    if size < 126:
-        return bytes((0x81, size)) + payload
-    if size < 1 << 16:
-        return struct.pack("!BBH", 0x81, 126, size) + payload
-    return struct.pack("!BBQ", 0x81, 127, size) + payload
 
 
 def close_frame(code: int, reason: str) -> bytes:

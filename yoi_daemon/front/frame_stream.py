@@ -1,5 +1,7 @@
 """The stream between a socket and a WebSocket library that must not see what a client may send."""
 
+from collections.abc import Callable
+
 import trio
 
 from yoi_daemon.front.accepting import close_gently
@@ -8,6 +10,9 @@ from yoi_daemon.front.fragments import FragmentCounter, TooManyFragments
 from yoi_daemon.front.outbox import Outbox
 
 _CLOSE_OPCODE = 0x8
+
+VIOLATIONS = frozenset({1002, 1007})
+"""RFC 6455 section 7.4.1: a protocol error, and text that is no UTF-8."""
 
 
 class FrameStream(trio.abc.Stream):
@@ -32,6 +37,7 @@ class FrameStream(trio.abc.Stream):
         self._stream = stream
         self._outbox = outbox
         self._close_s = close_s
+        self.violation: Callable[[], int | None] = _none
         self._linger_s = linger_s
         self._head = (
             "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -93,6 +99,11 @@ class FrameStream(trio.abc.Stream):
             await self._closed.wait()
             return
         self._close_begun = True
+        # wsproto tells of frames that break the protocol, and trio-websocket leaves without a word.
+        code = None if self.close_sent else self.violation()
+        if code is not None and code in VIOLATIONS:
+            self._outbox.put(close_frame(code, "protocol violation"))
+            self.close_sent = True
         self._receiving.cancel()  # only one task may read, and from here it is `close_gently`
         self._outbox.finish()
         try:
@@ -103,3 +114,7 @@ class FrameStream(trio.abc.Stream):
         finally:
             self._stream.socket.close()
             self._closed.set()
+
+
+def _none() -> None:
+    return None

@@ -29,7 +29,6 @@ from yoi_daemon.front.connection import (
     SessionHandler,
     UpgradeRequest,
     close_frame,
-    text_frame,
 )
 from yoi_daemon.front.frame_stream import FrameStream
 from yoi_daemon.front.head import (
@@ -40,6 +39,7 @@ from yoi_daemon.front.head import (
 )
 from yoi_daemon.front.outbox import Outbox
 from yoi_daemon.model.errors import Refused
+from yoi_daemon.model.frames import text_frame
 from yoi_daemon.model.problem import internal_problem
 
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
@@ -266,6 +266,7 @@ class _Session:
                     receive_buffer_size=_RECEIVE_BYTES,
                 )
                 self._websocket = await request.accept()
+                self._frames.violation = self._closing_code
                 self._frames.opened()
                 nursery.start_soon(self._discard_messages)
                 await self._handle(admitted.handler)
@@ -273,6 +274,10 @@ class _Session:
                 nursery.cancel_scope.cancel()
         except* (ConnectionClosed, LocalProtocolError):
             pass
+
+    def _closing_code(self) -> int | None:
+        closed = self._websocket.closed
+        return None if closed is None else closed.code
 
     def _say_shutting_down(self) -> None:
         """Ended by force: no time to wait for anything, but one frame may still fit."""
@@ -308,6 +313,10 @@ class _Session:
     @property
     def unsent(self) -> int:
         return self._outbox.unsent
+
+    @property
+    def stalled(self) -> bool:
+        return self._outbox.stalled
 
     async def send(self, data: bytes | str) -> None:
         await self.send_frames(text_frame(data.encode() if isinstance(data, str) else data))

@@ -24,6 +24,11 @@ class Cursor(NamedTuple):
     seq: int
 
 
+def is_epoch(text: str) -> bool:
+    """Whether `text` can name an epoch: 16 lower-case hexadecimal digits."""
+    return _EPOCH.fullmatch(text) is not None
+
+
 class MalformedCursorError(ValueError):
     """The text is no cursor this program made."""
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from yoi_daemon.model.states import ServiceState, WorkerState
+from yoi_daemon.model.states import WORKER_TERMINAL, ServiceState, WorkerState
 
 MAX_EVENT_BYTES = 262_144
 """An event's `data`, encoded, is at most 256 KiB; PRODUCT promise to subscribers."""
@@ -298,3 +298,34 @@ def matches_kind(kind: str, prefix: str) -> bool:
     if prefix.endswith("."):
         return kind.startswith(prefix)
     return kind == prefix or kind.startswith(prefix + ".")
+
+
+Lane = Literal["lifecycle", "volume"]
+"""The two retention lanes: what is emitted by volume cannot evict what happened to things."""
+
+OWN_ROOTS = frozenset({"daemon", "log", "plugin", "runtime", "tool", "worker"})
+"""The first words of the daemon's own kinds; no plugin may be called so."""
+
+VOLUME_KINDS = ("worker.item", "worker.delta")
+
+
+@lru_cache(maxsize=4096)
+def is_volume(kind: str) -> bool:
+    """Whether the kind is one of volume: output of workers, and everything plugins emit themselves."""
+    return kind.partition(".")[0] not in OWN_ROOTS or any(
+        matches_kind(kind, volume) for volume in VOLUME_KINDS
+    )
+
+
+def lanes_of(prefix: str) -> tuple[Lane, ...]:
+    """The lanes that kinds under `prefix` lie in; the empty prefix is every kind."""
+    if prefix and is_volume(prefix.rstrip(".")):
+        return ("volume",)
+    if not prefix or prefix.rstrip(".") in {kind.partition(".")[0] for kind in VOLUME_KINDS}:
+        return ("lifecycle", "volume")
+    return ("lifecycle",)
+
+
+def ends_worker(draft: Draft) -> bool:
+    """Whether this is a worker's last event: it moved to a state that nothing follows."""
+    return isinstance(draft.data, WorkerStateChanged) and draft.data.state in WORKER_TERMINAL

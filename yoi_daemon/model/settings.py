@@ -33,6 +33,7 @@ class ObserveSettings(Section, frozen=True):
     origins: list[str] = []
     heartbeat_s: Seconds = 15
     max_subscribers: Count = 4096
+    max_token_subscribers: Count = 4096
     window_events: Count = 100_000
     window_bytes: Bytes = 67_108_864
     window_age_s: Annotated[float, Meta(gt=0)] = 604_800

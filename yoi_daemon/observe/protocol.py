@@ -7,17 +7,20 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from yoi_daemon.eventlog.filter import Filter
 from yoi_daemon.eventlog.interface import EventLog
-from yoi_daemon.eventlog.subscription import Filter
 from yoi_daemon.model.cursor import MalformedCursorError, decode_cursor
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.ids import EMBEDDED_RUNTIME_ID
+from yoi_daemon.model.workers import TranscriptPage, WorkerSummary
 
 PROTOCOL_VERSION = 1
 MAX_KINDS = 32
 
-Resume = Literal["live", "exact", "earliest"]
-BookmarkReason = Literal["live", "idle", "draining"]
+Resume = Literal["live", "exact", "earliest", "snapshot"]
+BookmarkReason = Literal["live", "idle", "progress", "evicting", "draining"]
+OnGap = Literal["error", "snapshot", "earliest"]
+LossReason = Literal["evicted", "epoch_changed"]
 
 CLOSE_CODES: Mapping[str, int] = {
     "shutting_down": 1012,
@@ -39,6 +42,7 @@ _ROUTES: tuple[re.Pattern[str], ...] = (
     re.compile(r"/v1/runtimes/(?P<runtime_id>[^/]+)/workers/(?P<worker_id>[^/]+)/events"),
     re.compile(r"/v1/plugins/(?P<plugin_id>[^/]+)/events"),
 )
+_PARAMETERS = ("cursor", "kinds", "on_gap", "snapshot", "await")
 _KIND = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*\.?")
 
 
@@ -55,19 +59,44 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
     cursor: str = "latest"
     kinds: tuple[str, ...] = ()
+    on_gap: OnGap = "error"
+    snapshot: bool = False
+    await_worker: bool = False
+
+
+class Loss(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything after `from_cursor` up to the position where the subscriber goes on may be lost."""
+
+    from_cursor: str
+    reason: LossReason
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a stream begins; with `loss`, past a hole that its subscriber accepts."""
+
+    position: int
+    resume: Resume
+    loss: Loss | None = None
 
 
 class StreamRefused(Exception):
     """The stream ends with an `error` message. `code` has a close code; `reason` tells its cases apart."""
 
     def __init__(
-        self, code: str, reason: str, detail: str, *, retry_after_s: float | None = None
+        self,
+        code: str,
+        reason: str,
+        detail: str,
+        *,
+        retry_after_s: float | None = None,
+        worker: WorkerSummary | None = None,
     ) -> None:
         super().__init__(code, reason, detail)
         self.code = code
         self.reason = reason
         self.detail = detail
         self.retry_after_s = retry_after_s
+        self.worker = worker
 
 
 class WindowMessage(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,6 +127,47 @@ class Bookmark(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=
     delivered: int
 
 
+class WorkerSnapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A worker as it was at the snapshot's cursor; the latest page of its transcript in its own scope."""
+
+    worker: WorkerSummary
+    transcript: TranscriptPage | None = None
+
+
+class Snapshot(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="snapshot"
+):
+    """Workers as they were at `cursor`; `more` where there are others than shown."""
+
+    cursor: str
+    workers: tuple[WorkerSnapshot, ...]
+    more: bool = False
+
+
+class Gap(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    tag_field="type",
+    tag="gap",
+    rename={"from_cursor": "from"},
+):
+    """Events after `from` up to `to` were lost, none outside; `cursor` is `to`."""
+
+    from_cursor: str
+    to: str
+    cursor: str
+    reason: LossReason
+
+
+class End(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="end"):
+    """The scope is finished, and everything of it was delivered."""
+
+    cursor: str
+    reason: str
+    worker: WorkerSummary
+
+
 class Retry(msgspec.Struct, frozen=True, kw_only=True):
     """Come back after so many seconds."""
 
@@ -116,6 +186,7 @@ class ErrorMessage(
     head: str
     cursor: str | None = None
     retry: Retry | None = None
+    worker: WorkerSummary | None = None
 
 
 def find_target(path: str) -> Target:
@@ -133,8 +204,8 @@ def read_query(query: str) -> Asked:
     """Reads the query. Raises `StreamRefused` (`bad_request`), naming the parameter."""
     asked: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
-        if name not in ("cursor", "kinds"):
-            raise _bad_request("unknown_parameter", f"{name} is none of cursor, kinds")
+        if name not in _PARAMETERS:
+            raise _bad_request("unknown_parameter", f"{name!a} is none of {', '.join(_PARAMETERS)}")
         if name in asked:
             raise _bad_request("repeated_parameter", f"{name} is given twice")
         asked[name] = value
@@ -144,7 +215,23 @@ def read_query(query: str) -> Asked:
             "bad_kinds",
             f"expected up to {MAX_KINDS} kinds or prefixes such as worker.,plugin.state",
         )
-    return Asked(cursor=asked.get("cursor", "latest"), kinds=kinds)
+    on_gap = asked.get("on_gap", "error")
+    if on_gap not in ("error", "snapshot", "earliest"):
+        raise _bad_request("bad_on_gap", "on_gap is error, snapshot or earliest")
+    return Asked(
+        cursor=asked.get("cursor", "latest"),
+        kinds=kinds,
+        on_gap=on_gap,
+        snapshot=_flag(asked, "snapshot"),
+        await_worker=_flag(asked, "await"),
+    )
+
+
+def _flag(asked: Mapping[str, str], name: str) -> bool:
+    value = asked.get(name, "0")
+    if value not in ("0", "1"):
+        raise _bad_request(f"bad_{name}", f"{name} is 0 or 1")
+    return value == "1"
 
 
 def filter_of(target: Target, asked: Asked) -> Filter:
@@ -155,33 +242,51 @@ def filter_of(target: Target, asked: Asked) -> Filter:
     return Filter(worker=worker, plugin_id=target.plugin_id, kinds=asked.kinds)
 
 
-def find_position(cursor: str, log: EventLog) -> tuple[int, Resume]:
-    """The position a cursor names in this log. Synchronous, so that `latest` is one moment.
+def find_start(asked: Asked, wanted: Filter, log: EventLog) -> Start:
+    """Where a subscriber begins in this log. Synchronous, so that `latest` is one moment.
 
-    Raises `StreamRefused`: `cursor_expired` (`evicted`), `cursor_unknown` (`malformed`,
-    `foreign_epoch`, `future`). Nothing is ever replayed or left out for a cursor that is wrong.
+    Raises `StreamRefused`: `cursor_expired` (`evicted`, `epoch_changed`) unless `on_gap` accepts the
+    loss, `cursor_unknown` (`malformed`, `foreign_epoch`, `future`) always. Nothing is ever replayed
+    or left out for a cursor that is wrong.
     """
-    window = log.window()
-    if cursor == "latest":
-        return window.head, "live"
-    if cursor == "earliest":
-        return window.floor, "earliest"
+    floor, head = log.floor_of(wanted), log.head
+    if asked.cursor == "latest":
+        return Start(position=head, resume="live")
+    if asked.cursor == "earliest":
+        return Start(position=floor, resume="earliest")
     try:
-        named = decode_cursor(cursor)
+        named = decode_cursor(asked.cursor)
     except MalformedCursorError as error:
         raise StreamRefused("cursor_unknown", "malformed", "this never was a cursor") from error
     # The epoch before the number: a number of another log means nothing here.
     if named.epoch != log.cursors.epoch:
+        if log.is_earlier(named.epoch):
+            return _past_a_hole(asked, "epoch_changed", floor, head)
         raise StreamRefused(
             "cursor_unknown", "foreign_epoch", "this cursor is of another log; begin at earliest"
         )
-    if named.seq > window.head:
+    if named.seq > head:
         raise StreamRefused("cursor_unknown", "future", "this cursor is ahead of the log")
-    if named.seq < window.floor:
-        raise StreamRefused(
-            "cursor_expired", "evicted", "events after this cursor are gone; begin at earliest"
-        )
-    return named.seq, "exact"
+    if named.seq < floor:
+        return _past_a_hole(asked, "evicted", floor, head)
+    return Start(position=named.seq, resume="exact")
+
+
+_LOST: Mapping[LossReason, str] = {
+    "evicted": "events after this cursor are gone; begin at earliest",
+    "epoch_changed": "the daemon began a new log since this cursor; begin at earliest",
+}
+
+
+def _past_a_hole(asked: Asked, reason: LossReason, floor: int, head: int) -> Start:
+    loss = Loss(from_cursor=asked.cursor, reason=reason)
+    match asked.on_gap:
+        case "earliest":
+            return Start(position=floor, resume="earliest", loss=loss)
+        case "snapshot":
+            return Start(position=head, resume="snapshot", loss=loss)
+        case "error":
+            raise StreamRefused("cursor_expired", reason, _LOST[reason])
 
 
 def hello(log: EventLog, heartbeat_s: float, resume: Resume, position: int) -> bytes:
@@ -224,8 +329,23 @@ def error(log: EventLog, refused: StreamRefused, position: int | None) -> bytes:
             head=log.cursors.encode(window.head),
             cursor=None if position is None else log.cursors.encode(position),
             retry=None if after_s is None else Retry(after_s=after_s),
+            worker=refused.worker,
         )
     )
+
+
+def gap(log: EventLog, loss: Loss, position: int) -> bytes:
+    """A `gap` message: what was lost ends at `position`, where the subscriber goes on."""
+    to = log.cursors.encode(position)
+    return msgspec.json.encode(
+        Gap(from_cursor=loss.from_cursor, to=to, cursor=to, reason=loss.reason)
+    )
+
+
+def end(log: EventLog, position: int, worker: WorkerSummary) -> bytes:
+    """The `end` message of a worker's stream, with its final state."""
+    cursor = log.cursors.encode(position)
+    return msgspec.json.encode(End(cursor=cursor, reason="worker_gone", worker=worker))
 
 
 def _bad_request(reason: str, detail: str) -> StreamRefused:

@@ -2,52 +2,58 @@
 
 import random
 import socket
+from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import trio
 
 from yoi_daemon.daemon.daemon import Daemon
-from yoi_daemon.front.access import Names, refuse_token_in_query
-from yoi_daemon.front.connection import Connection, SessionHandler, UpgradeRequest, text_frame
+from yoi_daemon.eventlog.fanout import Fanout
+from yoi_daemon.front.access import Names, Principal, refuse_token_in_query
+from yoi_daemon.front.connection import Connection, SessionHandler, UpgradeRequest
 from yoi_daemon.front.websocket import WebSocketLimits, serve_websocket
 from yoi_daemon.model.errors import Refused
+from yoi_daemon.observe.draining import Drain
+from yoi_daemon.observe.projections import WorkerScope, check_target, snapshot_workers
 from yoi_daemon.observe.protocol import (
+    Asked,
+    Start,
     StreamRefused,
     Target,
     filter_of,
-    find_position,
+    find_start,
     find_target,
     read_query,
 )
-from yoi_daemon.observe.session import Session
+from yoi_daemon.observe.session import Scope, Session
 
-
-class WebSocketTransport:
-    """A session's transport over one WebSocket connection."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    async def send_messages(self, messages: list[bytes]) -> None:
-        await self._connection.send_frames(b"".join(map(text_frame, messages)))
-
-    async def close(self, code: int, reason: str) -> None:
-        await self._connection.close(code, reason)
+REFUSED_AT_ONCE = 64
+"""Connections beyond the cap on subscribers, so that one too many can be told so."""
 
 
 class ObserveServer:
-    """Opens sessions on one daemon's log."""
+    """Opens sessions on one daemon's log; `spread_s` is the time there is for closing them."""
 
     def __init__(
         self,
         daemon: Daemon,
         names: Names,
         *,
+        spread_s: float = 1.5,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._daemon = daemon
         self._names = names
         self._uniform = uniform
+        self._fanout = Fanout(daemon.event_log)
+        self._by_token: Counter[str] = Counter()
+        self._drain = Drain(
+            daemon.draining,
+            spread_s=spread_s,
+            count=lambda: daemon.observed.subscribers,
+            uniform=uniform,
+        )
 
     async def serve(
         self,
@@ -56,15 +62,19 @@ class ObserveServer:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serves until the daemon drains and every session has ended."""
-        limits = WebSocketLimits(connections=self._daemon.settings.observe.max_subscribers)
-        await serve_websocket(
-            sockets,
-            self.admit,
-            draining=self._daemon.draining,
-            limits=limits,
-            new_request_id=lambda: self._daemon.ids.new("req"),
-            task_status=task_status,
-        )
+        most = self._daemon.settings.observe.max_subscribers
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._fanout.run)
+            nursery.start_soon(self._fanout.wake_all_at, self._daemon.draining)
+            await serve_websocket(
+                sockets,
+                self.admit,
+                draining=self._daemon.draining,
+                limits=WebSocketLimits(connections=most + REFUSED_AT_ONCE),
+                new_request_id=lambda: self._daemon.ids.new("req"),
+                task_status=task_status,
+            )
+            nursery.cancel_scope.cancel()
 
     async def admit(self, request: UpgradeRequest) -> SessionHandler:
         """Name, page and token are checked before the 101, and where `latest` is, is fixed.
@@ -80,10 +90,9 @@ class ObserveServer:
         if self._daemon.draining.is_set():
             raise Refused("draining", "the daemon stops; come back", retry_after_s=2.0)
         try:
+            self._check_room(principal)
             asked = read_query(request.query)
-            await self._check_target(target)
-            wanted = filter_of(target, asked)
-            position, resume = find_position(asked.cursor, self._daemon.event_log)
+            scope, start = await self._begin(target, asked)
         except StreamRefused as refused:
             reason = refused
 
@@ -93,29 +102,92 @@ class ObserveServer:
             return refuse
 
         async def follow(connection: Connection) -> None:
-            observed = self._daemon.observed
-            observed.subscribers += 1
-            try:
-                await self._session(connection).run(wanted, position, resume)
-            finally:
-                observed.subscribers -= 1
+            await self._follow(connection, principal, scope, start)
 
         return follow
 
-    def _session(self, connection: Connection) -> Session:
-        return Session(
-            self._daemon.event_log,
-            WebSocketTransport(connection),
-            heartbeat_s=self._daemon.settings.observe.heartbeat_s,
-            draining=self._daemon.draining,
-            uniform=self._uniform,
+    async def _follow(
+        self, connection: Connection, principal: Principal, scope: Scope, start: Start
+    ) -> None:
+        observed = self._daemon.observed
+        try:
+            # Again: others may have come in while this one shook hands.
+            self._check_room(principal)
+        except StreamRefused as refused:
+            await self._session(connection).refuse(refused)
+            return
+        session = self._session(connection)
+        observed.subscribers += 1
+        self._by_token[principal.token_id] += 1
+        try:
+            await session.run(scope, start)
+        finally:
+            observed.subscribers -= 1
+            self._by_token[principal.token_id] -= 1
+            observed.slow_consumers += session.was_overrun or connection.stalled
+
+    def _check_room(self, principal: Principal) -> None:
+        settings = self._daemon.settings.observe
+        for count, most, whose in (
+            (self._daemon.observed.subscribers, settings.max_subscribers, "this daemon"),
+            (
+                self._by_token[principal.token_id],
+                settings.max_token_subscribers,
+                "this token",
+            ),
+        ):
+            if count >= most:
+                raise StreamRefused(
+                    "too_many_subscribers",
+                    "too_many_subscribers",
+                    f"{whose} has {most} subscribers already; close some, or raise the limit",
+                    retry_after_s=round(self._uniform(1.0, 10.0), 2),
+                )
+
+    async def _begin(self, target: Target, asked: Asked) -> tuple[Scope, Start]:
+        """What is followed, and from where. Raises `StreamRefused`."""
+        log, registry = self._daemon.event_log, self._daemon.registry
+        wanted = filter_of(target, asked)
+        worker: WorkerScope | None = None
+        final = None
+        if target.worker_id is not None:
+            worker = await check_target(registry, target, may_be_missing=asked.await_worker)
+            final = await worker.final()
+        elif target.plugin_id is not None:
+            self._check_plugin(target.plugin_id)
+        start = find_start(asked, wanted, log)
+        if final is not None and asked.cursor == "latest":
+            raise StreamRefused(
+                "worker_gone",
+                final.state,
+                "nothing more comes of this worker; begin at earliest to see what was",
+                worker=final,
+            )
+        wants_snapshot = asked.snapshot or start.resume == "snapshot"
+        snapshot = None
+        if wants_snapshot:
+            snapshot = (
+                partial(snapshot_workers, registry, log) if worker is None else worker.snapshot
+            )
+        return (
+            Scope(
+                wanted=wanted,
+                final=None if worker is None else worker.final,
+                snapshot=snapshot,
+            ),
+            start,
         )
 
-    async def _check_target(self, target: Target) -> None:
+    def _session(self, connection: Connection) -> Session:
+        return Session(
+            self._fanout,
+            connection,
+            heartbeat_s=self._daemon.settings.observe.heartbeat_s,
+            drain=self._drain,
+        )
+
+    def _check_plugin(self, plugin_id: str) -> None:
         try:
-            if target.plugin_id is not None:
-                self._daemon.plugins.service(target.plugin_id)
-            if target.runtime_id is not None and target.worker_id is not None:
-                await self._daemon.registry.runtime(target.runtime_id).worker(target.worker_id)
+            self._daemon.plugins.service(plugin_id)
         except Refused as refused:
             raise StreamRefused(refused.code, refused.code, refused.detail) from refused

@@ -1,112 +1,175 @@
 """One subscriber's session, on any transport: hello, replay, then live until one side ends it."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from math import inf
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+import msgspec
 import trio
 
-from yoi_daemon.eventlog.interface import EventLog, PositionExpiredError
-from yoi_daemon.eventlog.subscription import Filter, Subscription
+from yoi_daemon.eventlog.fanout import Fanout, Sink, Subscriber
+from yoi_daemon.eventlog.filter import Filter
+from yoi_daemon.eventlog.interface import PositionExpiredError
+from yoi_daemon.model.frames import text_frame
+from yoi_daemon.model.workers import WorkerSummary
+from yoi_daemon.observe.draining import Drain
 from yoi_daemon.observe.protocol import (
     CLOSE_CODES,
     BookmarkReason,
-    Resume,
+    Snapshot,
+    Start,
     StreamRefused,
     bookmark,
+    end,
     error,
+    gap,
     hello,
 )
 
 
-class Transport(Protocol):
+class Transport(Sink, Protocol):
     """What a session needs of a connection. Every method raises when the peer is gone, but `close`."""
-
-    async def send_messages(self, messages: list[bytes]) -> None:
-        """Sends whole messages, in order. Waits for the peer to take them, with a limit."""
-        ...
 
     async def close(self, code: int, reason: str) -> None:
         """Ends the connection."""
         ...
 
 
+class Taken(NamedTuple):
+    """A snapshot and the position it is true at."""
+
+    snapshot: Snapshot
+    position: int
+
+
+class Scope(msgspec.Struct, frozen=True, kw_only=True):
+    """What a session asks about its scope; both may be absent.
+
+    `final` gives the worker once nothing more can come of it; `snapshot` the workers as they are.
+    """
+
+    wanted: Filter
+    final: Callable[[], Awaitable[WorkerSummary | None]] | None = None
+    snapshot: Callable[[], Awaitable[Taken]] | None = None
+
+
 class Session:
-    """Follows the log from `position` for one subscriber. It has no queue: it reads where it stands."""
+    """Follows the log for one subscriber. It has no queue: it reads where it stands."""
 
     def __init__(
-        self,
-        log: EventLog,
-        transport: Transport,
-        *,
-        heartbeat_s: float,
-        draining: trio.Event,
-        uniform: Callable[[float, float], float],
+        self, fanout: Fanout, transport: Transport, *, heartbeat_s: float, drain: Drain
     ) -> None:
-        self._log = log
+        self._fanout = fanout
+        self._log = fanout.log
         self._transport = transport
         self._heartbeat_s = heartbeat_s
-        self._draining = draining
-        self._uniform = uniform
-        self._silent_at = inf
+        self._drain = drain
+        self._drain_at = inf
+        self.was_overrun = False
 
     async def refuse(self, refused: StreamRefused, position: int | None = None) -> None:
         """Says why, then closes."""
-        await self._transport.send_messages([error(self._log, refused, position)])
+        self._transport.offer(text_frame(error(self._log, refused, position)))
+        await self._transport.drained()
         await self._transport.close(CLOSE_CODES[refused.code], refused.code)
 
-    async def run(self, wanted: Filter, position: int, resume: Resume) -> None:
-        """Replays and follows until the daemon drains or the subscriber is overrun.
+    async def run(self, scope: Scope, start: Start) -> None:
+        """Replays and follows until the scope is finished, the daemon drains or the subscriber is overrun.
 
         Ends early, by cancellation or by what the transport raises, when the peer goes.
         """
-        subscription = Subscription(self._log, wanted, position)
-        await self._send([hello(self._log, self._heartbeat_s, resume, position)])
+        taken = None if scope.snapshot is None else await scope.snapshot()
+        position = start.position
+        if taken is not None and start.resume in ("live", "snapshot"):
+            position = taken.position
+        subscriber = self._fanout.join(scope.wanted, self._transport, position)
+        try:
+            subscriber.tell(
+                hello(self._log, self._heartbeat_s, start.resume, position), is_position=True
+            )
+            if start.loss is not None:
+                subscriber.tell(gap(self._log, start.loss, position), is_position=True)
+            if taken is not None:
+                # Exactly at its position: what is before it was delivered, what is after it will be.
+                await self._replay(subscriber, taken.position)
+                subscriber.tell(msgspec.json.encode(taken.snapshot), is_position=True)
+            await self._follow(subscriber, scope)
+        except PositionExpiredError:
+            self.was_overrun = True
+            overrun = StreamRefused(
+                "slow_consumer",
+                "overrun",
+                "the window passed this subscriber; resume to learn what is left",
+            )
+            await self.refuse(overrun, subscriber.position)
+        finally:
+            self._fanout.leave(subscriber)
+
+    async def _replay(self, subscriber: Subscriber, up_to: int) -> None:
+        await self._fanout.reached(up_to)
+        while subscriber.position < up_to:
+            await subscriber.drained()
+            subscriber.take(up_to)
+
+    async def _follow(self, subscriber: Subscriber, scope: Scope) -> None:
         is_live = False
+        await self._fanout.reached(subscriber.position)
         while True:
-            try:
-                frames = subscription.take()
-            except PositionExpiredError:
-                overrun = StreamRefused(
-                    "slow_consumer",
-                    "overrun",
-                    "the window passed this subscriber; resume to learn what is left",
-                )
-                await self.refuse(overrun, subscription.position)
-                return
-            if frames:
-                await self._send(list(frames))
-            # Silence is what this subscriber hears, whatever its filter keeps from it.
-            if trio.current_time() >= self._silent_at:
-                await self._bookmark(subscription, "idle")
-            if not subscription.caught_up:
+            await subscriber.drained()
+            took = subscriber.take()
+            if not took:
+                self._mark(subscriber)
+            if not subscriber.caught_up:
                 await trio.lowlevel.checkpoint()
                 continue
-            if self._draining.is_set():
-                await self._bookmark(subscription, "draining")
-                after_s = round(
-                    self._uniform(0.2, 2.0), 2
-                )  # spread, so that not all come back at once
-                ending = StreamRefused(
-                    "shutting_down",
-                    "draining",
-                    "the daemon stops; come back",
-                    retry_after_s=after_s,
-                )
-                await self.refuse(ending, subscription.position)
-                return
             if not is_live:
                 is_live = True
-                await self._bookmark(subscription, "live")
-            with trio.move_on_at(self._silent_at):
-                # Draining wakes this too: it begins with an event.
-                await subscription.wait()
+                self._bookmark(subscriber, "live")
+                continue
+            if await self._is_over(subscriber, scope):
+                return
+            if not subscriber.caught_up:
+                continue
+            with trio.move_on_at(min(subscriber.heard_s + self._heartbeat_s, self._drain_at)):
+                await subscriber.rest()
 
-    async def _bookmark(self, subscription: Subscription, reason: BookmarkReason) -> None:
-        await self._send(
-            [bookmark(self._log, subscription.position, reason, subscription.delivered)]
+    def _mark(self, subscriber: Subscriber) -> None:
+        """A bookmark, if one is due. Silence is what this subscriber hears, whatever its filter keeps."""
+        if trio.current_time() >= subscriber.heard_s + self._heartbeat_s:
+            self._bookmark(subscriber, "idle")
+        elif self._fanout.lags(subscriber.feed.wanted, subscriber.told) and (
+            subscriber.position > subscriber.told
+        ):
+            soon = self._log.soon(subscriber.feed.wanted)
+            self._bookmark(subscriber, "evicting" if subscriber.told < soon else "progress")
+
+    async def _is_over(self, subscriber: Subscriber, scope: Scope) -> bool:
+        """Ends the stream where it is finished, or where the daemon stops and it is this one's turn."""
+        if scope.final is not None and (worker := await scope.final()) is not None:
+            # Its last event was numbered before it was seen to be over.
+            await self._log.committed(last := self._log.appended)
+            await self._replay(subscriber, last)
+            subscriber.tell(end(self._log, subscriber.position, worker), is_position=True)
+            await subscriber.drained()
+            await self._transport.close(1000, "end")
+            return True
+        if not self._drain.is_set():
+            return False
+        now = trio.current_time()
+        if self._drain_at == inf:
+            self._drain_at = now + self._drain.delay_s()
+        if now < self._drain_at or self._log.head > subscriber.position:
+            return False
+        self._bookmark(subscriber, "draining")
+        ending = StreamRefused(
+            "shutting_down",
+            "draining",
+            "the daemon stops; come back",
+            retry_after_s=self._drain.retry_s(),
         )
+        await self.refuse(ending, subscriber.position)
+        return True
 
-    async def _send(self, messages: list[bytes]) -> None:
-        await self._transport.send_messages(messages)
-        self._silent_at = trio.current_time() + self._heartbeat_s
+    def _bookmark(self, subscriber: Subscriber, reason: BookmarkReason) -> None:
+        message = bookmark(self._log, subscriber.position, reason, subscriber.delivered)
+        subscriber.tell(message, is_position=True)

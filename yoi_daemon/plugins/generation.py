@@ -164,6 +164,8 @@ class Generation:
     async def _live(self, nursery: trio.Nursery) -> None:
         self.task = trio.lowlevel.current_task()
         with self.life.scope, self.life.give_up:
+            # A stop may have come before this task's first turn.
+            await trio.lowlevel.checkpoint_if_cancelled()
             async with AsyncExitStack() as stack:
                 await self._start(stack)
                 self.is_running = True

@@ -29,7 +29,7 @@ class RuntimeEvents:
             while self._entries:
                 entry = self._entries.popleft()
                 if entry.worker is not None and entry.worker[0] == self._runtime_id:
-                    return msgspec.json.decode(entry.frame, type=ObservationEvent)
+                    return msgspec.json.decode(entry.message, type=ObservationEvent)
             await self._log.wait_beyond(self._read_to)
             try:
                 self._entries.extend(self._log.read(self._read_to, CHUNK_BYTES))

@@ -1,0 +1,121 @@
+"""The stream across restarts of the real daemon, followed by a client that is not ours and by our command."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+pytest.importorskip("trio_websocket")
+
+TICKER = """
+from yoi_daemon.sdk import Context, IngressEvent, Plugin
+plugin = Plugin("gen")
+
+@plugin.ingress("tick")
+async def tick(ctx: Context, event: IngressEvent) -> None:
+    await ctx.emit("tick", event.payload)
+"""
+
+
+@pytest.fixture
+def config(config):
+    (config / "plugins" / "gen.py").write_text(TICKER)
+    return config
+
+
+def subscribe(daemon, query: str, path: str = "/v1/events"):
+    return connect(
+        f"{daemon.observe}{path}?{query}",
+        additional_headers={"Authorization": f"Bearer {daemon.token}"},
+        # It stops reading while messages wait, and so does not see the answer to its Close.
+        close_timeout=0.1,
+    )
+
+
+def read(stream, count: int) -> list[dict]:
+    return [json.loads(stream.recv(timeout=10)) for _ in range(count)]
+
+
+def read_to_live(stream) -> list[dict]:
+    messages = read(stream, 1)
+    while messages[-1].get("reason") != "live":
+        messages += read(stream, 1)
+    return messages
+
+
+def test_cut_and_resumed_is_the_whole_log_for_a_client_that_is_not_ours(start_daemon, config):
+    daemon = start_daemon(config)
+    for number in range(15):
+        daemon.request("POST", "/api/plugins/gen/ingress/tick", {"number": number})
+    with subscribe(daemon, "cursor=earliest&kinds=gen.") as stream:
+        messages = read(stream, 1 + 15 + 1)  # some of them perhaps behind `live`
+    whole = [m["cursor"] for m in messages if m["type"] == "event"]
+    assert len(whole) == 15
+    for cut_after in (1, 8, 14):
+        with subscribe(daemon, "cursor=earliest&kinds=gen.") as stream:
+            first = [m["cursor"] for m in read(stream, 1 + cut_after)[1:]]
+        with subscribe(daemon, f"cursor={first[-1]}&kinds=gen.") as stream:
+            rest = [m["cursor"] for m in read_to_live(stream) if m["type"] == "event"]
+        assert first + rest == whole
+
+
+def test_a_cursor_of_before_the_restart_is_expired_and_not_unknown(start_daemon, config):
+    daemon = start_daemon(config)
+    with subscribe(daemon, "cursor=earliest") as stream:
+        cursor = read_to_live(stream)[-1]["cursor"]
+    assert daemon.stop() == 0
+    daemon = start_daemon(config)
+    with subscribe(daemon, f"cursor={cursor}") as stream:
+        (error,) = read(stream, 1)
+        assert (error["code"], error["reason"]) == ("cursor_expired", "epoch_changed")
+        with pytest.raises(ConnectionClosed):
+            stream.recv(timeout=10)
+        assert stream.close_code == 4410
+    with subscribe(daemon, f"cursor={cursor}&on_gap=earliest") as stream:
+        hello, gap, first = read(stream, 3)
+        assert (hello["resume"], gap["type"], first["seq"]) == ("earliest", "gap", 1)
+        assert (gap["from"], gap["reason"]) == (cursor, "epoch_changed")
+
+
+def test_the_command_follows_across_a_restart(start_daemon, config, tmp_path):
+    daemon = start_daemon(config)
+    command = [sys.executable, "-m", "yoi_daemon", "events", "--json", "--from", "earliest"]
+    with subprocess.Popen(
+        [*command, "--kind", "gen.", "--state", daemon.state],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as following:
+        assert following.stdout
+        try:
+            for run in range(2):
+                daemon.request("POST", "/api/plugins/gen/ingress/tick", {"run": run})
+                assert json.loads(following.stdout.readline())["data"] == {"run": run}
+                if not run:
+                    assert daemon.stop() == 0
+                    daemon = start_daemon(config)
+        finally:
+            following.terminate()
+        assert following.stderr
+        told = following.stderr.read()
+    assert "the daemon has begun a new log" in told
+
+
+def test_a_protocol_violation_is_closed_as_the_rfc_says(start_daemon, config):
+    daemon = start_daemon(config)
+    for frame, code in (
+        (b"\x81\x01a", 1002),  # not masked
+        (b"\x83\x80\0\0\0\0", 1002),  # an opcode that is none
+        (b"\xc1\x80\0\0\0\0", 1002),  # compressed, which was not agreed
+        (b"\x81\x82\0\0\0\0\xff\xff", 1007),  # not UTF-8
+        (b"\x81\xfe\x20\x00\0\0\0\0" + b"a" * 0x2000, 1009),
+    ):
+        with subscribe(daemon, "cursor=latest") as stream:
+            read(stream, 2)
+            stream.socket.sendall(frame)
+            with pytest.raises(ConnectionClosed):
+                stream.recv(timeout=10)
+            assert stream.close_code == code, frame

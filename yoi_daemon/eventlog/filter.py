@@ -1,0 +1,58 @@
+"""Which events a reader wants, and which retention lanes they can lie in."""
+
+from functools import lru_cache
+
+import msgspec
+
+from yoi_daemon.eventlog.entry import Entry
+from yoi_daemon.model.events import Lane, is_volume, lanes_of, matches_kind
+
+Scope = tuple[str, str] | str | None
+"""What is indexed: a worker (its runtime's id and its own), a plugin's id, or everything."""
+
+
+class Filter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which events: of one worker, of one plugin, or all; of these the kinds, or all."""
+
+    worker: tuple[str, str] | None = None
+    plugin_id: str | None = None
+    kinds: tuple[str, ...] = ()
+
+    @property
+    def scope(self) -> Scope:
+        """The index that holds every event that passes."""
+        return self.plugin_id if self.worker is None else self.worker
+
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        """The lanes that can hold an event that passes."""
+        return _lanes(self.kinds)
+
+    def takes(self, entry: Entry) -> bool:
+        """Whether the entry passes."""
+        if self.worker is not None and entry.worker != self.worker:
+            return False
+        if self.plugin_id is not None and entry.plugin_id != self.plugin_id:
+            return False
+        return not self.kinds or _takes_kind(entry.kind, self.kinds)
+
+
+EVERYTHING = Filter()
+
+
+def lane_of(entry: Entry) -> Lane:
+    """The lane an entry is kept in."""
+    return "volume" if is_volume(entry.kind) else "lifecycle"
+
+
+@lru_cache(maxsize=4096)
+def _takes_kind(kind: str, prefixes: tuple[str, ...]) -> bool:
+    return any(matches_kind(kind, prefix) for prefix in prefixes)
+
+
+@lru_cache(maxsize=1024)
+def _lanes(prefixes: tuple[str, ...]) -> tuple[Lane, ...]:
+    found: dict[Lane, None] = {}
+    for prefix in prefixes or ("",):
+        found.update(dict.fromkeys(lanes_of(prefix)))
+    return tuple(found)

@@ -1,0 +1,119 @@
+"""A retention lane of the window: its entries by scope, and watermarks that outlive them."""
+
+from bisect import bisect_right
+from collections import OrderedDict
+
+from yoi_daemon.eventlog.entry import Entry
+from yoi_daemon.eventlog.filter import Scope
+
+MAX_WATERMARKS = 16_384
+"""Scopes whose last eviction is remembered by itself, about 3 MB; what is beyond shares one mark."""
+
+_KEEP_CUT = 1024
+
+
+class Track:
+    """Entries in order of number, let go of from the front."""
+
+    __slots__ = ("_entries", "_start")
+
+    def __init__(self) -> None:
+        self._entries: list[Entry] = []
+        # Entries before it are let go; the list is cut now and then, not at each step.
+        self._start = 0
+
+    def __len__(self) -> int:
+        return len(self._entries) - self._start
+
+    def __getitem__(self, index: int) -> Entry:
+        return self._entries[self._start + index]
+
+    def push(self, entry: Entry) -> None:
+        """Takes the next entry."""
+        self._entries.append(entry)
+
+    def pop(self) -> Entry:
+        """Lets go of the oldest."""
+        entry = self._entries[self._start]
+        self._start += 1
+        if self._start == len(self._entries) or (
+            self._start > _KEEP_CUT and self._start * 2 > len(self._entries)
+        ):
+            del self._entries[: self._start]
+            self._start = 0
+        return entry
+
+    def after(self, position: int, most: int) -> list[Entry]:
+        """Up to `most` entries after `position`."""
+        begin = bisect_right(self._entries, position, self._start, key=_seq)
+        return self._entries[begin : begin + most]
+
+
+class RetentionLane:
+    """One lane; its `floor` is the number of the last entry it let go of."""
+
+    def __init__(self, floor: int) -> None:
+        self.floor = floor
+        self.bytes = 0
+        self.evicted = 0
+        self.entries = Track()
+        self._tracks: dict[Scope, Track] = {}
+        self._watermarks: OrderedDict[Scope, int] = OrderedDict()
+        # Of every scope that has no mark of its own: what was there before, and marks let go of.
+        self._shared_mark = floor
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @property
+    def scopes(self) -> int:
+        """How many workers and plugins have entries here."""
+        return len(self._tracks)
+
+    def push(self, entry: Entry) -> None:
+        """Takes the next entry."""
+        self.entries.push(entry)
+        self.bytes += len(entry.frame)
+        for scope in _scopes(entry):
+            track = self._tracks.get(scope)
+            if track is None:
+                track = self._tracks[scope] = Track()
+            track.push(entry)
+
+    def evict(self) -> None:
+        """Lets go of the oldest, and remembers that it was there."""
+        entry = self.entries.pop()
+        self.bytes -= len(entry.frame)
+        self.evicted += 1
+        self.floor = entry.seq
+        for scope in _scopes(entry):
+            track = self._tracks[scope]
+            track.pop()
+            if not track:
+                del self._tracks[scope]
+            self._watermarks[scope] = entry.seq
+            self._watermarks.move_to_end(scope)
+        while len(self._watermarks) > MAX_WATERMARKS:
+            _, mark = self._watermarks.popitem(last=False)
+            self._shared_mark = max(self._shared_mark, mark)
+
+    def floor_of(self, scope: Scope) -> int:
+        """The lowest position that misses nothing of `scope` here."""
+        if scope is None:
+            return self.floor
+        return self._watermarks.get(scope, self._shared_mark)
+
+    def after(self, scope: Scope, position: int, most: int) -> list[Entry]:
+        """Up to `most` entries of `scope` after `position`."""
+        track = self.entries if scope is None else self._tracks.get(scope)
+        return [] if track is None else track.after(position, most)
+
+
+def _scopes(entry: Entry) -> tuple[Scope, ...]:
+    if entry.worker is None:
+        return () if entry.plugin_id is None else (entry.plugin_id,)
+    return (entry.worker,) if entry.plugin_id is None else (entry.worker, entry.plugin_id)
+
+
+def _seq(entry: Entry) -> int:
+    return entry.seq
