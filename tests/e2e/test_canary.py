@@ -139,7 +139,6 @@ def until(holds) -> None:
     deadline = time.monotonic() + 10
     while not holds():
         assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def frames(daemon, path: str) -> list[bytes]:

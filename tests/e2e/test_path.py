@@ -3,8 +3,10 @@
 import hashlib
 import hmac
 import json
+import os
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -209,56 +211,73 @@ def test_a_second_interrupt_stops_at_once(start_daemon, config):
     assert daemon.wait() == 130
 
 
+# Each says by a FIFO that it is there, then stays.
 HELD = {
     "a thread in start": """
 @plugin.start
 def start(ctx: Context) -> None:
-    time.sleep(60)
+    stay()
 """,
     "a thread in a stop hook": """
 @plugin.stop
 def stop(ctx: Context) -> None:
-    time.sleep(60)
+    stay()
 """,
     "a thread in a handler": """
 @plugin.every(seconds=0.1)
 def tick(ctx: Context, event: IngressEvent) -> None:
-    time.sleep(60)
+    stay()
 """,
-    "an import": "time.sleep(60)",
+    "an import": "stay()",
 }
 
 
 @pytest.mark.parametrize("held", HELD)
 def test_what_cannot_be_ended_does_not_hold_the_stop(start_daemon, config, held):
+    fifo = config / "is-there"
+    os.mkfifo(fifo)
     module = (
-        "import time\nfrom yoi_daemon.sdk import Context, IngressEvent, Plugin\n"
+        "import time\nfrom pathlib import Path\n"
+        "from yoi_daemon.sdk import Context, IngressEvent, Plugin\n"
+        f"def stay():\n    Path({str(fifo)!r}).write_text('x')\n    time.sleep(60)\n"
         f'plugin = Plugin("held")\n{HELD[held]}\n'
         '@plugin.ingress("go")\nasync def go(ctx: Context, event: IngressEvent) -> None: ...\n'
     )
     (config / "plugins" / "held.py").write_text(module)
     daemon = start_daemon(config, ready=False, YOI__DAEMON__STOP_TIMEOUT_S="3")
-    if held != "an import":
+    if held == "a thread in a stop hook":
         daemon.wait_ready()
-    time.sleep(1)  # until the thread sleeps; too early is no fault, only another case
+    else:
+        assert fifo.read_text() == "x"
     begun = time.monotonic()
     daemon.signal(signal.SIGTERM)
+    if held == "a thread in a stop hook":
+        assert fifo.read_text() == "x"
     assert daemon.wait() == 0
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 3.5
     assert not (daemon.state / "daemon.json").exists()
 
 
 def test_a_second_interrupt_stops_at_once_while_a_plugin_holds_the_loop(start_daemon, config):
+    fifo = config / "is-there"
+    os.mkfifo(fifo)
     (config / "plugins" / "busy.py").write_text(
+        "from pathlib import Path\n"
         "from yoi_daemon.sdk import Context, IngressEvent, Plugin\n"
         'plugin = Plugin("busy")\n'
         "@plugin.every(seconds=0.1)\n"
         "async def spin(ctx: Context, event: IngressEvent) -> None:\n"
+        f"    Path({str(fifo)!r}).write_text('x')\n"
         "    while True:\n        pass\n"
     )
     daemon = start_daemon(config, YOI__DAEMON__STOP_TIMEOUT_S="600")
-    time.sleep(1)
-    daemon.signal(signal.SIGINT)
-    time.sleep(0.5)
-    daemon.signal(signal.SIGINT)
-    assert daemon.wait(10) == 130
+    assert fifo.read_text() == "x"
+    ended = None
+    for _ in range(50):  # two that come at the same moment are one
+        daemon.signal(signal.SIGINT)
+        try:
+            ended = daemon.process.wait(0.1)
+            break
+        except subprocess.TimeoutExpired:
+            continue
+    assert ended == 130

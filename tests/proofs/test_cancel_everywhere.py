@@ -159,9 +159,9 @@ class Story:
             nursery.start_soon(go, "other", "bad", "k2")
         await trio.sleep(15)
         await self.redeliver_all()
+        for number in range(3):  # each is held for 2 s, and so there is no room for a while
+            await self.accept("keeps_order", f"held {number}", "retry", None)
         async with trio.open_nursery() as nursery:
-            for number in range(3):
-                nursery.start_soon(self.accept, "keeps_order", f"held {number}", "retry", None)
             nursery.start_soon(self.accept, "waits", "waits", "ok", "k3")
             self.spawn("requester", partial(self.accept, "waits", "victim", "ok", "k5"), nursery)
             nursery.start_soon(self.accept, "waits", "waits_too", "ok", "k4")
