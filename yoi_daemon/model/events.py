@@ -23,9 +23,6 @@ AttemptOutcome = Literal[
 ]
 """How one attempt to handle an ingress event ended."""
 
-EventOutcome = Literal["handled", "dead_lettered", "dropped", "coalesced"]
-"""How an accepted ingress event itself ended."""
-
 
 class Reason(msgspec.Struct, frozen=True):
     """Why something is in the state it is in: a stable code and a sentence."""

@@ -88,7 +88,6 @@ class Service:
             lane=self.lane,
             lifecycle=self.lifecycle,
             settlement=self.settlement,
-            logger=self._logger,
             clock=parts.clock,
             uniform=parts.uniform,
             make_generation=self._make_generation,

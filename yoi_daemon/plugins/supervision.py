@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from typing import Literal
 
 import trio
-from structlog.typing import FilteringBoundLogger
 
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.settings import PluginSettings
@@ -50,7 +49,6 @@ class Supervisor:
         lane: Lane,
         lifecycle: Lifecycle,
         settlement: Settlement,
-        logger: FilteringBoundLogger,
         clock: Callable[[], float],
         uniform: Callable[[float, float], float],
         make_generation: Callable[[], Generation],
@@ -69,7 +67,6 @@ class Supervisor:
         self._lane = lane
         self._lifecycle = lifecycle
         self._settlement = settlement
-        self._logger = logger
         self._clock = clock
         self._make_generation = make_generation
         self._take = take
