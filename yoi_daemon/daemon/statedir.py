@@ -88,7 +88,7 @@ class Epochs(NamedTuple):
 def begin_epoch(directories: Directories) -> Epochs:
     """Makes an epoch and notes it in `<state>/epochs`, so that its cursors are known after a restart.
 
-    A file that does not read as epochs is begun anew. Raises `NotAllowed`.
+    A file that does not read as epochs is begun anew. Raises `NotAllowed`, `StorageFailed`.
     """
     path = directories.state / "epochs"
     earlier: list[str] = []
@@ -99,7 +99,7 @@ def begin_epoch(directories: Directories) -> Epochs:
         current = secrets.token_hex(EPOCH_BYTES)
         _write_whole(path, "\n".join([*earlier, current]) + "\n")
     except OSError as error:
-        raise NotAllowed(f"{path} cannot be read or made: {error}") from error
+        raise _failure(path, error) from error
     return Epochs(current, tuple(earlier))
 
 
