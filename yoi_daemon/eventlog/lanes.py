@@ -2,6 +2,8 @@
 
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from yoi_daemon.eventlog.entry import Entry
 from yoi_daemon.eventlog.filter import Scope
@@ -52,15 +54,20 @@ class Track:
 class RetentionLane:
     """One lane; its `floor` is the number of the last entry it let go of."""
 
-    def __init__(self, floor: int) -> None:
+    def __init__(
+        self,
+        floor: int,
+        shared_mark: int | None = None,
+        watermarks: Mapping[Scope, int] = MappingProxyType({}),
+    ) -> None:
         self.floor = floor
         self.bytes = 0
         self.evicted = 0
         self.entries = Track()
         self._tracks: dict[Scope, Track] = {}
-        self._watermarks: OrderedDict[Scope, int] = OrderedDict()
+        self._watermarks: OrderedDict[Scope, int] = OrderedDict(watermarks)
         # Of every scope that has no mark of its own: what was there before, and marks let go of.
-        self._shared_mark = floor
+        self._shared_mark = floor if shared_mark is None else shared_mark
 
     def __len__(self) -> int:
         return len(self.entries)

@@ -43,13 +43,15 @@ class Ring:
         window_age_s: float,
         clock: Callable[[], float],
         head: int = 0,
+        lifecycle: RetentionLane | None = None,
+        volume: RetentionLane | None = None,
     ) -> None:
         self._max_events = window_events
         self._max_bytes = window_bytes
         self._max_age_s = window_age_s
         self._clock = clock
-        self._lifecycle = RetentionLane(head)
-        self._volume = RetentionLane(head)
+        self._lifecycle = lifecycle or RetentionLane(head)
+        self._volume = volume or RetentionLane(head)
         self._lanes: Mapping[Lane, RetentionLane] = {
             "lifecycle": self._lifecycle,
             "volume": self._volume,
@@ -103,6 +105,11 @@ class Ring:
         self._lanes[lane_of(entry)].push(entry)
         self.head = entry.seq
         self._let_go(entry.monotonic_s)
+
+    def restore(self, entry: Entry) -> None:
+        """Takes an entry of an earlier run: in order of number, though some between are gone."""
+        self._lanes[lane_of(entry)].push(entry)
+        self.head = entry.seq
 
     def evict(self) -> None:
         """Lets go of what is beyond a bound by now."""
@@ -182,6 +189,10 @@ class Ring:
     def window(self) -> Window:
         """The bounds as they are."""
         return Window(floor=self.floor, head=self.head, events=len(self), bytes=self.bytes)
+
+    def floors(self) -> dict[Lane, int]:
+        """The number of the last entry each lane let go of."""
+        return {"lifecycle": self._lifecycle.floor, "volume": self._volume.floor}
 
     def lanes(self) -> dict[Lane, LaneStatistics]:
         """What each lane holds."""

@@ -4,6 +4,7 @@ import base64
 import binascii
 import hashlib
 import re
+import secrets
 from typing import NamedTuple
 
 EPOCH_BYTES = 8
@@ -22,6 +23,11 @@ class Cursor(NamedTuple):
 
     epoch: str
     seq: int
+
+
+def random_epoch() -> str:
+    """A name for a new log."""
+    return secrets.token_hex(EPOCH_BYTES)
 
 
 def is_epoch(text: str) -> bool:
