@@ -202,8 +202,8 @@ class GroupCommitLog:
         # Shielded: it outlives its users, whose clean-up still appends while they are cancelled.
         with trio.CancelScope(shield=True):
             try:
-                while not self._closing or self._pending or self._changes:
-                    if not self._pending and not self._changes and not self._store.is_behind:
+                while not self._closing or self._has_uncommitted():
+                    if not self._has_uncommitted() and not self._store.is_behind:
                         self._wake = trio.Event()
                         if not self._closing:
                             await self._wake.wait()
@@ -215,6 +215,9 @@ class GroupCommitLog:
             finally:
                 self._ended = True
                 self._turn.set()
+
+    def _has_uncommitted(self) -> bool:
+        return bool(self._pending) or self._recorded > self._kept
 
     async def _commit(self) -> None:
         """Commits all there is, then shows it in order of number, in one stretch without a checkpoint."""
