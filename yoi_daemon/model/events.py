@@ -203,6 +203,12 @@ class WorkerTurnGivenUp(Data, frozen=True):
     waited_s: float
 
 
+class WorkerTurnInterrupted(Data, frozen=True):
+    """`worker.turn.interrupted`: the daemon ended while the turn ran. It is not run again by itself."""
+
+    generation: int
+
+
 class WorkerTurnFinished(Data, frozen=True):
     """`worker.turn.finished`: the engine is done with the input."""
 
@@ -239,6 +245,7 @@ CATALOGUE: Mapping[str, type[Data]] = {
     "worker.turn.started": WorkerTurnStarted,
     "worker.item": WorkerItem,
     "worker.turn.given_up": WorkerTurnGivenUp,
+    "worker.turn.interrupted": WorkerTurnInterrupted,
     "worker.turn.finished": WorkerTurnFinished,
 }
 """Every kind the daemon itself emits. A plugin's own kinds are `<plugin_id>.<name>`, any JSON."""

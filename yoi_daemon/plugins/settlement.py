@@ -129,7 +129,8 @@ class Settlement:
         for delivery, letter in restored.dead:
             self._dead_letters.restore(delivery, letter)
         lane.restore([delivery for delivery, _ in restored.waiting])
-        self.counters["restored"] += len(restored.waiting)
+        if restored.waiting:
+            self.counters["restored"] += len(restored.waiting)
         for delivery, claim in restored.waiting:
             delivery.is_suspect = claim != NOT_CLAIMED
             if claim == CLAIMED_ALONE:
