@@ -48,11 +48,13 @@ class MemoryEventLog:
         self._clock = clock
         self.appended = ring.head
         self._commits = 0
-        self._pending: list[tuple[Entry, Callable[[], None] | None]] = []
+        self._pending: list[Entry] = []
+        self._on_commit: list[Callable[[], None]] = []
         self._pending_bytes = 0
         self._worker_seqs: dict[tuple[str, str], int] = {}
-        self._wake = trio.Event()
-        self._turn = trio.Event()
+        self._writer = trio.lowlevel.ParkingLot()
+        self._waiting = trio.lowlevel.ParkingLot()
+        """Those who wait for the next commit."""
         self._closing = False
         self._ended = False
         self._failure: BaseException | None = None
@@ -96,11 +98,14 @@ class MemoryEventLog:
             draft.plugin_id,
             self._clock(),
             frame,
-            is_last=ends_worker(draft),
+            is_last=worker is not None and ends_worker(draft),
         )
-        self._pending.append((entry, on_commit))
+        if not self._pending:
+            self._writer.unpark()
+        self._pending.append(entry)
+        if on_commit is not None:
+            self._on_commit.append(on_commit)
         self._pending_bytes += len(frame)
-        self._wake.set()
         return seq
 
     async def committed(self, seq: int) -> None:
@@ -155,7 +160,7 @@ class MemoryEventLog:
     def close(self) -> None:
         """Tells the writer to leave once nothing is pending. Appending ends here."""
         self._closing = True
-        self._wake.set()
+        self._writer.unpark()
 
     async def run(self) -> None:
         """The writer. It leaves when it was told to and has nothing pending, never by cancellation."""
@@ -163,9 +168,8 @@ class MemoryEventLog:
         with trio.CancelScope(shield=True):
             try:
                 while not self._closing or self._pending:
-                    while not self._pending and not self._closing:
-                        self._wake = trio.Event()
-                        await self._wake.wait()
+                    if not self._pending:
+                        await self._writer.park()
                     # The commit: with a store it is a thread's fsync, here one turn of the loop.
                     await trio.lowlevel.cancel_shielded_checkpoint()
                     self._announce()
@@ -174,25 +178,23 @@ class MemoryEventLog:
                 raise
             finally:
                 self._ended = True
-                self._turn.set()
+                self._waiting.unpark_all()
 
     def _announce(self) -> None:
         """Shows what is committed, in order of number, in one stretch without a checkpoint."""
         batch, self._pending = self._pending, []
+        announced, self._on_commit = self._on_commit, []
         self._pending_bytes = 0
         self._commits += bool(batch)
-        for entry, _ in batch:
-            self._ring.push(entry)
-        for _, on_commit in batch:
-            if on_commit is not None:
-                on_commit()
-        turn, self._turn = self._turn, trio.Event()
-        turn.set()
+        self._ring.extend(batch)
+        for on_commit in announced:
+            on_commit()
+        self._waiting.unpark_all()
 
     async def _next_turn(self) -> None:
         if self._ended:
             self._raise_failed()
-        await self._turn.wait()
+        await self._waiting.park()
 
     def _raise_failed(self) -> NoReturn:
         raise StorageFailed("the event log is closed") from self._failure
