@@ -61,9 +61,7 @@ def decode_cursor(text: str) -> Cursor:
         raw = base64.b64decode(text, altchars=b"-_", validate=True)
     except (binascii.Error, ValueError) as error:
         raise MalformedCursorError("wrong characters") from error
-    cursor = Cursor(
-        raw[:EPOCH_BYTES].hex(), int.from_bytes(raw[EPOCH_BYTES:-_CHECK_BYTES], "big")
-    )
+    cursor = Cursor(raw[:EPOCH_BYTES].hex(), int.from_bytes(raw[EPOCH_BYTES:-_CHECK_BYTES], "big"))
     # By writing it again: there is one spelling, and the check is in it.
     if len(raw) != _TOTAL or CursorCodec(cursor.epoch).encode(cursor.seq) != text:
         raise MalformedCursorError("wrong check")
