@@ -114,7 +114,7 @@ async def open_service(plugin: Plugin[Config]) -> AsyncGenerator[tuple[Service, 
         parts = Parts(
             event_log=log,
             workers_for=lambda *_: None,
-            clock=trio.current_time,
+            clock=trio.lowlevel.current_clock().current_time,
             wall_clock=time.time,
             uniform=random.uniform,
             load=lambda _id, _settings: loaded,

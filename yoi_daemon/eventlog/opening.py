@@ -28,17 +28,18 @@ async def open_event_log(
     `earlier_epochs` are those it knows for its predecessors'.
     Cancelling the body does not cancel the writer: what the body's clean-up appends is committed too.
     """
+    clock = trio.lowlevel.current_clock().current_time
     ring = Ring(
         window_events=settings.window_events,
         window_bytes=settings.window_bytes,
         window_age_s=settings.window_age_s,
-        clock=trio.current_time,
+        clock=clock,
     )
     log = MemoryEventLog(
         epoch or os.urandom(EPOCH_BYTES).hex(),
         ring,
         wall_clock=wall_clock,
-        clock=trio.current_time,
+        clock=clock,
         earlier_epochs=earlier_epochs,
     )
     async with trio.open_nursery() as nursery:
