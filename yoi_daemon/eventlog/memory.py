@@ -24,8 +24,6 @@ from yoi_daemon.model.frames import text_frame
 MAX_PENDING_BYTES = 16_777_216
 """Numbered and not committed: 16 MiB, a quarter of the default window. Beyond it `room` waits."""
 
-GATHER_TURNS = 4
-
 _encoder = msgspec.json.Encoder()
 
 
@@ -173,7 +171,7 @@ class MemoryEventLog:
                     if not self._pending:
                         await self._writer.park()
                     # The commit: with a store it is a thread's fsync, here one turn of the loop.
-                    await self._gather()
+                    await trio.lowlevel.cancel_shielded_checkpoint()
                     self._announce()
             except BaseException as error:
                 self._failure = error
@@ -181,14 +179,6 @@ class MemoryEventLog:
             finally:
                 self._ended = True
                 self._waiting.unpark_all()
-
-    async def _gather(self) -> None:
-        """One turn of the loop, and while others join a few more: a commit costs more than an event."""
-        for _ in range(GATHER_TURNS):
-            joined = len(self._pending)
-            await trio.lowlevel.cancel_shielded_checkpoint()
-            if len(self._pending) == joined:
-                break
 
     def _announce(self) -> None:
         """Shows what is committed, in order of number, in one stretch without a checkpoint."""
