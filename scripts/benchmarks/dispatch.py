@@ -59,7 +59,10 @@ BURSTS = 40
 REQUESTERS = 16
 TIMEOUT_S = 30.0
 GOALS = {False: 8.0, True: 2.0}
-"""How much cheaper than the Trio channel ours is to be, by whether the handler suspends."""
+"""How much cheaper than the Trio channel ours is to be, by whether the handler suspends.
+
+`work alone` says how far that can go: no lane is cheaper than it.
+"""
 
 PAYLOAD = (
     b'{"action":"opened","number":1347,"repository":{"id":1296269,"full_name":"octo/hello"},'
