@@ -104,8 +104,9 @@ queue_events = 4
 tool_timeout_s = 0.1
 redeliver_per_s = 5
 config = {{secret = "hook_secret"}}
-[plugins.spare.config]
-secret = "hook_secret"
+[plugins.spare]
+tool_timeout_s = 0.1
+config = {{secret = "hook_secret"}}
 [runtimes.recorded]
 kind = "local_compat"
 directory = {recorded}
@@ -235,43 +236,88 @@ def answered(har: Path) -> Counter[tuple[str, int]]:
     return seen
 
 
-def test_all_checks_hold(daemon, tmp_path, full):
+def run_schemathesis(daemon, place: Path, config: str, *options: str):
+    """The command, in `place`, with all checks against the daemon's own page; its record is `sent.har` there."""
     authorization = f"Bearer {daemon.token}"
     asked = urllib.request.Request(
         f"{daemon.api}/openapi.json", headers={"Authorization": authorization}
     )
     with urllib.request.urlopen(asked, timeout=10) as answer:
-        (tmp_path / "openapi.json").write_bytes(answer.read())
-    (tmp_path / "schemathesis.toml").write_text(settings(make_stock(daemon)))
-    har = tmp_path / "sent.har"
+        (place / "openapi.json").write_bytes(answer.read())
+    (place / "schemathesis.toml").write_text(config)
     program = "import sys; from schemathesis.cli import schemathesis; sys.exit(schemathesis())"
     command = [sys.executable, "-c", program, "run", "openapi.json", "--url", daemon.api]
     command += ["-H", f"Authorization: {authorization}", "--checks", "all", "--seed", "1"]
-    command += [
-        "--phases",
-        "coverage,fuzzing,stateful",
-        "--report-har-path",
-        str(har),
-        "--no-color",
-    ]
-    command += ["--max-examples", "200" if full else "10"]
-    done = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env=os.environ
-        | {"HOOK_SECRET": HOOK_SECRET, "PYTHONPATH": os.pathsep.join([str(REPO), *sys.path])},
+    path = os.pathsep.join([str(REPO), *sys.path])
+    return subprocess.run(
+        [*command, "--report-har-path", "sent.har", "--no-color", *options],
+        cwd=place,
+        env=os.environ | {"HOOK_SECRET": HOOK_SECRET, "PYTHONPATH": path},
         capture_output=True,
         text=True,
         timeout=3600,
         check=False,
     )
+
+
+def test_all_checks_hold(daemon, tmp_path, full):
+    options = ("--phases", "coverage,fuzzing,stateful", "--max-examples", "200" if full else "10")
+    done = run_schemathesis(daemon, tmp_path, settings(make_stock(daemon)), *options)
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr
-    seen = answered(har)
-    print(f"{sum(seen.values())} cases", json.dumps({f"{k}": n for k, n in sorted(seen.items())}))
+    seen = answered(tmp_path / "sent.har")
+    print(f"{sum(seen.values())} cases", dict(sorted(seen.items())))
     assert sum(seen.values()) >= (CASES if full else SAMPLED_CASES)
     if full:
         good = {(route.handler.__name__, route.status) for route in ROUTES}
-        assert good | MUST_GIVE <= set(seen)
+        assert (good | MUST_GIVE) - set(seen) == set()
     assert daemon.request("GET", "/readyz") == (200, {"ready": True, "codes": []})
     assert daemon.stop() == 0
-    assert not [line for line in daemon.lines if "Traceback" in line]
+    faults = [line for line in daemon.lines if "Traceback" in line and "plugin error" not in line]
+    assert [json.loads(line)["event"] for line in faults] == []
+
+
+DRIFTING = """
+from yoi_daemon.api import status
+from yoi_daemon.api.routing import Answer, Route
+from yoi_daemon.api.shapes import Alive
+from yoi_daemon.model.errors import Refused
+
+async def undocumented_status(call):
+    "One."
+    raise Refused("rate_limited", "not in the table")
+
+async def undocumented_code(call):
+    "One."
+    raise Refused("worker_not_found", "another 404 is in the table")
+
+async def other_shape(call):
+    "One."
+    return Answer({"ok": "yes"})
+
+async def fault(call):
+    "One."
+    raise KeyError
+
+status.ROUTES += tuple(
+    Route("GET", f"/drift/{one.__name__}", "status:read", one, gives=Alive, refuses=("event_not_found",))
+    for one in (undocumented_status, undocumented_code, other_shape, fault)
+)
+from yoi_daemon.cli.main import main
+main()
+"""
+
+
+def test_the_control_each_way_to_drift_is_caught(start_daemon, tmp_path):
+    (tmp_path / "config").mkdir()
+    daemon = start_daemon(tmp_path / "config", code=DRIFTING)
+    options = ("--include-path-regex", "^/drift/", "--phases", "fuzzing", "--max-examples", "1")
+    done = run_schemathesis(daemon, tmp_path, "", *options)
+    assert done.returncode == 1, done.stdout
+    for name, failure in (
+        ("undocumented_status", "Undocumented status code"),
+        ("undocumented_code", "Response violates schema"),
+        ("other_shape", "Response violates schema"),
+        ("fault", "Server error"),
+    ):
+        (told,) = re.findall(rf"_ GET /drift/{name} _(.*?)(?=\n_{{5}}|\n=)", done.stdout, re.DOTALL)
+        assert failure in told, done.stdout
