@@ -116,6 +116,21 @@ async def test_control_is_by_the_runtimes_address_alone(client, busy):
     assert (await client("GET", f"{EMBEDDED}/{busy}")).json["state"] == "running"
 
 
+async def test_the_same_id_in_another_runtime_is_another_worker(client, busy, tmp_path):
+    (tmp_path / "recorded" / f"{busy}.json").write_text(json.dumps(RECORD))
+    theirs = f"/api/runtimes/recorded/workers/{busy}"
+    assert (await client("GET", theirs)).json["label"] == "theirs"
+    assert (await client("GET", f"{theirs}/transcript")).json["items"] == []
+    for command, body in (("input", {"text": "x"}), ("cancel", b""), ("stop", {})):
+        answer = await client("POST", f"{theirs}/{command}", body, idempotency_key="k")
+        assert answer.json["code"] == "unsupported_operation"
+    mine = (await client("GET", f"{EMBEDDED}/{busy}")).json
+    assert (mine["state"], mine["generation"], mine["label"]) == ("running", 1, "")
+    # A key is of one address: the same one stops the worker it was not sent to before.
+    stopped = await client("POST", f"{EMBEDDED}/{busy}/stop", {}, idempotency_key="k")
+    assert stopped.json["worker"]["state"] == "stopped"
+
+
 async def test_a_runtime_is_looked_at_before_anything_is_asked_of_it(client):
     shown = (await client("GET", "/api/runtimes")).json["items"]
     assert {one["runtime_id"]: one["status"] for one in shown} == {

@@ -4,6 +4,7 @@ import base64
 import json
 import urllib.parse
 from collections.abc import Iterable
+from functools import cache
 
 MARK = "Kanarie7é"
 """Of every planted canary; the é differs raw, URL-escaped and JSON-escaped."""
@@ -15,7 +16,8 @@ PLAIN = "Kanarie8"
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 
-def forms(text: str) -> set[bytes]:
+@cache
+def forms(text: str) -> frozenset[bytes]:
     """How `text` may look in an answer: raw, JSON- and URL-escaped, and in base64 at each alignment."""
     quoted = {urllib.parse.quote(text), urllib.parse.quote(text, safe="")}
     quoted |= {urllib.parse.quote_plus(text), urllib.parse.quote(text).lower()}
@@ -31,7 +33,7 @@ def forms(text: str) -> set[bytes]:
                 4 if shift else 0 : len(encoded) - (4 if (shift + len(data)) % 3 else 0)
             ]
             found |= {inner, inner.translate(_URL_SAFE)}
-    return found
+    return frozenset(found)
 
 
 def hits(data: bytes, texts: Iterable[str]) -> set[bytes]:
