@@ -183,7 +183,7 @@ def make_stock(daemon) -> dict[str, list[str]]:
         _, page = daemon.request("GET", "/api/plugins/stock/dead-letters?limit=256")
         letters = [letter["event_id"] for letter in page["items"]]
     return {
-        "path.plugin_id": ["stock", "stock", "spare", "tools_only", "broken"],
+        "path.plugin_id": ["stock", "tools_only", "broken"],
         "path.ingress": ["ok", "typed", "fail", "hold"],
         "path.tool": ["add", "break", "hang", "echo"],
         "path.event_id": letters,
