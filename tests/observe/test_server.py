@@ -1,6 +1,6 @@
 """Who may come in and what each path follows, on a whole daemon without listeners."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
 
 import pytest
@@ -16,12 +16,13 @@ from yoi_daemon.daemon.statedir import Epochs
 from yoi_daemon.front.access import Tokens, names_of
 from yoi_daemon.front.connection import UpgradeRequest
 from yoi_daemon.model.addresses import TcpAddress
-from yoi_daemon.model.cursor import CursorCodec
+from yoi_daemon.model.cursor import CursorCodec, decode_cursor
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.events import Draft
 from yoi_daemon.model.ids import EMBEDDED_RUNTIME_ID
 from yoi_daemon.model.settings import ObserveSettings, Settings
+from yoi_daemon.model.workers import TranscriptPage
 from yoi_daemon.observe.server import ObserveServer
 
 TOKEN = "yoi_admin"
@@ -150,7 +151,8 @@ async def test_a_worker_streams_snapshot_joins_the_events_after_it(rig):
     assert len(texts) == 4
 
 
-async def test_a_transcript_and_the_stream_from_its_cursor_are_the_whole_under_load(rig):
+async def join_under_load(rig: Rig, cursor_of: Callable[[TranscriptPage], str]) -> None:
+    """Reads the transcript and follows from there, again and again, while the worker and others write."""
     worker_id = await rig.make_worker()
     path = path_of(worker_id)
 
@@ -171,7 +173,7 @@ async def test_a_transcript_and_the_stream_from_its_cursor_are_the_whole_under_l
             await trio.lowlevel.checkpoint()
         page = await rig.runtime.transcript(worker_id, limit=256)
         headers = [("host", "127.0.0.1:7421"), ("authorization", f"Bearer {TOKEN}")]
-        query = f"cursor={page.as_of}&kinds=worker.item"
+        query = f"cursor={cursor_of(page)}&kinds=worker.item"
         transport = MemoryTransport()
         handler = await rig.server.admit(UpgradeRequest(path, query, headers, "test"))
         rig.nursery.start_soon(handler, transport)
@@ -183,6 +185,22 @@ async def test_a_transcript_and_the_stream_from_its_cursor_are_the_whole_under_l
     for page, transport in joins:
         seen = [item.item_id for item in page.items]
         assert seen + [one["data"]["item_id"] for one in transport.of("event")] == whole
+
+
+async def test_a_transcript_and_the_stream_from_its_cursor_are_the_whole_under_load(rig):
+    await join_under_load(rig, lambda page: page.as_of)
+
+
+@pytest.mark.parametrize("off", [-2, "latest"])
+async def test_control_a_cursor_that_is_not_the_transcripts_own_does_not_join(rig, off):
+    def another(page: TranscriptPage) -> str:
+        if isinstance(off, str):
+            return off
+        log = rig.daemon.event_log
+        return log.cursors.encode(max(0, min(log.head, decode_cursor(page.as_of).seq + off)))
+
+    with pytest.raises(AssertionError):
+        await join_under_load(rig, another)
 
 
 async def test_all_workers_in_a_snapshot_past_a_hole(rig):
