@@ -21,7 +21,7 @@ from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.events import Draft
 from yoi_daemon.model.ids import EMBEDDED_RUNTIME_ID
-from yoi_daemon.model.settings import ObserveSettings, Settings
+from yoi_daemon.model.settings import ObserveSettings, RuntimeSettings, Settings
 from yoi_daemon.model.workers import TranscriptPage
 from yoi_daemon.observe.server import ObserveServer
 
@@ -65,12 +65,17 @@ def settings() -> ObserveSettings:
 
 
 @pytest.fixture
-async def rig(tmp_path, settings, nursery) -> AsyncGenerator[Rig]:
+def runtime_settings() -> RuntimeSettings:
+    return RuntimeSettings()
+
+
+@pytest.fixture
+async def rig(tmp_path, settings, runtime_settings, nursery) -> AsyncGenerator[Rig]:
     directories = Directories(tmp_path / "config", tmp_path / "state", tmp_path / "secrets")
     async with (
         open_daemon(
             directories,
-            Settings(observe=settings),
+            Settings(observe=settings, runtime=runtime_settings),
             Tokens(TOKEN),
             environ={},
             epochs=Epochs(NOW, (BEFORE,)),
@@ -134,6 +139,53 @@ async def test_a_worker_not_yet_made_can_be_awaited(rig):
     rig.daemon.event_log.append(draft)
     await wait_all_tasks_blocked()
     assert awaited.types[-1] == "event"
+
+
+async def test_a_snapshot_of_a_worker_not_yet_made_is_empty(rig):
+    awaited = await rig.open(path_of("wrk_later"), "await=1&snapshot=1")
+    assert awaited.types == ["hello", "snapshot", "bookmark live"]
+    assert awaited.of("snapshot")[0]["workers"] == []
+
+
+class TestForgotten:
+    """A worker that its runtime no longer keeps: its stream is still finished by `end`."""
+
+    @pytest.fixture
+    def runtime_settings(self) -> RuntimeSettings:
+        return RuntimeSettings(retained_workers=0)
+
+    async def test_its_end_is_told_from_the_log(self, rig):
+        worker_id = await rig.make_worker("hello")
+        live = await rig.open(path_of(worker_id))
+        before = await rig.runtime.worker(worker_id)
+        await rig.stop_workers()
+        with pytest.raises(Refused, match="worker_not_found"):
+            await rig.runtime.worker(worker_id)
+        cursor = rig.daemon.event_log.cursors.encode(2)
+        resumed = await rig.open(path_of(worker_id), f"cursor={cursor}")
+        for transport in (live, resumed):
+            assert transport.closed == (1000, "end")
+            told = transport.messages[-1]["worker"]
+            assert (told["state"], told["reason"]["code"]) == ("stopped", "stopped")
+            assert told["generation"] == 1
+            for name in ("worker_id", "profile", "label", "implementation_kind"):
+                assert told[name] == getattr(before, name)
+        late = await rig.open(path_of(worker_id))
+        assert late.closed == (4404, "worker_gone")
+        assert late.messages[0]["worker"] == told
+
+    async def test_one_that_the_log_has_let_go_of_too_is_not_found(self, rig):
+        worker_id = await rig.make_worker("hello")
+        await rig.stop_workers()
+        for _ in range(rig.daemon.settings.observe.window_events):
+            rig.daemon.event_log.append(Draft(kind="plugin.state", data={}))
+        await rig.daemon.event_log.committed(rig.daemon.event_log.appended)
+        gone = await rig.open(path_of(worker_id), "cursor=earliest")
+        assert gone.closed == (4404, "worker_not_found")
+
+    @pytest.fixture
+    def settings(self) -> ObserveSettings:
+        return ObserveSettings(window_events=200)
 
 
 async def test_a_worker_streams_snapshot_joins_the_events_after_it(rig):
