@@ -135,16 +135,18 @@ def test_a_workers_stream_ends_when_it_is_stopped_and_everything_was_delivered(
     daemon = start_daemon(config)
     worker_id = make_worker(daemon)
     path = f"/v1/workers/{worker_id}/events"
-    with subscribe(daemon, "cursor=earliest", path) as live:
-        with subscribe(daemon, "cursor=latest") as everything:
-            before = read_to_live(live)
-            stop_worker(daemon, worker_id)
-            after, code = read_to_the_close(live)
-            assert code == 1000
-            # Only its own stream is finished.
-            read_to_live(everything)
-            stopped = read(everything, 1)[0]
-            assert (stopped["kind"], stopped["data"]["state"]) == ("worker.state", "stopped")
+    with (
+        subscribe(daemon, "cursor=earliest", path) as live,
+        subscribe(daemon, "cursor=latest") as everything,
+    ):
+        before = read_to_live(live)
+        stop_worker(daemon, worker_id)
+        after, code = read_to_the_close(live)
+        assert code == 1000
+        # Only its own stream is finished.
+        read_to_live(everything)
+        stopped = read(everything, 1)[0]
+        assert (stopped["kind"], stopped["data"]["state"]) == ("worker.state", "stopped")
     messages = before + after
     end = messages[-1]
     assert (end["type"], end["reason"]) == ("end", "worker_gone")
