@@ -49,7 +49,7 @@ class Records:
                         delivery.correlation_id,
                         delivery.created_at,
                         delivery.payload,
-                        delivery.body,
+                        None if delivery.body is delivery.payload else delivery.body,
                         msgspec.json.encode(delivery.headers),
                     )
                 )
@@ -150,7 +150,7 @@ def _delivery(event: IngressEvent, progress: Progress, now: float) -> Delivery:
         created_at=event.created_at,
         accepted_s=now,
         headers=_headers.decode(event.headers),
-        body=event.body,
+        body=event.payload if event.body is None else event.body,
         redelivery_of=progress.redelivery_of,
     )
     delivery.position = progress.position

@@ -23,7 +23,7 @@ MIGRATIONS: Mapping[int, Sequence[str]] = {
             PRIMARY KEY (runtime_id, worker_id)) STRICT, WITHOUT ROWID""",
         """CREATE TABLE ingress_event (event_id TEXT PRIMARY KEY, plugin_id TEXT NOT NULL,
             ingress TEXT NOT NULL, correlation_id TEXT NOT NULL, created_at TEXT NOT NULL,
-            payload BLOB NOT NULL, body BLOB NOT NULL, headers BLOB NOT NULL) STRICT""",
+            payload BLOB NOT NULL, body BLOB, headers BLOB NOT NULL) STRICT""",
         "CREATE INDEX ingress_event_of ON ingress_event (plugin_id)",
         """CREATE TABLE progress (event_id TEXT PRIMARY KEY, plugin_id TEXT NOT NULL,
             position INTEGER NOT NULL, source TEXT NOT NULL, redelivery_of TEXT,

@@ -62,7 +62,10 @@ class WorkerNumber(NamedTuple):
 
 
 class IngressEvent(NamedTuple):
-    """An accepted event as it came; it stays while it waits or is a dead letter. `headers` is JSON."""
+    """An accepted event as it came; it stays while it waits or is a dead letter.
+
+    `headers` is JSON; `body` is None where it is the payload itself.
+    """
 
     event_id: str
     plugin_id: str
@@ -70,7 +73,7 @@ class IngressEvent(NamedTuple):
     correlation_id: str
     created_at: str
     payload: bytes
-    body: bytes
+    body: bytes | None
     headers: bytes
 
 
