@@ -5,7 +5,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
-import trio
 from hypothesis import settings
 
 from tests.clocks import ManualClock
@@ -64,7 +63,7 @@ def open_log(wall_clock: ManualClock) -> OpenLog:
 
     def open_one(
         earlier_epochs: Collection[str] = (),
-        clock: Callable[[], float] = trio.current_time,
+        clock: Callable[[], float] | None = None,
         **settings: float,
     ) -> AbstractAsyncContextManager[EventLog]:
         return open_event_log(
@@ -84,7 +83,7 @@ def open_sqlite_log(tmp_path: Path, wall_clock: ManualClock) -> OpenLog:
     @asynccontextmanager
     async def open_one(
         earlier_epochs: Collection[str] = (),
-        clock: Callable[[], float] = trio.current_time,
+        clock: Callable[[], float] | None = None,
         **settings: float,
     ) -> AsyncGenerator[EventLog]:
         small = StoreSettings(low_bytes=1024, reserve_bytes=1024)

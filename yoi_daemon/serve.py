@@ -101,7 +101,7 @@ async def _serve(
                     if bound.observe:
                         spread_s = budget_s * LISTENERS_SHARE * CLOSES_SHARE
                         await observe.start(_serve_observe, daemon, bound, spread_s)
-                    _announce(daemon, bound, announce)
+                    await _announce(daemon, bound, announce)
                 await stop.wait()
                 deadline = trio.current_time() + budget_s
                 structlog.get_logger("daemon").info("stopping", budget_s=budget_s)
@@ -186,7 +186,7 @@ async def _serve_observe(
     )
 
 
-def _announce(daemon: Daemon, bound: Bound, announce: Callable[[str], None]) -> None:
+async def _announce(daemon: Daemon, bound: Bound, announce: Callable[[str], None]) -> None:
     api = url(bound.api[0].address, "http")
     observe = url(bound.observe[0].address, "ws") if bound.observe else None
     daemon.observed.url = observe
@@ -198,7 +198,7 @@ def _announce(daemon: Daemon, bound: Bound, announce: Callable[[str], None]) -> 
         "version": daemon.version,
     }
     write_daemon_file(daemon.directories, content)
-    daemon.note_ready()
+    await daemon.note_ready()
     announce(f"ready api={api} observe={observe or 'off'}")
 
 

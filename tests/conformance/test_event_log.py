@@ -339,8 +339,7 @@ async def test_the_negative_control_a_writer_that_can_be_cancelled_loses_the_las
 
     async def cancellable_writer() -> None:
         while True:
-            await log._wake.wait()
-            log._wake = trio.Event()
+            await log._writer.park()
             await trio.lowlevel.checkpoint()
             await log._commit()
 

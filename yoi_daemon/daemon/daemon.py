@@ -148,10 +148,11 @@ class Daemon:
     def version(self) -> str:
         return version()
 
-    def note_ready(self) -> None:
-        """The listeners answer."""
+    async def note_ready(self) -> None:
+        """The listeners answer; returns when that is committed: a daemon that cannot commit is not ready."""
         self._serves = True
-        self.append("daemon.ready", DaemonReady(version=self.version))
+        seq = self.append("daemon.ready", DaemonReady(version=self.version))
+        await self.event_log.committed(seq)
 
     def begin_draining(self) -> None:
         """Readiness goes off; everything long-lived is asked to end."""

@@ -48,7 +48,7 @@ async def open_daemon(
         profiles = make_profiles(settings.profiles)
         async with (
             open_embedded_runtime(
-                event_log, ids, profiles, settings.runtime, wall_clock=wall_clock
+                event_log, ids, profiles, settings.runtime, store=store, wall_clock=wall_clock
             ) as embedded,
             open_registry(
                 embedded, settings.runtimes, event_log, wall_clock=wall_clock

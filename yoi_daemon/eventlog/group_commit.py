@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
-from typing import NoReturn, TypeAlias
+from typing import NoReturn
 
 import msgspec
 import trio
@@ -29,7 +29,6 @@ MAX_PENDING_BYTES = 16_777_216
 """Numbered and not committed: 16 MiB, a quarter of the default window. Beyond it `room` waits."""
 
 _encoder = msgspec.json.Encoder()
-_Pending: TypeAlias = list[tuple[Entry, Callable[[], None] | None]]
 
 
 class GroupCommitLog:
@@ -56,12 +55,14 @@ class GroupCommitLog:
         self._changes: list[Change] = []
         # How many calls of `record` there were, and how many of them are committed.
         self._recorded = self._kept = 0
-        self._pending: _Pending = []
+        self._pending: list[Entry] = []
+        self._on_commit: list[Callable[[], None]] = []
         self._pending_bytes = 0
         self._worker_seqs = dict(worker_seqs)
         self._numbered: dict[tuple[str, str], int] = {}
-        self._wake = trio.Event()
-        self._turn = trio.Event()
+        self._writer = trio.lowlevel.ParkingLot()
+        self._waiting = trio.lowlevel.ParkingLot()
+        """Those who wait for the next commit."""
         self._closing = False
         self._ended = False
         self._failure: BaseException | None = None
@@ -105,11 +106,14 @@ class GroupCommitLog:
             draft.plugin_id,
             self._clock(),
             frame,
-            is_last=ends_worker(draft),
+            is_last=worker is not None and ends_worker(draft),
         )
-        self._pending.append((entry, on_commit))
+        if not self._pending:
+            self._writer.unpark()
+        self._pending.append(entry)
+        if on_commit is not None:
+            self._on_commit.append(on_commit)
         self._pending_bytes += len(frame)
-        self._wake.set()
         return seq
 
     def record(self, changes: Changes) -> int:
@@ -117,7 +121,7 @@ class GroupCommitLog:
             self._raise_failed()
         self._changes.extend(changes)
         self._recorded += 1
-        self._wake.set()
+        self._writer.unpark()
         return self._recorded
 
     async def recorded(self, ticket: int) -> None:
@@ -195,7 +199,7 @@ class GroupCommitLog:
     def close(self) -> None:
         """Tells the writer to leave once nothing is pending. Appending ends here."""
         self._closing = True
-        self._wake.set()
+        self._writer.unpark()
 
     async def run(self) -> None:
         """The writer. It leaves when it was told to and has nothing pending, never by cancellation."""
@@ -203,18 +207,16 @@ class GroupCommitLog:
         with trio.CancelScope(shield=True):
             try:
                 while not self._closing or self._has_uncommitted():
-                    if not self._has_uncommitted() and not self._store.is_behind:
-                        self._wake = trio.Event()
-                        if not self._closing:
-                            await self._wake.wait()
-                        continue
-                    await self._commit()
+                    if self._has_uncommitted() or self._store.is_behind:
+                        await self._commit()
+                    else:
+                        await self._writer.park()
             except BaseException as error:
                 self._failure = error
                 raise
             finally:
                 self._ended = True
-                self._turn.set()
+                self._waiting.unpark_all()
 
     def _has_uncommitted(self) -> bool:
         return bool(self._pending) or self._recorded > self._kept
@@ -222,6 +224,7 @@ class GroupCommitLog:
     async def _commit(self) -> None:
         """Commits all there is, then shows it in order of number, in one stretch without a checkpoint."""
         batch, self._pending = self._pending, []
+        announced, self._on_commit = self._on_commit, []
         numbered, self._numbered = self._numbered, {}
         changes, self._changes = self._changes, []
         recorded, size = self._recorded, self._pending_bytes
@@ -229,21 +232,18 @@ class GroupCommitLog:
         self._commits += bool(batch)
         self._kept = recorded
         self._pending_bytes -= size
-        for entry, _ in batch:
-            self._ring.push(entry)
-        for _, on_commit in batch:
-            if on_commit is not None:
-                on_commit()
-        turn, self._turn = self._turn, trio.Event()
-        turn.set()
+        self._ring.extend(batch)
+        for on_commit in announced:
+            on_commit()
+        self._waiting.unpark_all()
 
     def _batch(
-        self, batch: _Pending, numbered: Mapping[tuple[str, str], int], changes: list[Change]
+        self, batch: list[Entry], numbered: Mapping[tuple[str, str], int], changes: list[Change]
     ) -> Batch:
         if not self.durable:
             return NOTHING
         events: dict[Lane, list[LogEvent]] = {"lifecycle": [], "volume": []}
-        for entry, _ in batch:
+        for entry in batch:
             events[lane_of(entry)].append(_row(entry))
         changes += [
             WORKER_NUMBER.put(WorkerNumber(*worker, seq)) for worker, seq in numbered.items()
@@ -253,7 +253,7 @@ class GroupCommitLog:
     async def _next_turn(self) -> None:
         if self._ended:
             self._raise_failed()
-        await self._turn.wait()
+        await self._waiting.park()
 
     def _raise_failed(self) -> NoReturn:
         raise StorageFailed("the event log is closed") from self._failure

@@ -17,22 +17,20 @@ _KEEP_CUT = 1024
 class Track:
     """Entries in order of number, let go of from the front."""
 
-    __slots__ = ("_entries", "_start")
+    __slots__ = ("_entries", "_start", "push")
 
     def __init__(self) -> None:
         self._entries: list[Entry] = []
         # Entries before it are let go; the list is cut now and then, not at each step.
         self._start = 0
+        self.push = self._entries.append
+        """Takes the next entry."""
 
     def __len__(self) -> int:
         return len(self._entries) - self._start
 
     def __getitem__(self, index: int) -> Entry:
         return self._entries[self._start + index]
-
-    def push(self, entry: Entry) -> None:
-        """Takes the next entry."""
-        self._entries.append(entry)
 
     def pop(self) -> Entry:
         """Lets go of the oldest."""
@@ -82,8 +80,7 @@ class RetentionLane:
         self.entries.push(entry)
         self.bytes += len(entry.frame)
         for scope in _scopes(entry):
-            track = self._tracks.get(scope)
-            if track is None:
+            if (track := self._tracks.get(scope)) is None:
                 track = self._tracks[scope] = Track()
             track.push(entry)
 

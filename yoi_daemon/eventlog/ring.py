@@ -3,7 +3,7 @@
 Two lanes share it: a flood of one lane takes what the other leaves free of its half, never more.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import merge
 from typing import NamedTuple
 
@@ -99,12 +99,20 @@ class Ring:
                 soon = max(soon, lane.entries[len(lane) // 8].seq)
         return soon
 
+    def extend(self, entries: Sequence[Entry]) -> None:
+        """Takes the next entries, and lets go of what is beyond a bound."""
+        head = self.head
+        for entry in entries:
+            head += 1
+            assert entry.seq == head, "entries come in order of number"
+            self._lanes[lane_of(entry)].push(entry)
+        if entries:
+            self.head = head
+            self._let_go(entries[-1].monotonic_s)
+
     def push(self, entry: Entry) -> None:
-        """Takes the next entry, and lets go of what is beyond a bound."""
-        assert entry.seq == self.head + 1, "entries come in order of number"
-        self._lanes[lane_of(entry)].push(entry)
-        self.head = entry.seq
-        self._let_go(entry.monotonic_s)
+        """Takes the next entry."""
+        self.extend((entry,))
 
     def restore(self, entry: Entry) -> None:
         """Takes an entry of an earlier run: in order of number, though some between are gone."""

@@ -105,9 +105,9 @@ class CallContext:
         self,
         surroundings: Surroundings,
         check: Check,
-        *,
         correlation_id: str | None = None,
         event_id: str | None = None,
+        *,
         stack: AsyncExitStack | None = None,
     ) -> None:
         self._surroundings = surroundings

@@ -293,19 +293,19 @@ class Lane:
             # The inner scope is shielded when a handler is given up for wedged: what swallows a pending
             # cancellation would otherwise spin a core.
             with trio.CancelScope() as scope, trio.CancelScope() as give_up:
-                begun_s = self._clock()
+                begun_s = now = self._clock()
                 for _ in range(BATCH_EVENTS):
-                    attempt = self._begin(delivery, scope, give_up)
+                    attempt = self._begin(delivery, now, scope, give_up)
                     failure = await executor.handle(attempt)
                     if attempt.is_late:
                         break  # although it came back: the verdict cancelled the scope, which is spent
-                    ended_s = self._end(attempt, failure)
+                    now = self._end(attempt, failure)
                     attempt = None
                     following = self._following()
                     if following is None:
                         return
                     delivery = following
-                    if ended_s - begun_s > SLICE_S:
+                    if now - begun_s > SLICE_S:
                         break
                 if attempt is None:
                     self._claimed.appendleft(delivery)
@@ -322,10 +322,9 @@ class Lane:
             self._end(attempt, LATE)
 
     def _begin(
-        self, delivery: Delivery, scope: trio.CancelScope, give_up: trio.CancelScope
+        self, delivery: Delivery, now: float, scope: trio.CancelScope, give_up: trio.CancelScope
     ) -> Attempt:
-        attempt = Attempt(delivery, self._clock(), self.limits, scope, give_up)
-        self.current = attempt
+        self.current = attempt = Attempt(delivery, now, self.limits, scope, give_up)
         return attempt
 
     def _end(self, attempt: Attempt, failure: Failure | None) -> float:

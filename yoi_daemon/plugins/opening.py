@@ -62,7 +62,8 @@ async def open_plugins(
     parts = Parts(
         event_log=event_log,
         workers_for=workers_for,
-        clock=trio.current_time,
+        # The clock itself: `trio.current_time` finds it anew each time, and a lane asks for every event.
+        clock=trio.lowlevel.current_clock().current_time,
         age_s=store.age_s,
         wall_clock=wall_clock,
         uniform=uniform,

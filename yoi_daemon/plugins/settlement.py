@@ -83,7 +83,7 @@ class Settlement:
     ) -> None:
         """See `lane.Judge`."""
         delivery = attempt.delivery
-        duration_ms = round(duration_s * 1000, 3)
+        duration_ms = _milliseconds(duration_s)
         self._times_ms.append(duration_ms)
         if failure is None:
             self.counters["handled"] += 1
@@ -120,7 +120,7 @@ class Settlement:
 
     def judge_wedged(self, attempt: Attempt, duration_s: float) -> None:
         """The verdict on a handler that was given up. Its event stays unfinished: the lane ends with it."""
-        delivery, duration_ms = attempt.delivery, round(duration_s * 1000, 3)
+        delivery, duration_ms = attempt.delivery, _milliseconds(duration_s)
         self.counters[LATE.outcome] += 1
         delivery.failures += 1
         delivery.attempts.append(self._record(delivery, LATE, duration_ms, duration_s))
@@ -135,7 +135,8 @@ class Settlement:
         """
         for delivery, letter in restored.dead:
             self._dead_letters.restore(delivery, letter)
-        self.counters["restored"] += len(restored.waiting)
+        if restored.waiting:
+            self.counters["restored"] += len(restored.waiting)
         waiting: list[Delivery] = []
         for delivery, claim in restored.waiting:
             delivery.is_suspect = claim != NOT_CLAIMED
@@ -248,16 +249,24 @@ class Settlement:
         failure: Failure | None = None,
         retry_in_s: float | None = None,
     ) -> None:
-        data = IngressAttempt(
-            event_id=delivery.event_id,
-            ingress=delivery.ingress,
-            attempt=delivery.attempt,
-            duration_ms=duration_ms,
-            code=None if failure is None else failure.code,
-            message=None if failure is None else failure.message,
-            where=None if failure is None else failure.where,
-            retry_in_s=retry_in_s,
-        )
+        if failure is None:
+            data = IngressAttempt(
+                event_id=delivery.event_id,
+                ingress=delivery.ingress,
+                attempt=delivery.attempt,
+                duration_ms=duration_ms,
+            )
+        else:
+            data = IngressAttempt(
+                event_id=delivery.event_id,
+                ingress=delivery.ingress,
+                attempt=delivery.attempt,
+                duration_ms=duration_ms,
+                code=failure.code,
+                message=failure.message,
+                where=failure.where,
+                retry_in_s=retry_in_s,
+            )
         self._append(f"plugin.ingress.{name}", delivery, data)
 
     def _append(self, kind: str, delivery: Delivery, data: IngressAttempt | IngressDead) -> None:
@@ -269,3 +278,8 @@ class Settlement:
                 data=data,
             )
         )
+
+
+def _milliseconds(seconds: float) -> float:
+    """To the microsecond."""
+    return round(seconds * 1e6) / 1000

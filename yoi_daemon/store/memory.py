@@ -23,11 +23,12 @@ class MemoryStore:
     earlier_epochs: tuple[str, ...] = ()
 
     def __init__(
-        self, *, clock: Clock = trio.current_time, new_epoch: Callable[[], str] = random_epoch
+        self, *, clock: Clock | None = None, new_epoch: Callable[[], str] = random_epoch
     ) -> None:
         # A new name each time, so that no cursor of an earlier log can be mistaken for this one's.
         self.epoch = new_epoch()
-        self._clock = clock
+        # The clock itself: `trio.current_time` finds it anew each time, and every event is dated by it.
+        self._clock = clock or trio.lowlevel.current_clock().current_time
         self._commits = 0
 
     def age_s(self) -> float:

@@ -23,7 +23,7 @@ async def open_store(
     settings: StoreSettings,
     state: Path,
     *,
-    clock: Clock = trio.current_time,
+    clock: Clock | None = None,
     new_epoch: Callable[[], str] = random_epoch,
     make_connection: Connect = connect,
 ) -> AsyncGenerator[Store]:

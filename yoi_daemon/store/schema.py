@@ -39,7 +39,7 @@ MIGRATIONS: Mapping[int, Sequence[str]] = {
         """CREATE TABLE worker (runtime_id TEXT, worker_id TEXT, profile TEXT NOT NULL,
             label TEXT NOT NULL, created_at TEXT NOT NULL, state TEXT NOT NULL,
             generation INTEGER NOT NULL, reason BLOB, let_go INTEGER NOT NULL, seq INTEGER NOT NULL,
-            ended INTEGER, PRIMARY KEY (runtime_id, worker_id)) STRICT, WITHOUT ROWID""",
+            PRIMARY KEY (runtime_id, worker_id)) STRICT, WITHOUT ROWID""",
         """CREATE TABLE transcript_item (runtime_id TEXT, worker_id TEXT, number INTEGER,
             item_id TEXT NOT NULL, role TEXT NOT NULL, text TEXT NOT NULL, time TEXT NOT NULL,
             PRIMARY KEY (runtime_id, worker_id, number)) STRICT""",

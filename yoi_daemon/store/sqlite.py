@@ -79,14 +79,15 @@ class SqliteStore:
         *,
         low_bytes: int,
         reserve_bytes: int,
-        clock: Clock = trio.current_time,
+        clock: Clock | None = None,
         new_epoch: Callable[[], str] = random_epoch,
         make_connection: Connect = connect,
     ) -> None:
         self.epoch = ""
         self.earlier_epochs = ()
         self._path = path
-        self._clock = clock
+        # The clock itself: `trio.current_time` finds it anew each time, and every event is dated by it.
+        self._clock = clock or trio.lowlevel.current_clock().current_time
         self._new_epoch = new_epoch
         self._make_connection = make_connection
         self._low_bytes, self._reserve_bytes = low_bytes, reserve_bytes

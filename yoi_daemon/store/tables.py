@@ -126,7 +126,7 @@ class PluginValue(NamedTuple):
 
 
 class WorkerRow(NamedTuple):
-    """A worker; `reason` is JSON. `ended` counts the workers that ended, in order; None while it lives."""
+    """A worker; `reason` is JSON, `seq` the number of the event that last changed its state."""
 
     runtime_id: str
     worker_id: str
@@ -138,7 +138,6 @@ class WorkerRow(NamedTuple):
     reason: bytes | None
     let_go: int
     seq: int
-    ended: int | None
 
 
 class TranscriptRow(NamedTuple):
