@@ -350,7 +350,7 @@ async def _accept_with_key(rig: Rig, service: Any, number: int) -> None:
 async def test_dead_letters_come_back_byte_exact(mock_clock: MockClock, home: Home) -> None:
     gate = Gate()
     gate.fails = {"é", "x"}
-    exact = ' {"a":  "\\u00e9"}\n'.encode()
+    exact = b' {"a":  "\\u00e9"}\n'
 
     async def fail(ctx: Any, event: Any) -> None:
         raise ValueError(event.payload)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from yoi_daemon.model.errors import ConfigFault, ConfigurationError, NotAllowed, StorageFailed
-from yoi_daemon.store.schema import APPLICATION_ID, VERSION
+from yoi_daemon.store.schema import VERSION, check_version
 
 BUSY_S = 10.0
 """How long another process may hold a lock, while it recovers the store after a crash, say."""
@@ -54,14 +54,9 @@ def open_for_reading(file: Path, *, any_version: bool = False) -> Generator[sqli
 
 def _check_version(connection: sqlite3.Connection, file: Path, *, any_version: bool) -> None:
     # The schema's table is read first: this is what begins the transaction.
-    connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if application != APPLICATION_ID:
-        raise _fault(file, "a store of yoi-daemon's, which this is not")
-    if version > VERSION:
-        raise _fault(file, "this store was written by a newer yoi-daemon; use its own command")
-    if version < VERSION and not any_version:
+    next(connection.execute("SELECT count(*) FROM sqlite_schema"))
+    version = check_version(connection, str(file))
+    if version == 0 or (version < VERSION and not any_version):
         raise _fault(file, "this store is of an older yoi-daemon; start the daemon on it once")
 
 

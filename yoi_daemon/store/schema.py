@@ -59,6 +59,27 @@ def migrate(
 ) -> None:
     """Brings a database to the newest version, each step whole or not at all.
 
+    Raises as `check_version` does.
+    """
+    found, newest = check_version(connection, file, migrations), max(migrations)
+    for version in range(found + 1, newest + 1):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in migrations[version]:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {version}")
+            connection.execute("COMMIT")
+        except sqlite3.Error:
+            connection.execute("ROLLBACK")
+            raise
+
+
+def check_version(
+    connection: Connection, file: str, migrations: Mapping[int, Sequence[str]] = MIGRATIONS
+) -> int:
+    """The version of a database, 0 where it is empty. It changes nothing.
+
     Raises `ConfigurationError` for a newer version than this program knows, and for a file that is
     none of ours.
     """
@@ -74,17 +95,7 @@ def migrate(
             f"this store was written by a newer yoi-daemon (schema {found}, this one knows {newest}); "
             "install that version again, or restore a backup made before the upgrade",
         )
-    for version in range(found + 1, newest + 1):
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            for statement in migrations[version]:
-                connection.execute(statement)
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {version}")
-            connection.execute("COMMIT")
-        except sqlite3.Error:
-            connection.execute("ROLLBACK")
-            raise
+    return int(found)
 
 
 def _fault(file: str, expected: str) -> ConfigurationError:

@@ -18,7 +18,7 @@ from yoi_daemon.model.errors import StorageFailed
 from yoi_daemon.model.events import Lane
 from yoi_daemon.store.connection import Connect, Connection, connect, is_full
 from yoi_daemon.store.interface import Batch, Clock, RecoveredLog, StoreStatistics
-from yoi_daemon.store.schema import migrate
+from yoi_daemon.store.schema import check_version, migrate
 from yoi_daemon.store.space import Space
 from yoi_daemon.store.tables import (
     LIFECYCLE_EVENT,
@@ -192,6 +192,9 @@ class SqliteStore:
     def _connect(self, opened: ExitStack) -> Connection:
         connection = self._make_connection(self._path)
         opened.callback(connection.close)
+        check_version(
+            connection, str(self._path)
+        )  # before anything is changed of a file that is not ours
         settings = {"journal_mode": ("WAL", "wal"), "synchronous": ("FULL", 2)}
         for name, (wanted, found) in settings.items():
             connection.execute(f"PRAGMA {name} = {wanted}")
