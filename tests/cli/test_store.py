@@ -26,7 +26,7 @@ async def fill(state: Path) -> None:
             await trio.sleep_forever()
 
     plugin = Plugin("gen")
-    plugin.ingress("take")(take)
+    plugin.ingress("take", on_retry="hold")(take)
     async with open_rig(state) as rig:
         service = rig.add(plugin, attempts=2, retry_min_s=0.001, retry_max_s=0.001)
         for payload in ("handled", "dead", "waits", "waits", "waits"):
