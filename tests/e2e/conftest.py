@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from queue import Queue
 
@@ -15,15 +16,21 @@ READY_WITHIN_S = 20
 
 
 class DaemonProcess:
-    """The real program, as a user starts it, on kernel-chosen ports."""
+    """The real program, as a user starts it, on kernel-chosen ports; `program` is another way to start it."""
 
-    def __init__(self, config: Path, state: Path, **environ: str) -> None:
+    def __init__(
+        self,
+        config: Path,
+        state: Path,
+        program: Sequence[str] = (sys.executable, "-m", "yoi_daemon"),
+        **environ: str,
+    ) -> None:
         self.config = config
         self.state = state
         env = {key: value for key, value in os.environ.items() if not key.startswith("YOI__")}
         env |= {"YOI__API__LISTEN": "127.0.0.1:0", "YOI__OBSERVE__LISTEN": "127.0.0.1:0"} | environ
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "yoi_daemon", "run", "--config", config, "--state", state],
+            [*program, "run", "--config", config, "--state", state],
             env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
