@@ -271,7 +271,7 @@ class Admission:
         self, service: Service, delivery: Delivery, key: str | None
     ) -> tuple[IngressReceipt, int]:
         """Numbers the acceptance. The log delivers at the commit, whatever becomes of the requester."""
-        depth = service.lane.statistics().depth
+        depth = service.lane.depth
 
         def deliver() -> None:
             if delivery.redelivery_of is None:
@@ -308,6 +308,8 @@ class Admission:
         )
         # No checkpoint since the number: event, key and place in the queue are in one commit.
         delivery.position = seq
+        if delivery.redelivery_of is None:
+            delivery.number = seq
         service.records.accepted(delivery)
         if key is not None:
             service.delivery_keys.record(delivery.ingress, key, delivery.payload, receipt)
