@@ -210,6 +210,7 @@ def expectations(route: Route) -> dict[str, list[int | str]]:
 
 def settings(stock: dict[str, list[str]]) -> str:
     lines = ['hooks = "tests.proofs.schemathesis_hooks"']
+    lines += ['rate-limit = "100000/s"']  # else it does as Retry-After says, and waits
     for name, values in stock.items():
         lines += [f'[dictionaries."{name}"]', f"values = {json.dumps(values)}"]
     lines += ["[parameters]"]
