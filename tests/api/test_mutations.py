@@ -20,7 +20,7 @@ from yoi_daemon.daemon.opening import open_daemon
 from yoi_daemon.front.access import Tokens
 from yoi_daemon.model.cursor import decode_cursor
 from yoi_daemon.model.directories import Directories
-from yoi_daemon.model.settings import PluginSettings, Settings
+from yoi_daemon.model.settings import PluginSettings, Settings, StoreSettings
 from yoi_daemon.runtime.engines.echo import EchoEngine
 from yoi_daemon.runtime.profiles import BUILTIN_ECHO, Profiles
 
@@ -55,7 +55,11 @@ async def daemon(tmp_path, wall_clock, monkeypatch) -> AsyncGenerator[Daemon]:
     engines = {BUILTIN_ECHO: EchoEngine(), "hang": HangingEngine()}
     monkeypatch.setattr(opening, "make_profiles", lambda _: Profiles(engines))
     directories = Directories(tmp_path / "config", tmp_path / "state", tmp_path / "secrets")
-    settings = Settings(plugins={"p": PluginSettings(attempts=1, config={"secret": "it"})})
+    settings = Settings(
+        plugins={"p": PluginSettings(attempts=1, config={"secret": "it"})},
+        store=StoreSettings(kind="memory"),
+    )
+    directories.state.mkdir()
     async with open_daemon(
         directories, settings, Tokens(TOKEN), environ={}, wall_clock=wall_clock
     ) as one:

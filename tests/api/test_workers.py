@@ -15,7 +15,7 @@ from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.opening import open_daemon
 from yoi_daemon.front.access import Tokens
 from yoi_daemon.model.directories import Directories
-from yoi_daemon.model.settings import RegisteredRuntimeSettings, Settings
+from yoi_daemon.model.settings import RegisteredRuntimeSettings, Settings, StoreSettings
 from yoi_daemon.registry.local_compat import LocalCompatRuntime
 from yoi_daemon.runtime.profiles import BUILTIN_ECHO, Profiles
 
@@ -38,8 +38,9 @@ async def daemon(tmp_path, wall_clock, monkeypatch) -> AsyncGenerator[Daemon]:
         for name in ("recorded", "hung", "gone")
     }
     directories = Directories(tmp_path / "config", tmp_path / "state", tmp_path / "secrets")
+    directories.state.mkdir()
     async with open_daemon(
-        directories, Settings(runtimes=runtimes), Tokens(TOKEN), environ={}, wall_clock=wall_clock
+        directories, Settings(runtimes=runtimes, store=StoreSettings(kind="memory")), Tokens(TOKEN), environ={}, wall_clock=wall_clock
     ) as one:
         hung = one.registry.runtime("hung")
         assert isinstance(hung, LocalCompatRuntime)

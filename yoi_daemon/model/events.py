@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from math import floor
 from typing import Any, Literal
 
 import msgspec
@@ -196,11 +195,31 @@ class WorkerItem(Data, frozen=True):
     full_bytes: int
 
 
+class WorkerDelta(Data, frozen=True):
+    """`worker.delta`: a part of an item that is being written; small parts come together.
+
+    The parts of an item joined, each at its offset in UTF-8, are the text of the `worker.item` that
+    follows. Where the turn ends without one, they came to nothing.
+    """
+
+    item_id: str
+    generation: int
+    role: str
+    offset_bytes: int
+    text: str
+
+
 class WorkerTurnGivenUp(Data, frozen=True):
     """`worker.turn.given_up`: the engine did not end when the turn was cancelled; it is no longer heard."""
 
     generation: int
     waited_s: float
+
+
+class WorkerTurnInterrupted(Data, frozen=True):
+    """`worker.turn.interrupted`: the daemon ended while the turn ran. It is not run again by itself."""
+
+    generation: int
 
 
 class WorkerTurnFinished(Data, frozen=True):
@@ -238,7 +257,9 @@ CATALOGUE: Mapping[str, type[Data]] = {
     "worker.input_accepted": WorkerInputAccepted,
     "worker.turn.started": WorkerTurnStarted,
     "worker.item": WorkerItem,
+    "worker.delta": WorkerDelta,
     "worker.turn.given_up": WorkerTurnGivenUp,
+    "worker.turn.interrupted": WorkerTurnInterrupted,
     "worker.turn.finished": WorkerTurnFinished,
 }
 """Every kind the daemon itself emits. A plugin's own kinds are `<plugin_id>.<name>`, any JSON."""
@@ -274,11 +295,8 @@ class ObservationEvent(
 
 def format_time(unix_s: float) -> str:
     """Unix seconds as RFC 3339 in UTC with microseconds: `2026-01-02T03:04:05.000006Z`."""
-    second = floor(unix_s)
-    microsecond = round((unix_s - second) * 1e6)
-    if microsecond == 1_000_000:
-        second, microsecond = second + 1, 0
-    return f"{_format_second(second)}.{microsecond:06d}Z"
+    second, microsecond = divmod(round(unix_s * 1e6), 1_000_000)
+    return f"{_format_second(second)}.{str(microsecond).zfill(6)}Z"
 
 
 @lru_cache(maxsize=4)
