@@ -144,6 +144,7 @@ _OF_INGRESS: tuple[Code, ...] = (
     "queue_full",
     "service_unavailable",
     "service_failed",
+    "storage_low",
 )
 ROUTES = (
     Route(
