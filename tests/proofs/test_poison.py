@@ -91,7 +91,7 @@ def test_it_is_dead_after_its_attempts_and_the_others_do_not_feel_it(
             steady.daemon_process = daemon.wait_ready()
         steady.stopped.set()
         steady.join(10)
-        status, page = daemon.request("GET", "/api/plugins/bad/dead-letters")
+        _, page = daemon.request("GET", "/api/plugins/bad/dead-letters")
         (letter,) = page["items"]
         assert letter["event_id"] == poison_id
         assert [one["code"] for one in letter["attempts"]] == ["process_died"] * 3
