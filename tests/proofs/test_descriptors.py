@@ -2,8 +2,8 @@
 
 import http.client
 import os
-import resource
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -18,6 +18,8 @@ pytestmark = pytest.mark.prove
 LIMIT = 128
 CONNECTS = 500
 RECOVERY_S = 1.0
+NOISE_S = 2.0
+"""For what else the machine does."""
 PLUGIN = """
 from yoi_daemon.sdk import Context, IngressEvent, Plugin
 plugin = Plugin("gen")
@@ -32,8 +34,8 @@ async def take(ctx: Context, event: IngressEvent) -> None:
 def daemon(tmp_path: Path) -> Iterator[DaemonProcess]:
     (tmp_path / "config" / "plugins").mkdir(parents=True)
     (tmp_path / "config" / "plugins" / "gen.py").write_text(PLUGIN)
-    started = DaemonProcess(tmp_path / "config", tmp_path / "state").wait_ready()
-    resource.prlimit(started.process.pid, resource.RLIMIT_NOFILE, (LIMIT, LIMIT))
+    limited = ("prlimit", f"--nofile={LIMIT}:{LIMIT}", sys.executable, "-m", "yoi_daemon")
+    started = DaemonProcess(tmp_path / "config", tmp_path / "state", limited).wait_ready()
     yield started
     started.end()
 
@@ -57,52 +59,39 @@ def test_more_connections_than_descriptors(
     daemon: DaemonProcess, listener: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     at = urlsplit(daemon.api if listener == "api" else daemon.observe)
-    known = http.client.HTTPConnection(
-        urlsplit(daemon.api).hostname or "", urlsplit(daemon.api).port, timeout=10
-    )
-    known.request("GET", "/healthz")
-    assert known.getresponse().read()
-    before = descriptors(daemon)
-    told: list[str] = []
+    answered_s: list[float] = []
     with ExitStack() as opened:
-        opened.callback(known.close)
         for _ in range(CONNECTS):
             one = opened.enter_context(socket.socket())
             one.setblocking(False)
             one.connect_ex((at.hostname, at.port))
-        deadline = time.monotonic() + 20
-        while descriptors(daemon) < LIMIT - 8 and time.monotonic() < deadline:
-            time.sleep(0.02)
-        told.append(f"{descriptors(daemon)} descriptors")
-        # While there is not one descriptor more: who is there is served, the store commits, and
-        # somebody new is answered.
-        begun = time.monotonic()
-        try:
-            known.request("GET", "/healthz")
-            told.append(f"known {known.getresponse().status}")
-        except OSError as error:
-            told.append(f"known {error!r}")
-        told.append(f"{time.monotonic() - begun:.3f} s")
-        begun = time.monotonic()
-        try:
-            told.append(f"new {health(daemon, 20)}")
-        except OSError as error:
-            told.append(f"new {error!r}")
-        told.append(f"{time.monotonic() - begun:.3f} s")
+        # Somebody new is answered while they are there, and accepts events: the store commits.
+        until = time.monotonic() + 3
+        while time.monotonic() < until:
+            answered_s.append(answered(daemon))
+        status, _ = daemon.request("POST", "/api/plugins/gen/ingress/take", {})
+        assert status == 202
         assert daemon.process.poll() is None
+        assert descriptors(daemon) < LIMIT
+    recovered_s = answered(daemon)
+    with capsys.disabled():
+        print(
+            f"\n{listener}: healthy after {max(answered_s):.3f} s at worst of {len(answered_s)}, "
+            f"{recovered_s:.3f} s after they went; load {os.getloadavg()[0]:.1f}"
+        )
+    assert recovered_s < RECOVERY_S + NOISE_S
+    assert daemon.stop() == 0
+    assert not [line for line in daemon.lines if "Traceback" in line]
+
+
+def answered(daemon: DaemonProcess) -> float:
+    """How long it takes until a new client has its 200, however often it is turned away with a 503."""
     begun = time.monotonic()
     while True:
         try:
             if health(daemon, 5) == 200:
-                break
+                return time.monotonic() - begun
         except OSError:
             pass
-        assert time.monotonic() - begun < 20
-    recovered_s = time.monotonic() - begun
-    status, _ = daemon.request("POST", "/api/plugins/gen/ingress/take", {})
-    assert status == 202
-    with capsys.disabled():
-        print(
-            f"\n{listener}: {told}; before {before}; recovered in {recovered_s:.3f} s; load {os.getloadavg()[0]:.1f}"
-        )
-    assert daemon.stop() == 0
+        assert time.monotonic() - begun < 10, "nobody new is answered"
+        time.sleep(0.02)
