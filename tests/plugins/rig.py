@@ -15,17 +15,27 @@ from yoi_daemon.model.ids import IdSource
 from yoi_daemon.model.settings import ObserveSettings, PluginSettings
 from yoi_daemon.plugins.admission import Admission
 from yoi_daemon.plugins.loading import LoadedPlugin, LoadFailed
+from yoi_daemon.plugins.records import Restored
 from yoi_daemon.plugins.service import Parts, Service
 from yoi_daemon.plugins.sources import run_timers
 from yoi_daemon.plugins.watchdog import run_watchdog
 from yoi_daemon.sdk import Plugin
+from yoi_daemon.store.interface import Store
 from yoi_daemon.store.memory import MemoryStore
 
 
 class Rig:
-    def __init__(self, event_log: EventLog, nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        event_log: EventLog,
+        nursery: trio.Nursery,
+        *,
+        ids: IdSource | None = None,
+        store: Store | None = None,
+    ) -> None:
         self.event_log = event_log
-        self.ids = IdSource(ManualClock(), bytes)
+        self.ids = ids or IdSource(ManualClock(), bytes)
+        self._age_s = store.age_s if store else trio.current_time
         self.nursery = nursery
         self.services: list[Service] = []
         self.admission = Admission(
@@ -33,7 +43,12 @@ class Rig:
         )
 
     def add(
-        self, plugin: Plugin[Any], *, load_error: LoadFailed | None = None, **settings: Any
+        self,
+        plugin: Plugin[Any],
+        *,
+        load_error: LoadFailed | None = None,
+        restored: Restored | None = None,
+        **settings: Any,
     ) -> Service:
         """A service of `plugin` under supervision; it starts by itself, or fails to load."""
         admission = self.admission
@@ -52,13 +67,15 @@ class Rig:
             event_log=self.event_log,
             workers_for=lambda *_: None,
             clock=trio.current_time,
-            age_s=trio.current_time,
+            age_s=self._age_s,
             wall_clock=ManualClock(),
             uniform=lambda low, high: (low + high) / 2,
             load=load,
             timers=timers,
         )
         service = Service(plugin.name, PluginSettings(**settings), parts)
+        if restored is not None:
+            service.restore(restored)
         if load_error is None:
             service.adopt(loaded_of(plugin))
         self.services.append(service)
