@@ -30,6 +30,7 @@ EPOCH = "00112233aabbccdd"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="the proofs in full, not a sample of them")
+    parser.addoption("--replay", metavar="PLAN", help="one simulated history, as a failure names it")
 
 
 @pytest.fixture
