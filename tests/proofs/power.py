@@ -5,6 +5,7 @@ made in it is. In an image each unsynced sector has any version it ever had, or 
 with the version before; names come and go in order. What lies beyond an unsynced truncation may be back.
 """
 
+import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -219,6 +220,8 @@ class Disk:
 
     def write_image(self, to: Path, random: Random, how: str, sector: int) -> None:
         """What is found after a power cut now. `how`: `drop` what was not synced, `keep` it, or `mix`."""
+        shutil.rmtree(to, ignore_errors=True)
+        to.mkdir()
         everything = len(self._changes)
         changes = {"drop": 0, "keep": everything, "mix": random.randint(0, everything)}[how]
         for name, inode in self._names(changes).items():

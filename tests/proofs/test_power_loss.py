@@ -6,7 +6,6 @@ found, and the real store opens each with the standard sqlite3: its content is t
 acknowledged commit, or of the one that was under way. The controls take from SQLite what it needs for that.
 """
 
-import shutil
 import sqlite3
 from collections import Counter
 from functools import partial
@@ -321,8 +320,6 @@ async def examine(workload: Workload, to: Path, *, wanted: int, seed: int, whole
         for number in range(_share(position, wanted, len(operations))):
             how = ("mix", "mix", "mix", "drop", "keep")[(position + number) % 5]
             sector = random.choice((512, 4096))
-            shutil.rmtree(to, ignore_errors=True)
-            to.mkdir()
             disk.write_image(to, random, how, sector)
             candidates = [expected]
             if following is not None and following.begun < position:

@@ -85,7 +85,7 @@ class Disk:
 class SimulatedStore:
     """See `Store`. Its operations are counted by `operate`, which raises `StorageFailed` where one fails.
 
-    `delays` are chosen from for each commit, in seconds: a disk has its moods.
+    A commit takes one of `delays`, in seconds.
     """
 
     kind = "simulated"
@@ -99,7 +99,7 @@ class SimulatedStore:
         chance: Random,
         operate: Callable[[str], None],
         *,
-        delays: Sequence[float] = (0, 0, 0, 0.01, 0.3, 3),
+        delays: Sequence[float],
     ) -> None:
         self.disk = disk
         self._chance = chance
@@ -162,7 +162,9 @@ class SimulatedStore:
         rows = sorted(self.disk.rows.get(table.name, {}).items())
         found = [row for _, row in rows]
         return [
-            row for row in found if all(getattr(row, name) == value for name, value in equal.items())
+            row
+            for row in found
+            if all(getattr(row, name) == value for name, value in equal.items())
         ]
 
     def statistics(self) -> StoreStatistics:

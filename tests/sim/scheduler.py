@@ -16,6 +16,13 @@ from trio.testing import MockClock
 
 Task = trio.lowlevel.Task
 
+PATIENCE_S = 3.0
+"""A task that is starved for longer than the graces, of 5 s, is wedged, and rightly so."""
+
+
+def _runner() -> Any:
+    return trio._core._run.GLOBAL_RUN_CONTEXT.runner
+
 
 class Shuffle:
     """What Trio does: each runnable task once in a pass, in any order."""
@@ -36,25 +43,40 @@ class Shuffle:
 
 
 class Defer(Shuffle):
-    """Now and then one task is not run for a while, whatever the others do meanwhile, and time too."""
+    """Now and then one task is not run for so many steps, whatever the others do meanwhile.
+
+    Time may pass over it too, but not more than `PATIENCE_S`.
+    """
 
     def __init__(self, chance: Random) -> None:
         super().__init__(chance)
-        self._starved: dict[Task, int] = {}
-        self._idle = 0
+        self._starved: dict[Task, tuple[int, float]] = {}
+        """The steps that are left, and the time when it ends; one that is over is not starved again at once."""
 
     def movable(self, runnable: list[Task]) -> list[Task]:
-        return [task for task in runnable if task not in self._starved]
+        others = [task for task in runnable if self._starved.get(task, OVER)[0] <= 0]
+        if others or not runnable:
+            return others
+        next_s = _runner().deadlines.next_deadline()
+        return [task for task in runnable if self._starved[task][1] < next_s]
 
     def choose(self, movable: list[Task]) -> Task | None:
-        self._starved = {task: left - 1 for task, left in self._starved.items() if left > 1}
-        if movable and self._chance.random() < 0.05:
-            self._starved[self._chance.choice(movable)] = self._chance.choice((10, 50, 200))
-            movable = self.movable(movable)
-        self._idle = 0 if movable else self._idle + 1
-        if self._idle > 3:
-            self._starved.clear()
-        return super().choose(movable)
+        self._starved = {
+            task: (left - 1, until_s) for task, (left, until_s) in self._starved.items()
+        }
+        candidates = [task for task in movable if task not in self._starved]
+        if len(candidates) > 1 and self._chance.random() < 0.05:
+            starved = self._chance.choice(candidates)
+            steps = self._chance.choice((10, 50, 200))
+            self._starved[starved] = (steps, trio.current_time() + PATIENCE_S)
+            movable = [task for task in movable if task is not starved]
+        chosen = super().choose(movable)
+        if chosen is not None:
+            self._starved.pop(chosen, None)
+        return chosen
+
+
+OVER = (0, 0.0)
 
 
 class Priority:
@@ -119,7 +141,7 @@ class Scheduler(trio.abc.Instrument):
         self.on_moment: Callable[[], None] = lambda: None
 
     def before_run(self) -> None:
-        runner = trio._core._run.GLOBAL_RUN_CONTEXT.runner
+        runner = _runner()
         assert not runner.runq, "too late: some tasks run already"
         runner.runq = _RunQueue(self._policy)
 

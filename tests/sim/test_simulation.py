@@ -14,7 +14,7 @@ from yoi_daemon.plugins.records import Records
 
 pytestmark = pytest.mark.prove
 
-VICTIMS = ("victim", "drops6", "held1", "again", "redeliverer", "stopper", WHOLE, POWER)
+VICTIMS = ("victim", "drops6", "held1", "redeliverer", "stopper", WHOLE, POWER)
 ODD = 97
 """A stride that is no multiple of anything in the story."""
 
@@ -23,7 +23,7 @@ def disturbed_at_random(policy: str, seed: int) -> Plan:
     """A schedule, and in most a disturbance somewhere in it."""
     chance = Random(seed)
     what = chance.choice((None, POWER, POWER, WHOLE, *VICTIMS))
-    reach = {WHOLE: 3000, POWER: 3000}.get(what, 60)
+    reach = {WHOLE: 1200, POWER: 1200}.get(what, 20)
     return Plan(policy, seed, what, chance.randrange(reach) if what else 0)
 
 
@@ -36,7 +36,7 @@ def test_any_schedule_keeps_the_promises(policy, full, quiet):
         fired += world.fired
         steps += len(world.scheduler.trace)
     print(f"{policy}: {seeds} schedules, {fired} disturbed, {steps} steps")
-    assert fired >= seeds / 4
+    assert fired >= seeds / 3
 
 
 @pytest.mark.parametrize("what", VICTIMS)
@@ -82,12 +82,14 @@ def test_a_plan_is_its_text():
 
 
 def test_the_story_goes_everywhere(quiet):
-    world = World(Plan("shuffle", 1)).run()
-    kinds = {event.kind.removeprefix("plugin.ingress.") for event in world.disk.history}
+    worlds = [World(Plan("shuffle", seed)).run() for seed in range(4)]
+    events = [event for world in worlds for event in world.disk.history]
+    kinds = {event.kind.removeprefix("plugin.ingress.") for event in events}
     assert {"accepted", "handled", "retry_scheduled", "handler_failed", "dead_lettered"} <= kinds
     assert {"interrupted", "dropped", "p.done", "plugin.state"} <= kinds
-    windows = {World(Plan("shuffle", seed)).window_events for seed in range(10)}
-    assert len(windows) == 2, "nothing is ever let go of"
+    assert any(b'"redelivery_of"' in event.message for event in events)
+    let_go = {world.disk.floors["lifecycle"] > 0 for world in worlds}
+    assert let_go == {True, False}
 
 
 def test_replay(request, quiet):
@@ -133,7 +135,22 @@ def plant_impatience(rig, service) -> None:
 
 
 def test_control_an_unshielded_acknowledgement_is_caught(quiet):
-    with pytest.raises(AssertionError, match="handled again|left behind|while handled") as caught:
+    with pytest.raises(AssertionError, match=r"handled again|left behind|while handled") as caught:
         sweep("shuffle", WHOLE, 1, Plant("acknowledgement", plant_acknowledgement))
     print(caught.value, caught.value.__notes__)
     assert "--replay shuffle:0:whole@" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_control_what_only_starvation_shows_is_caught_by_starving(policy, quiet):
+    plant = Plant("impatience", plant_impatience)
+    found = []
+    for seed in range(40):
+        try:
+            # A disk that is quick, for a slow one shows it too.
+            World(Plan(policy, seed), plant, delays=(0,)).run()
+        except AssertionError as problem:
+            found.append(str(problem))
+    print(f"{policy}: {len(found)} of 40 schedules show it")
+    assert all("answered before the commit" in problem for problem in found), found
+    assert bool(found) == (policy != "shuffle")

@@ -5,7 +5,7 @@ The last is left alone, and must bring everything to an end.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ from tests.sim.disk import Disk, SimulatedStore
 from tests.sim.scheduler import Scheduler
 from yoi_daemon.eventlog.opening import open_event_log
 from yoi_daemon.model.cursor import decode_cursor
-from yoi_daemon.model.errors import Refused, StorageFailed
+from yoi_daemon.model.errors import CODES, Refused, StorageFailed
 from yoi_daemon.model.ids import IdSource
 from yoi_daemon.model.plugins import IngressReceipt
 from yoi_daemon.model.settings import ObserveSettings
@@ -32,6 +32,8 @@ from yoi_daemon.sdk import Plugin, Retry
 from yoi_daemon.store.tables import DEAD_LETTER, IDEMPOTENCY_KEY, INGRESS_EVENT, PROGRESS
 
 DISTURBED_LIVES = 2
+DELAYS = (0, 0, 0, 0.01, 0.3, 3)
+"""Of a commit, in seconds, chosen from: a disk has its moods."""
 WHOLE, POWER, FAULT = "whole", "power", "fault"
 
 
@@ -73,8 +75,11 @@ NOTHING = Plant("nothing", lambda _rig, _service: None)
 class World:
     """A history: what is on the disk, what the clients were told, what the handlers did."""
 
-    def __init__(self, plan: Plan, plant: Plant = NOTHING) -> None:
+    def __init__(
+        self, plan: Plan, plant: Plant = NOTHING, *, delays: Sequence[float] = DELAYS
+    ) -> None:
         self.plan = plan
+        self.delays = delays
         self.scheduler = Scheduler(plan.policy, plan.seed)
         self.chance = Random(plan.seed)
         self.disk = Disk()
@@ -132,9 +137,8 @@ class World:
         life = self._life
         if life is None or life.number >= DISTURBED_LIVES or self.fired or life.scope is None:
             return
-        if self.plan.what not in (WHOLE, POWER):
-            if self.scope is None:
-                return
+        if self.plan.what not in (WHOLE, POWER) and self.scope is None:
+            return
         self._moments_left -= 1
         if self._moments_left != -1 or self.plan.what in (None, FAULT):
             return
@@ -173,7 +177,9 @@ class World:
         for name, receipt in self.receipts.items():
             seq = decode_cursor(receipt.cursor).seq
             assert books.seqs.get(receipt.event_id) == seq, f"{name} was accepted, and is lost"
-        named = Counter(msgspec.json.decode(payload)["name"] for payload in self.disk.payloads.values())
+        named = Counter(
+            msgspec.json.decode(payload)["name"] for payload in self.disk.payloads.values()
+        )
         assert set(named) >= set(self.receipts), "another event"
         assert set(named.values()) <= {1}, f"a key accepted twice: {named}"
         keys = {key[2]: row for key, row in self.disk.rows.get(IDEMPOTENCY_KEY.name, {}).items()}
@@ -202,7 +208,7 @@ class Life:
         self.number = number
         self.hurt: str | None = None
         self.scope: trio.CancelScope | None = None
-        self.store = SimulatedStore(world.disk, world.chance, world.operate)
+        self.store = SimulatedStore(world.disk, world.chance, world.operate, delays=world.delays)
         self.is_dead = False
         """The power failed: what it still does is seen by nobody."""
 
@@ -259,19 +265,22 @@ class Life:
         if self.number == 1:
             await self._send("hang", "go", "hang")
             await self._send("behind", "go", "ok")
+            await trio.sleep(self.world.chance.choice((0, 20)))
             await self._run_as("stopper", self._stop)
             await self._start()
             await self._send("late", "go", "retry")
         if self.number == DISTURBED_LIVES:
-            while self.service.lane.statistics().depth:
-                await trio.sleep(1)
+            await self._drained()
             await self._redeliver_all()
-            while self.service.lane.statistics().depth:
-                await trio.sleep(1)
+            await self._drained()
             await trio.sleep(3)  # until what was dropped is reported
             self._expect(not self.service.delivery_keys._under_way, "a key leaked")
         await self.service.end(5)
         self.service.report_unfinished()
+
+    async def _drained(self) -> None:
+        while self.service.lane.statistics().depth:
+            await self.log.wait_beyond(self.log.head)
 
     async def _accept_all(self) -> None:
         """With and without room, the same key twice; it is retried, fails, waits in order, is dropped."""
@@ -305,7 +314,7 @@ class Life:
             try:
                 receipt = await accept()
             except Refused as refused:
-                if not refused.info.retryable:
+                if not CODES[refused.code].retryable:
                     raise
                 await trio.sleep(1)
                 continue
@@ -333,8 +342,13 @@ class Life:
 
     async def _redeliver_all(self) -> None:
         for letter in self.service.dead_letters.page(None, 100)[0]:
-            redeliver = partial(self.rig.admission.redeliver, self.service, letter.event_id)
-            await self._run_as("redeliverer", redeliver)
+            await self._run_as("redeliverer", partial(self._redeliver, letter.event_id))
+
+    async def _redeliver(self, event_id: str) -> None:
+        try:
+            await self.rig.admission.redeliver(self.service, event_id)
+        except Refused as refused:
+            self._expect(refused.code == "queue_full", f"{refused.code} to a redelivery")
 
     async def _stop(self) -> None:
         await self.service.stop()
