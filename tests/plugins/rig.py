@@ -27,11 +27,11 @@ from yoi_daemon.store.opening import open_store
 
 class Rig:
     def __init__(
-        self, store: Store, event_log: EventLog, nursery: trio.Nursery, now: float
+        self, store: Store, event_log: EventLog, nursery: trio.Nursery, *, ids: IdSource
     ) -> None:
         self.store = store
         self.event_log = event_log
-        self.ids = IdSource(ManualClock(now), bytes)
+        self.ids = ids
         self.nursery = nursery
         self.services: list[Service] = []
         self.admission = Admission(
@@ -150,7 +150,7 @@ async def open_rig(
         open_event_log(ObserveSettings(), store, wall_clock=ManualClock()) as log,
         trio.open_nursery() as nursery,
     ):
-        rig = Rig(store, log, nursery, now)
+        rig = Rig(store, log, nursery, ids=IdSource(ManualClock(now), bytes))
         nursery.start_soon(run_watchdog, lambda: rig.services)
         try:
             yield rig
