@@ -128,9 +128,9 @@ class Settlement:
         """
         for delivery, letter in restored.dead:
             self._dead_letters.restore(delivery, letter)
-        lane.restore([delivery for delivery, _ in restored.waiting])
         if restored.waiting:
             self.counters["restored"] += len(restored.waiting)
+        waiting: list[Delivery] = []
         for delivery, claim in restored.waiting:
             delivery.is_suspect = claim != NOT_CLAIMED
             if claim == CLAIMED_ALONE:
@@ -140,8 +140,10 @@ class Settlement:
                 self._emit(DIED.outcome, delivery, 0, DIED)
                 self._records.waits(delivery)
             if delivery.failures >= self._settings.attempts:
-                lane.withdraw(delivery)
                 self._bury(delivery, DIED)
+            else:
+                waiting.append(delivery)
+        lane.restore(waiting)
 
     def displace(self, lane: Lane, delivery: Delivery, outcome: Displacement) -> None:
         """A newer event takes the place of one that waits: counted now, reported within a second."""
