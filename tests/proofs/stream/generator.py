@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import os
+import sys
 from pathlib import Path
 
 import msgspec
@@ -33,6 +34,7 @@ class Process(msgspec.Struct):
     tasks: int
     descriptors: int
     resident_bytes: int
+    blocks: int
 
 
 plugin = Plugin("gen", config=Config)
@@ -90,4 +92,5 @@ async def process(ctx: Context[Config], arguments: Nothing) -> Process:
         tasks=trio.lowlevel.current_statistics().tasks_living,
         descriptors=len(os.listdir("/proc/self/fd")),
         resident_bytes=pages * os.sysconf("SC_PAGESIZE"),
+        blocks=sys.getallocatedblocks(),
     )

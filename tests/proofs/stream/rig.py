@@ -39,11 +39,15 @@ def call(daemon: DaemonProcess, tool: str, **arguments: Any) -> dict[str, Any]:
     return answer["result"]
 
 
-def burst(daemon: DaemonProcess, count: int, size: int) -> None:
-    """Asks for so many events at once; they come soon."""
+def burst(daemon: DaemonProcess, count: int, size: int, *, wait: bool = False) -> None:
+    """Asks for so many events at once; they come soon, or are there where it waits."""
     wanted = {"count": count, "size": size}
     status, answer = daemon.request("POST", "/api/plugins/gen/ingress/burst", wanted)
     assert status == 202, answer
+    if wait:
+        with Stream(daemon, f"cursor=earliest&{TICKS}") as stream:
+            while next(stream).get("data", {}).get("number") != count - 1:
+                pass
 
 
 def slow_consumers(daemon: DaemonProcess) -> int:
@@ -110,8 +114,13 @@ class Stream:
         return opcode, payload
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        while (frame := self.frame()) is not None:
-            yield json.loads(frame)
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        frame = self.frame()
+        if frame is None:
+            raise StopIteration
+        return json.loads(frame)
 
     def until_live(self) -> list[dict[str, Any]]:
         """Every message up to the bookmark at the end of the replay."""

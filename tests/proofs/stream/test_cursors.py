@@ -51,11 +51,7 @@ def fuzzed(good: list[str], seed: int) -> Iterator[str]:
 @pytest.fixture
 def daemon(start_daemon, tmp_path):
     daemon = start_daemon(write_config(tmp_path / "config"))
-    burst(daemon, HISTORY, 100)
-    with Stream(daemon, f"cursor=earliest&{TICKS}") as stream:
-        for message in stream:
-            if message.get("data", {}).get("number") == HISTORY - 1:
-                break
+    burst(daemon, HISTORY, 100, wait=True)
     return daemon
 
 
