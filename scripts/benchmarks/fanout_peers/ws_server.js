@@ -1,0 +1,36 @@
+// Node's ws, as its README shows a broadcast. It prints its port and obeys "EVENTS INTERVAL_US SCOPED".
+"use strict";
+const readline = require("node:readline");
+const { WebSocketServer } = require("ws");
+
+const EVENT_BYTES = 300;
+
+const server = new WebSocketServer({ host: "127.0.0.1", port: 0, perMessageDeflate: false, backlog: 1024 });
+server.on("listening", () => console.log(server.address().port));
+
+function event() {
+  const head = `{"type":"event","sent":${process.hrtime.bigint()},"fill":"`;
+  return head + "x".repeat(EVENT_BYTES - head.length - 2) + '"}';
+}
+
+function broadcast() {
+  const data = event();
+  for (const client of server.clients) client.send(data);
+}
+
+function publish(events, intervalMs) {
+  if (!intervalMs) {
+    for (let i = 0; i < events; i++) broadcast();
+    return;
+  }
+  let left = events;
+  const timer = setInterval(() => {
+    broadcast();
+    if (!--left) clearInterval(timer);
+  }, intervalMs);
+}
+
+readline.createInterface({ input: process.stdin }).on("line", (line) => {
+  const [events, intervalUs] = line.split(" ").map(Number);
+  publish(events, intervalUs / 1000);
+}).on("close", () => process.exit(0));
