@@ -60,6 +60,19 @@ class Subscriber:
     It has no queue: what is unsent is one write at most, and what comes later waits in the log.
     """
 
+    __slots__ = (
+        "_fanout",
+        "_is_drained",
+        "_sink",
+        "_wake",
+        "delivered",
+        "feed",
+        "heard_s",
+        "is_direct",
+        "position",
+        "told",
+    )
+
     def __init__(self, fanout: "Fanout", feed: Feed, sink: Sink, position: int) -> None:
         self._fanout = fanout
         self._sink = sink

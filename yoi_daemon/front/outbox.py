@@ -47,24 +47,25 @@ class Outbox:
         self.stalled = False
         self.ended = trio.Event()
 
-    def put(self, data: bytes) -> None:
-        """Take `data` to be written. Dropped without a word once the peer is lost."""
-        if self.lost or self._finished:
-            return
-        if not self.unsent and self._descriptor is not None:
+    def put(self, data: bytes) -> bool:
+        """Take `data` to be written; True if nothing is unsent. Dropped without a word once the peer is lost."""
+        if self._descriptor is not None and not self.unsent:
             try:
                 taken = os.write(self._descriptor, data)
             except BlockingIOError:
                 taken = 0
             except OSError:
                 self._lose()
-                return
+                return True
             if taken == len(data):
-                return
+                return True
             data = data[taken:]
+        elif self.lost or self._finished:
+            return not self.unsent
         self._pieces.append(memoryview(data))
         self.unsent += len(data)
         self._wake.unpark_all()
+        return False
 
     async def room(self, below: int = CHUNK_BYTES) -> None:
         """Wait until fewer than `below` bytes are unsent, or the peer is lost. Bounded by `stall_s`."""
@@ -74,6 +75,7 @@ class Outbox:
     def finish(self) -> None:
         """Take nothing more; `run` returns when all is written."""
         self._finished = True
+        self._descriptor = None
         self._wake.unpark_all()
 
     async def run(self) -> None:

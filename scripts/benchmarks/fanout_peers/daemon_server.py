@@ -64,9 +64,8 @@ async def publish(
         log.append(draft(fill, workers[number % len(workers)]))
 
 
-async def obey(daemon: Daemon) -> None:
+async def obey(daemon: Daemon, fills: dict[bool, str]) -> None:
     log = daemon.event_log
-    fills = {FAN: await find_fill(log, None), SCOPED: await find_fill(log, "w")}
     async for line in lines_of_input():
         events, interval_us, scoped = (int(word) for word in line.split())
         workers = [f"w{i}" for i in range(daemon.observed.subscribers)] if scoped else [None]
@@ -93,9 +92,11 @@ async def main() -> None:
         ) as daemon,
         trio.open_nursery() as nursery,
     ):
+        log = daemon.event_log
+        fills = {FAN: await find_fill(log, None), SCOPED: await find_fill(log, "w")}
         await nursery.start(ObserveServer(daemon, names).serve, [listening.socket])
         print(listening.socket.getsockname()[1], flush=True)
-        await obey(daemon)
+        await obey(daemon, fills)
         nursery.cancel_scope.cancel()
 
 

@@ -14,8 +14,8 @@ function event() {
 }
 
 function broadcast() {
-  const data = event();
-  for (const client of server.clients) client.send(data);
+  const data = Buffer.from(event());
+  for (const client of server.clients) client.send(data, { binary: false });
 }
 
 function publish(events, intervalMs) {
