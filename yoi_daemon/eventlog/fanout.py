@@ -212,7 +212,10 @@ class Fanout:
     async def run(self) -> None:
         """Writes what is committed to whoever is direct, until cancelled. Raises `StorageFailed`."""
         while True:
-            await self.log.wait_beyond(self.cut)
+            if self.cut < self.log.head:
+                await trio.lowlevel.checkpoint()
+            else:
+                await self.log.wait_beyond(self.cut)
             await self._pass()
 
     async def _pass(self) -> None:
@@ -242,7 +245,6 @@ class Fanout:
         self.done = cut
         self._wake_at_ends(entries)
         self._wake_uninformed()
-        await trio.lowlevel.checkpoint()
 
     def _route(self, entries: Iterable[Entry]) -> list[Feed]:
         # At the cut, not when announced: a feed may be born between the two.

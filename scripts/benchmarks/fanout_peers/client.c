@@ -1,6 +1,9 @@
 /* The neutral client: one process with all subscribers of one server, over WebSocket or NATS.
  *
- * usage: client PORT SUBSCRIBERS ws|nats PATH     environment: BENCH_TOKEN
+ * usage: client PORT SUBSCRIBERS ws|nats PATH NAP_US     environment: BENCH_TOKEN
+ *
+ * When nothing is there to read it waits for it, or with NAP_US sleeps so long and looks again: a
+ * server is then not charged for waking it, as it would not be for a client on another machine.
  *
  * PATH may hold one %d, the subscriber's number. Once all are open it prints "open". Each line
  * "EVENTS" on its input asks for so many events at each subscriber: "waits" is the answer, and
@@ -154,8 +157,8 @@ static void report(const Subscriber *all, int count) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 5) return 2;
-    int count = atoi(argv[2]), queue = epoll_create1(0);
+    if (argc != 6) return 2;
+    int count = atoi(argv[2]), nap_us = atoi(argv[5]), queue = epoll_create1(0);
     is_nats = !strcmp(argv[3], "nats");
     Subscriber *all = calloc(count, sizeof *all);
     samples = calloc(MOST_SAMPLES, sizeof *samples);
@@ -170,7 +173,8 @@ int main(int argc, char **argv) {
     puts("open");
     for (;;) {
         struct epoll_event ready[256];
-        int found = epoll_wait(queue, ready, 256, -1);
+        int found = epoll_wait(queue, ready, 256, nap_us ? 0 : -1);
+        if (!found) usleep(nap_us);
         for (int i = 0; i < found; i++) {
             char line[64];
             if (ready[i].data.ptr) {

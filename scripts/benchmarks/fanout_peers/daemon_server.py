@@ -1,8 +1,8 @@
 """The daemon's own parts on a real socket, published into by its log's public interface.
 
-usage: daemon_server.py DIRECTORY. It prints its port, then obeys lines "EVENTS INTERVAL_US SCOPED": as many
-events, so far apart; SCOPED gives each to the next of the workers w0, w1, …, as many as there are subscribers.
-The token is $BENCH_TOKEN.
+usage: daemon_server.py DIRECTORY. It prints its port, then obeys lines "EVENTS SCOPED": as many events at
+once; SCOPED gives each to the next of the workers w0, w1, …, as many as there are subscribers. The token is
+$BENCH_TOKEN.
 """
 
 import logging
@@ -50,26 +50,15 @@ async def find_fill(log: EventLog, worker_id: str | None) -> str:
     return "x" * (EVENT_BYTES - len(entry.message))
 
 
-async def publish(
-    log: EventLog, workers: list[str | None], fill: str, events: int, interval_s: float
-) -> None:
-    due = trio.current_time()
-    for number in range(events):
-        if interval_s:
-            # Late, it does not catch up: what is due together would be written together.
-            due = max(due, trio.current_time()) + interval_s
-            await trio.sleep_until(due)
-        else:
-            await log.room()
-        log.append(draft(fill, workers[number % len(workers)]))
-
-
 async def obey(daemon: Daemon, fills: dict[bool, str]) -> None:
     log = daemon.event_log
     async for line in lines_of_input():
-        events, interval_us, scoped = (int(word) for word in line.split())
+        events, scoped = (int(word) for word in line.split())
+        fill = fills[bool(scoped)]
         workers = [f"w{i}" for i in range(daemon.observed.subscribers)] if scoped else [None]
-        await publish(log, workers, fills[bool(scoped)], events, interval_us / 1e6)
+        for number in range(events):
+            await log.room()
+            log.append(draft(fill, workers[number % len(workers)]))
 
 
 async def lines_of_input() -> AsyncGenerator[bytes]:

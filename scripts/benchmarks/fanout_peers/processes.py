@@ -55,8 +55,8 @@ class Server(Process):
     def find_port(self) -> int:
         return int(self.hear()[0])
 
-    def publish(self, events: int, interval_us: int, *, scoped: bool) -> None:
-        self.tell(f"{events} {interval_us} {int(scoped)}")
+    def publish(self, events: int, *, scoped: bool = False) -> None:
+        self.tell(f"{events} {int(scoped)}")
 
     def processor_s(self) -> float:
         """User and system time so far; see proc_pid_stat(5)."""
@@ -90,13 +90,8 @@ class NatsServer(Server):
         self._publisher.sendall(b'CONNECT {"verbose":false,"pedantic":false}\r\n')
         return port
 
-    def publish(self, events: int, interval_us: int, *, scoped: bool) -> None:
-        if not interval_us:
-            self._publisher.sendall(b"".join(_publication() for _ in range(events)))
-            return
-        for _ in range(events):
-            time.sleep(interval_us / 1e6)
-            self._publisher.sendall(_publication())
+    def publish(self, events: int, *, scoped: bool = False) -> None:
+        self._publisher.sendall(b"".join(_publication() for _ in range(events)))
 
     def __exit__(self, *error: object) -> None:
         self._publisher.close()

@@ -1,8 +1,8 @@
 /* The floor: an event, and one `send` of it for each subscriber.
  *
  * usage: send_loop SUBSCRIBERS. It prints its port, takes so many subscribers, then obeys lines
- * "EVENTS INTERVAL_US SCOPED": as many events, so far apart; SCOPED sends each to one subscriber
- * in turn instead of to all.
+ * "EVENTS SCOPED": as many events at once; SCOPED sends each to one subscriber in turn instead of
+ * to all.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -41,16 +41,9 @@ static void send_to(int fd, const char *frame, size_t size) {
     }
 }
 
-static void publish(long events, long interval_us, int scoped) {
+static void publish(long events, int scoped) {
     char frame[HEAD_BYTES + EVENT_BYTES + 1] = {(char)0x81, 126, EVENT_BYTES >> 8, EVENT_BYTES & 0xff};
-    long due = now_ns();
     for (long event = 0; event < events; event++) {
-        if (interval_us) {
-            long at = now_ns();
-            due = (due > at ? due : at) + interval_us * 1000;
-            struct timespec until = {due / 1000000000, due % 1000000000};
-            clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
-        }
         char *payload = frame + HEAD_BYTES;
         int size = snprintf(payload, EVENT_BYTES, "{\"type\":\"event\",\"sent\":%ld,\"fill\":\"",
                             now_ns());
@@ -86,10 +79,10 @@ int main(int argc, char **argv) {
     }
     char line[128];
     while (fgets(line, sizeof line, stdin)) {
-        long events, interval_us;
+        long events;
         int scoped;
-        if (sscanf(line, "%ld %ld %d", &events, &interval_us, &scoped) != 3) fail(line);
-        publish(events, interval_us, scoped);
+        if (sscanf(line, "%ld %d", &events, &scoped) != 2) fail(line);
+        publish(events, scoped);
     }
     return 0;
 }

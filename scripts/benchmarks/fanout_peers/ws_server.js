@@ -1,4 +1,4 @@
-// Node's ws, as its README shows a broadcast. It prints its port and obeys "EVENTS INTERVAL_US SCOPED".
+// Node's ws, as its README shows a broadcast. It prints its port and obeys "EVENTS SCOPED".
 "use strict";
 const readline = require("node:readline");
 const { WebSocketServer } = require("ws");
@@ -18,19 +18,6 @@ function broadcast() {
   for (const client of server.clients) client.send(data, { binary: false });
 }
 
-function publish(events, intervalMs) {
-  if (!intervalMs) {
-    for (let i = 0; i < events; i++) broadcast();
-    return;
-  }
-  let left = events;
-  const timer = setInterval(() => {
-    broadcast();
-    if (!--left) clearInterval(timer);
-  }, intervalMs);
-}
-
 readline.createInterface({ input: process.stdin }).on("line", (line) => {
-  const [events, intervalUs] = line.split(" ").map(Number);
-  publish(events, intervalUs / 1000);
+  for (let left = parseInt(line); left; left--) broadcast();
 }).on("close", () => process.exit(0));
