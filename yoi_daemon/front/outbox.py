@@ -25,6 +25,22 @@ class Outbox:
     the second half of a frame, and `stalled` that this was why. `ended` is set when `run` is over.
     """
 
+    __slots__ = (
+        "_descriptor",
+        "_finished",
+        "_on_lost",
+        "_pieces",
+        "_stall_s",
+        "_stream",
+        "_wake",
+        "_written",
+        "cut",
+        "ended",
+        "lost",
+        "stalled",
+        "unsent",
+    )
+
     def __init__(
         self,
         stream: trio.abc.SendStream,

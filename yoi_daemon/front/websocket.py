@@ -221,6 +221,21 @@ def _upgrade_request(request: h11.Request, peer: str) -> UpgradeRequest:
 class _Session:
     """An open connection: trio-websocket's reader, our writer, a drain, and the handler."""
 
+    __slots__ = (
+        "_closing",
+        "_frames",
+        "_gone",
+        "_handling",
+        "_is_shut",
+        "_limits",
+        "_outbox",
+        "_stream",
+        "_websocket",
+        "peer",
+    )
+    _frames: FrameStream
+    _websocket: WebSocketConnection
+
     def __init__(self, stream: trio.SocketStream, peer: str, limits: WebSocketLimits) -> None:
         self.peer = peer
         self._stream = stream
@@ -231,8 +246,6 @@ class _Session:
             on_lost=self._peer_gone,
             descriptor=stream.socket.fileno(),
         )
-        self._frames: FrameStream
-        self._websocket: WebSocketConnection
         self._handling = trio.CancelScope()
         self._closing = False
         self._is_shut = False
