@@ -24,7 +24,7 @@ from yoi_daemon.model.addresses import parse_listen
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.events import Draft
 from yoi_daemon.model.ids import EMBEDDED_RUNTIME_ID
-from yoi_daemon.model.settings import Settings
+from yoi_daemon.model.settings import Settings, StoreSettings
 from yoi_daemon.observe.server import ObserveServer
 
 EVENT_BYTES = 300
@@ -74,11 +74,13 @@ async def main() -> None:
     root = Path(sys.argv[1])
     directories = Directories(root / "config", root / "state", root / "secrets")
     (listening,) = open_sockets([parse_listen("127.0.0.1:0")], "[observe] listen")
+    directories.state.mkdir()
+    # The peers keep nothing either.
+    settings = Settings(store=StoreSettings(kind="memory"))
+    tokens = Tokens(os.environ["BENCH_TOKEN"])
     names = names_of([listening.address], [], [])
     async with (
-        open_daemon(
-            directories, Settings(), Tokens(os.environ["BENCH_TOKEN"]), environ={}
-        ) as daemon,
+        open_daemon(directories, settings, tokens, environ={}) as daemon,
         trio.open_nursery() as nursery,
     ):
         log = daemon.event_log
