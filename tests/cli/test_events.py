@@ -198,10 +198,14 @@ def test_scopes() -> None:
 
 
 def test_a_daemon_without_a_stream_says_so(run: Any, daemon: Any) -> None:
-    daemon.answers["GET /api/status"] = (200, {"observe": {"enabled": False, "url": None}})
+    daemon.answers["GET /api/status"] = (200, {"observe": {"enabled": False, "port": None}})
     outcome = run("events", "--state", str(daemon.state))
     assert outcome.code == 69
     assert "offers no event stream" in outcome.err
+    daemon.answers["GET /api/status"] = (200, {"observe": {"enabled": True, "port": None}})
+    outcome = run("events", "--state", str(daemon.state))
+    assert outcome.code == 69
+    assert "is on a unix socket" in outcome.err
 
 
 def test_ctrl_c_ends_it_quietly(run: Any, daemon: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,6 +128,18 @@ def test_the_command_follows_across_a_restart(start_daemon, config, tmp_path, st
     assert ("the daemon has begun a new log" in told) == (store == "memory")
 
 
+def test_the_command_finds_the_stream_by_the_apis_url(start_daemon, config):
+    daemon = start_daemon(config)
+    where = ["--url", daemon.api, "--token-file", daemon.state / "admin.token"]
+    command = [sys.executable, "-m", "yoi_daemon", "events", "--json", "--from", "earliest"]
+    with subprocess.Popen([*command, *where], stdout=subprocess.PIPE) as following:
+        assert following.stdout
+        try:
+            assert json.loads(following.stdout.readline())["seq"] == 1
+        finally:
+            following.terminate()
+
+
 WORKERS = "/api/runtimes/backend-internal/workers"
 
 

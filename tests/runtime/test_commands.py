@@ -99,7 +99,7 @@ async def test_an_engine_that_swallows_its_cancellation_is_given_up(
         assert given_up["data"] == {"generation": 1, "waited_s": 3.0}
         assert runtime.wedged() == (worker_id,)
         (diagnostic,) = runtime.summary().diagnostics
-        assert diagnostic.code == "wedged_turns"
+        assert (diagnostic.code, diagnostic.since) == ("wedged_turns", given_up["time"])
         # The worker is free, and the one that was given up neither spins nor is heard.
         await runtime.send(worker_id, "quick")
         await seen.until("worker.turn.finished", 2)

@@ -176,16 +176,19 @@ def _ended(end: Mapping[str, Any]) -> str:
 
 
 async def _ask_for_stream(location: Location) -> str:
+    """The stream's address, of which the daemon tells the port alone: it is where its API is."""
     async with open_daemon_client(location) as daemon:
         observe = view(await daemon.get("/api/status", Answer), Status).observe
-    if not observe.enabled or observe.url is None:
+    if not observe.enabled:
         raise Unreachable(
             f"the daemon at {location.api} offers no event stream; where it is installed run "
             "pip install 'yoi-daemon[observe]', see that [observe] enabled is not false, restart it"
         )
-    parts = urlsplit(observe.url)
-    host = urlsplit(location.api).hostname
-    if parts.hostname in {"0.0.0.0", "::"} and host:
-        netloc = f"[{host}]" if ":" in host else host
-        return f"{parts.scheme}://{netloc}:{parts.port}"
-    return observe.url
+    if observe.port is None:
+        raise Unreachable(
+            "the daemon's event stream is on a unix socket; run this where it runs, with --state"
+        )
+    api = urlsplit(location.api)
+    host = api.hostname or "127.0.0.1"
+    name = f"[{host}]" if ":" in host else host
+    return f"{'wss' if api.scheme == 'https' else 'ws'}://{name}:{observe.port}"
