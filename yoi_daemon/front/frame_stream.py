@@ -21,7 +21,8 @@ class FrameStream(trio.abc.Stream):
     It reads a request that we composed with `key`, then `early` and whatever else the peer sends:
     so no byte of a client's head reaches it, and no extension (deflate) is ever offered to it.
     What it writes, pongs and Close, goes out by the same `outbox` as events, so none of them cuts
-    another in two. `close_s` and `linger_s` bound the end, in seconds; see `aclose`.
+    another in two. `close_s` and `linger_s` bound the end, in seconds; see `aclose`. `on_close` is
+    called when a Close frame goes out: nothing may follow it.
     """
 
     def __init__(
@@ -33,12 +34,14 @@ class FrameStream(trio.abc.Stream):
         early: bytes,
         close_s: float,
         linger_s: float,
+        on_close: Callable[[], None],
     ) -> None:
         self._stream = stream
         self._outbox = outbox
         self._close_s = close_s
         self.violation: Callable[[], int | None] = _none
         self._linger_s = linger_s
+        self._on_close = on_close
         self._head = (
             "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
             f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
@@ -73,7 +76,7 @@ class FrameStream(trio.abc.Stream):
             self._fragments.feed(data)
         except TooManyFragments:
             self._outbox.put(close_frame(1009, "too many fragments"))
-            self.close_sent = True
+            self._note_close()
             raise trio.BrokenResourceError from None
         return data
 
@@ -84,7 +87,7 @@ class FrameStream(trio.abc.Stream):
             raise trio.ClosedResourceError
         # wsproto gives one whole frame at a time; before the 101, `H` would look like a Close.
         if self._opened.is_set() and data[0] & 0x0F == _CLOSE_OPCODE:
-            self.close_sent = True
+            self._note_close()
         self._outbox.put(bytes(data))
         await self._outbox.room()
         if self._outbox.lost:
@@ -103,7 +106,7 @@ class FrameStream(trio.abc.Stream):
         code = None if self.close_sent else self.violation()
         if code is not None and code in VIOLATIONS:
             self._outbox.put(close_frame(code, "protocol violation"))
-            self.close_sent = True
+            self._note_close()
         self._receiving.cancel()  # only one task may read, and from here it is `close_gently`
         self._outbox.finish()
         try:
@@ -116,6 +119,10 @@ class FrameStream(trio.abc.Stream):
                 abort(self._stream)
             self._stream.socket.close()
             self._closed.set()
+
+    def _note_close(self) -> None:
+        self.close_sent = True
+        self._on_close()
 
 
 def _none() -> None:

@@ -30,6 +30,24 @@ class Outbox:
     the second half of a frame, and `stalled` that this was why. `ended` is set when `run` is over.
     """
 
+    __slots__ = (
+        "_descriptor",
+        "_finished",
+        "_on_lost",
+        "_pieces",
+        "_stall_s",
+        "_stream",
+        "_wake",
+        "_written",
+        "cut",
+        "ended",
+        "farewell",
+        "lost",
+        "parted",
+        "stalled",
+        "unsent",
+    )
+
     def __init__(
         self,
         stream: trio.abc.SendStream,
@@ -54,10 +72,10 @@ class Outbox:
         self.parted = False
         self.ended = trio.Event()
 
-    def put(self, data: bytes) -> None:
-        """Take `data` to be written. Dropped without a word once the peer is lost."""
+    def put(self, data: bytes) -> bool:
+        """Take `data` to be written; True if nothing is unsent. Dropped without a word once the peer is lost."""
         if self.lost or self._finished:
-            return
+            return not self.unsent
         taken = 0
         if not self.unsent and self._descriptor is not None:
             try:
@@ -66,13 +84,14 @@ class Outbox:
                 pass
             except OSError:
                 self._lose()
-                return
+                return True
             if taken == len(data):
-                return
+                return True
         # A piece is what is left of whole frames, which it knows (`obj`).
         self._pieces.append(memoryview(data)[taken:])
         self.unsent += len(data) - taken
         self._wake.unpark_all()
+        return False
 
     async def room(self, below: int = CHUNK_BYTES) -> None:
         """Wait until fewer than `below` bytes are unsent, or the peer is lost. Bounded by `stall_s`."""

@@ -44,6 +44,7 @@ from yoi_daemon.model.problem import internal_problem
 
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 _RECEIVE_BYTES = 4096
+_GONE = "the connection is closed or closing"
 
 
 @dataclass(frozen=True)
@@ -220,6 +221,21 @@ def _upgrade_request(request: h11.Request, peer: str) -> UpgradeRequest:
 class _Session:
     """An open connection: trio-websocket's reader, our writer, a drain, and the handler."""
 
+    __slots__ = (
+        "_closing",
+        "_frames",
+        "_gone",
+        "_handling",
+        "_is_shut",
+        "_limits",
+        "_outbox",
+        "_stream",
+        "_websocket",
+        "peer",
+    )
+    _frames: FrameStream
+    _websocket: WebSocketConnection
+
     def __init__(self, stream: trio.SocketStream, peer: str, limits: WebSocketLimits) -> None:
         self.peer = peer
         self._stream = stream
@@ -230,10 +246,9 @@ class _Session:
             on_lost=self._peer_gone,
             descriptor=stream.socket.fileno(),
         )
-        self._frames: FrameStream
-        self._websocket: WebSocketConnection
         self._handling = trio.CancelScope()
         self._closing = False
+        self._is_shut = False
         self._gone = trio.Event()
 
     async def run(self, admitted: _Admitted, early: bytes) -> None:
@@ -243,6 +258,7 @@ class _Session:
             self._say_shutting_down()
             raise
         finally:
+            self._shut()
             self._gone.set()
 
     async def _run(self, admitted: _Admitted, early: bytes) -> None:
@@ -253,6 +269,7 @@ class _Session:
             early=early,
             close_s=self._limits.close_s,
             linger_s=self._limits.linger_s,
+            on_close=self._shut,
         )
         # The peer may ping once we have sent Close; wsproto then fails (LocalProtocolError).
         try:
@@ -305,7 +322,12 @@ class _Session:
                 await self._websocket.get_message()
         self._peer_gone()
 
+    def _shut(self) -> None:
+        """A Close is out or about to be, or the peer is gone: nothing more is offered."""
+        self._is_shut = True
+
     def _peer_gone(self) -> None:
+        self._shut()
         self._gone.set()
         if not self._closing:
             self._handling.cancel()
@@ -327,28 +349,25 @@ class _Session:
     async def send_frames(self, frames: bytes) -> None:
         await trio.lowlevel.checkpoint()
         await self._outbox.room()
-        self._require_open()
-        self._outbox.put(frames)
+        self.offer(frames)
 
     def offer(self, frames: bytes) -> bool:
-        self._require_open()
-        self._outbox.put(frames)
-        return not self._outbox.unsent
+        if self._is_shut:
+            raise ConnectionGone(_GONE)
+        return self._outbox.put(frames)
 
     async def drained(self) -> None:
         await trio.lowlevel.checkpoint()
         await self._outbox.room(1)
-        self._require_open()
-
-    def _require_open(self) -> None:
-        if self._closing or self._gone.is_set() or self._frames.close_sent:
-            raise ConnectionGone("the connection is closed or closing")
+        if self._is_shut:
+            raise ConnectionGone(_GONE)
 
     async def close(self, code: int, reason: str) -> None:
         if self._closing:
             await self._gone.wait()
             return
         self._closing = True
+        self._shut()
         try:
             with trio.move_on_after(self._limits.close_s), suppress(ConnectionClosed):
                 await self._websocket.aclose(code, reason)
