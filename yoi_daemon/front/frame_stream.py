@@ -49,7 +49,6 @@ class FrameStream(trio.abc.Stream):
         self._early = early
         self._opened = trio.Event()
         self._fragments = FragmentCounter()
-        self._receiving = trio.CancelScope()
         self._close_begun = False
         self._closed = trio.Event()
         self.close_sent = False
@@ -68,10 +67,7 @@ class FrameStream(trio.abc.Stream):
             raise trio.ClosedResourceError
         data, self._early = self._early, b""
         if not data:
-            with trio.CancelScope() as self._receiving:
-                data = await self._stream.receive_some(max_bytes)
-            if self._receiving.cancelled_caught:
-                raise trio.ClosedResourceError
+            data = await self._stream.receive_some(max_bytes)
         try:
             self._fragments.feed(data)
         except TooManyFragments:
@@ -107,12 +103,13 @@ class FrameStream(trio.abc.Stream):
         if code is not None and code in VIOLATIONS:
             self._outbox.put(close_frame(code, "protocol violation"))
             self._note_close()
-        self._receiving.cancel()  # only one task may read, and from here it is `close_gently`
         self._outbox.finish()
         try:
             with trio.move_on_after(self._close_s):
                 await self._outbox.ended.wait()
                 if not self._outbox.lost or self._outbox.parted:
+                    # Only one task may read, and from here it is `close_gently`.
+                    trio.lowlevel.notify_closing(self._stream.socket)
                     await close_gently(self._stream, self._linger_s)
         finally:
             if self._outbox.stalled and not self._outbox.parted:

@@ -5,7 +5,6 @@ covers every write.
 """
 
 import os
-from collections import deque
 from collections.abc import Callable
 
 import trio
@@ -33,6 +32,7 @@ class Outbox:
     __slots__ = (
         "_descriptor",
         "_finished",
+        "_nursery",
         "_on_lost",
         "_pieces",
         "_stall_s",
@@ -60,7 +60,8 @@ class Outbox:
         self._stall_s = stall_s
         self._on_lost = on_lost
         self._descriptor = descriptor
-        self._pieces: deque[memoryview] = deque()
+        self._pieces: list[memoryview] = []
+        self._nursery: trio.Nursery | None = None
         self._finished = False
         self._wake = trio.lowlevel.ParkingLot()
         self._written = trio.lowlevel.ParkingLot()
@@ -91,6 +92,9 @@ class Outbox:
         self._pieces.append(memoryview(data)[taken:])
         self.unsent += len(data) - taken
         self._wake.unpark_all()
+        if self._nursery is not None:
+            self._nursery.start_soon(self.run)
+            self._nursery = None
         return False
 
     async def room(self, below: int = CHUNK_BYTES) -> None:
@@ -102,6 +106,23 @@ class Outbox:
         """Take nothing more; `run` returns when all is written."""
         self._finished = True
         self._wake.unpark_all()
+        if self._nursery is not None:
+            self.end()
+
+    def run_when_needed(self, nursery: trio.Nursery) -> None:
+        """Have `run` started in `nursery` when there is something for it to write: mostly there never is.
+
+        Before the descriptor is closed `end` is to be called.
+        """
+        self._nursery = nursery
+
+    def end(self) -> None:
+        """Write nothing more; what is unsent is lost."""
+        self._nursery = None
+        self._descriptor = None
+        if self.unsent or not self._finished:
+            self._lose()
+        self.ended.set()
 
     async def run(self) -> None:
         """Write until finished or lost; cancelled, the rest is lost."""
@@ -114,10 +135,7 @@ class Outbox:
                 else:
                     await self._wake.park()
         finally:
-            self._descriptor = None
-            if self.unsent or not self._finished:
-                self._lose()
-            self.ended.set()
+            self.end()
 
     async def _write(self, chunk: bytes, descriptor: int | None) -> None:
         try:
@@ -157,7 +175,7 @@ class Outbox:
             if len(piece) > sent:
                 self._pieces[0] = piece[sent:]
                 return
-            self._pieces.popleft()
+            del self._pieces[0]
             sent -= len(piece)
 
     def _last_words(self, descriptor: int | None) -> bytes:

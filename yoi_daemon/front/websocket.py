@@ -127,6 +127,7 @@ class _Listener:
         if isinstance(admitted, _Admitted):
             # What came behind the head, before it may: kept for the frames it must be.
             early = reader.trailing_data[0]
+            del reader  # the session may be long
             session = _Session(stream, peer, self.limits)
             await session.run(admitted, early)
         elif admitted:
@@ -259,6 +260,7 @@ class _Session:
             raise
         finally:
             self._shut()
+            self._outbox.end()
             self._gone.set()
 
     async def _run(self, admitted: _Admitted, early: bytes) -> None:
@@ -274,7 +276,7 @@ class _Session:
         # The peer may ping once we have sent Close; wsproto then fails (LocalProtocolError).
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._outbox.run)
+                self._outbox.run_when_needed(nursery)
                 # Nothing waits for the peer here: the request is ours, and the 101 fits the kernel.
                 request = await wrap_server_stream(
                     nursery,
@@ -283,6 +285,7 @@ class _Session:
                     receive_buffer_size=_RECEIVE_BYTES,
                 )
                 self._websocket = await request.accept()
+                del request
                 self._frames.violation = self._closing_code
                 self._frames.opened()
                 nursery.start_soon(self._discard_messages)
