@@ -127,7 +127,7 @@ class _Listener:
         if isinstance(admitted, _Admitted):
             # What came behind the head, before it may: kept for the frames it must be.
             early = reader.trailing_data[0]
-            del reader  # the session may be long
+            del reader
             session = _Session(stream, peer, self.limits)
             await session.run(admitted, early)
         elif admitted:
@@ -253,17 +253,6 @@ class _Session:
         self._gone = trio.Event()
 
     async def run(self, admitted: _Admitted, early: bytes) -> None:
-        try:
-            await self._run(admitted, early)
-        except BaseException:
-            self._say_shutting_down()
-            raise
-        finally:
-            self._shut()
-            self._outbox.end()
-            self._gone.set()
-
-    async def _run(self, admitted: _Admitted, early: bytes) -> None:
         self._frames = FrameStream(
             self._stream,
             self._outbox,
@@ -285,7 +274,7 @@ class _Session:
                     receive_buffer_size=_RECEIVE_BYTES,
                 )
                 self._websocket = await request.accept()
-                del request
+                del request  # what is for the handshake only is let go of: the session may be long
                 self._frames.violation = self._closing_code
                 self._frames.opened()
                 nursery.start_soon(self._discard_messages)
@@ -294,6 +283,13 @@ class _Session:
                 nursery.cancel_scope.cancel()
         except* (ConnectionClosed, LocalProtocolError):
             pass
+        except* BaseException:
+            self._say_shutting_down()
+            raise
+        finally:
+            self._shut()
+            self._outbox.end()
+            self._gone.set()
 
     def _closing_code(self) -> int | None:
         closed = self._websocket.closed
@@ -320,10 +316,11 @@ class _Session:
 
     async def _discard_messages(self) -> None:
         """Take every message, or trio-websocket stops reading, pings and Close with it."""
-        with suppress(ConnectionClosed):
+        try:
             while True:
                 await self._websocket.get_message()
-        self._peer_gone()
+        except ConnectionClosed:
+            self._peer_gone()
 
     def _shut(self) -> None:
         """A Close is out or about to be, or the peer is gone: nothing more is offered."""
