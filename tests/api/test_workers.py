@@ -40,7 +40,11 @@ async def daemon(tmp_path, wall_clock, monkeypatch) -> AsyncGenerator[Daemon]:
     directories = Directories(tmp_path / "config", tmp_path / "state", tmp_path / "secrets")
     directories.state.mkdir()
     async with open_daemon(
-        directories, Settings(runtimes=runtimes, store=StoreSettings(kind="memory")), Tokens(TOKEN), environ={}, wall_clock=wall_clock
+        directories,
+        Settings(runtimes=runtimes, store=StoreSettings(kind="memory")),
+        Tokens(TOKEN),
+        environ={},
+        wall_clock=wall_clock,
     ) as one:
         hung = one.registry.runtime("hung")
         assert isinstance(hung, LocalCompatRuntime)

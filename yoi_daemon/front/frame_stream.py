@@ -125,7 +125,7 @@ class FrameStream(trio.abc.Stream):
         self._outbox.finish()
         try:
             with trio.move_on_after(self._close_s):
-                await self._outbox.ended.wait()
+                await self._outbox.wait_ended()
                 if not self._outbox.lost or self._outbox.parted:
                     # Only one task may read, and from here it is `close_gently`.
                     trio.lowlevel.notify_closing(self._stream.socket)
