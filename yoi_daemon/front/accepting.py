@@ -74,6 +74,7 @@ async def _accept(
     most: int,
 ) -> None:
     exhausted = False
+    name = f"{listener} connection"
     while True:
         try:
             stream = await opened.accept()
@@ -95,7 +96,7 @@ async def _accept(
             # Refused rather than left in the backlog, where a healthy client waits in silence.
             _turn_away(stream)
         else:
-            connections.start_soon(_contain, serve, stream, listener)
+            connections.start_soon(_contain, serve, stream, listener, name=name)
 
 
 def _turn_away(stream: trio.SocketStream) -> None:

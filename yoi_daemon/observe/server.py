@@ -103,14 +103,10 @@ class ObserveServer:
                 await self._session(connection).refuse(reason)
 
             return refuse
-
-        async def follow(connection: Connection) -> None:
-            await self._follow(connection, principal, scope, start)
-
-        return follow
+        return partial(self._follow, principal, scope, start)
 
     async def _follow(
-        self, connection: Connection, principal: Principal, scope: Scope, start: Start
+        self, principal: Principal, scope: Scope, start: Start, connection: Connection
     ) -> None:
         observed = self._daemon.observed
         try:
