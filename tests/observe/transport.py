@@ -28,6 +28,7 @@ class MemoryTransport:
         self.may_take.set()
         self.cut_after: int | None = None
         self.stalled = False
+        self.aborted = False
         self._unsent = b""
         self._is_cut = False
 
@@ -59,6 +60,10 @@ class MemoryTransport:
         assert self.closed is None
         assert not self._unsent
         self.closed = (code, reason)
+
+    def abort(self) -> None:
+        self.aborted = True
+        self._unsent = b""
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         return [message for message in self.messages if message["type"] == kind]

@@ -57,12 +57,12 @@ ROUTES = (
     Route(
         "GET",
         _LETTERS,
-        "plugins:read",
+        "plugins:admin",
         list_dead,
         gives=Listing[DeadLetterSummary],
         query={"after": str, "limit": Limit},
     ),
-    Route("GET", f"{_LETTERS}/<event_id>", "plugins:read", show_dead, gives=DeadLetterDetail),
+    Route("GET", f"{_LETTERS}/<event_id>", "plugins:admin", show_dead, gives=DeadLetterDetail),
     Route(
         "POST",
         f"{_LETTERS}/<event_id>/redeliver",

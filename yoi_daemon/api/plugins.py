@@ -64,8 +64,8 @@ async def _answer(call: Call, service: Service) -> Answer:
 
 _PLUGIN = "/api/plugins/<plugin_id>"
 ROUTES = (
-    Route("GET", "/api/plugins", "plugins:read", list_plugins, gives=Listing[PluginRecord]),
-    Route("GET", _PLUGIN, "plugins:read", show_plugin, gives=PluginRecord),
+    Route("GET", "/api/plugins", "status:read", list_plugins, gives=Listing[PluginRecord]),
+    Route("GET", _PLUGIN, "status:read", show_plugin, gives=PluginRecord),
     Route(
         "POST",
         f"{_PLUGIN}/start",

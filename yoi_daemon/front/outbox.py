@@ -57,7 +57,7 @@ class Outbox:
             except BlockingIOError:
                 taken = 0
             except OSError:
-                self._lose()
+                self.lose()
                 return
             if taken == len(data):
                 return
@@ -89,7 +89,7 @@ class Outbox:
         finally:
             self._descriptor = None
             if self.unsent or not self._finished:
-                self._lose()
+                self.lose()
             self.ended.set()
 
     async def _write(self, chunk: bytes) -> None:
@@ -97,11 +97,11 @@ class Outbox:
             with trio.move_on_after(self._stall_s) as deadline:
                 await self._stream.send_all(chunk)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self._lose()
+            self.lose()
             return
         if deadline.cancelled_caught:
             self.stalled = True
-            self._lose()
+            self.lose()
             return
         self.unsent -= len(chunk)
         self._written.unpark_all()
@@ -119,7 +119,8 @@ class Outbox:
             size += len(piece)
         return b"".join(chunk)
 
-    def _lose(self) -> None:
+    def lose(self) -> None:
+        """Take nothing more and drop what is unsent: the peer is lost, or given up."""
         if self.lost:
             return
         self.lost = True

@@ -352,5 +352,10 @@ class _Session:
         finally:
             self._gone.set()
 
+    def abort(self) -> None:
+        self._outbox.lose()
+        with suppress(OSError):
+            self._stream.socket.shutdown(socket.SHUT_RDWR)
+
     async def wait_gone(self) -> None:
         await self._gone.wait()
