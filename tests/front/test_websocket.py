@@ -311,3 +311,38 @@ async def test_a_reader_that_stalls_is_cut_off(serve: Serve) -> None:
         )
         with trio.fail_after(5):
             await ended.wait()
+
+
+async def test_an_aborted_connection_is_closed_at_once_though_its_peer_does_not_read(
+    serve: Serve,
+) -> None:
+    aborted = trio.Event()
+    unsent: list[int] = []
+
+    async def handler(connection: Connection) -> None:
+        while connection.offer(text_frame(b"x" * 10000)):
+            pass
+        unsent.append(connection.unsent)
+        connection.abort()
+        unsent.append(connection.unsent)
+        with pytest.raises(ConnectionGone):
+            connection.offer(text_frame(b"after the end"))
+        aborted.set()
+        await trio.sleep_forever()
+
+    # Neither the stall nor the wait for the peer's Close is what ends it.
+    limits = WebSocketLimits(stall_s=60, linger_s=60, close_s=60)
+    async with serve(admits(handler), limits=limits) as served, await served.connect() as stream:
+        await stream.send_all(
+            b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        with trio.fail_after(5):
+            await aborted.wait()
+            received = b""
+            with suppress(trio.BrokenResourceError):
+                while data := await stream.receive_some():
+                    received += data
+    assert unsent[0] > 0
+    assert unsent[1] == 0
+    assert b"after the end" not in received
