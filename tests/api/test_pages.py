@@ -10,6 +10,7 @@ from yoi_daemon.front.access import names_of
 from yoi_daemon.model.addresses import TcpAddress
 
 PAGE = "https://app.example"
+SECRET = "yoi_" + "x" * 43
 PREFLIGHT = {
     "access_control_request_method": "POST",
     "access_control_request_headers": "authorization",
@@ -120,7 +121,7 @@ async def test_an_empty_form_is_a_form_and_no_body_is_none(noted):
 
 
 @pytest.mark.parametrize(
-    "query", [f"token={TOKEN}", f"access_token={TOKEN}", f"x={TOKEN}", "authorization=1", "TOKEN="]
+    "query", [f"token={TOKEN}", f"access_token={TOKEN}", f"x={SECRET}", "authorization=1", "TOKEN="]
 )
 @pytest.mark.parametrize("path", ["/api/x", "/nowhere", "/healthz", "/hooks/a/b"])
 async def test_a_token_in_the_url_is_refused_though_it_is_right(noted, path, query):

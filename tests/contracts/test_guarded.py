@@ -118,11 +118,13 @@ class Watched:
                 tried.append((credentials.lacking[route.permission], 403))
                 if route.permission in PER_PLUGIN and "<plugin_id>" in rule:
                     tried.append((credentials.elsewhere[route.permission], 403))
+            asked = ["GET", "HEAD"] if method == "GET" else [method]
             for token, status in tried:
-                answer = await self.ask(method, rule, token)
-                if answer.status != status or self.entered:
-                    found[name] = None
-                self.entered.clear()
+                for one in asked:
+                    answer = await self.ask(one, rule, token)
+                    if answer.status != status or self.entered:
+                        found[name] = None
+                    self.entered.clear()
         return [*found]
 
 

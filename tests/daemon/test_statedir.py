@@ -183,6 +183,18 @@ def test_a_state_directory_that_cannot_be_made_says_what_to_do(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("open_to", [0o770, 0o707, 0o722])
+def test_a_state_directory_that_others_can_write_is_refused(directories, open_to):
+    with hold_state_directory(directories):
+        pass
+    directories.state.chmod(open_to)
+    with pytest.raises(NotAllowed, match="chmod go-w"), hold_state_directory(directories):
+        pass
+    directories.state.chmod(0o755)  # as systemd makes it
+    with hold_state_directory(directories):
+        pass
+
+
 def test_a_daemon_file_that_cannot_be_written_is_told(directories):
     with pytest.raises(NotAllowed, match=r"daemon\.json cannot be read or made"):
         write_daemon_file(directories, {})

@@ -3,9 +3,11 @@
 import pytest
 
 from yoi_daemon.front.access import Names, joined, names_of, refuse_token_in_query
+from yoi_daemon.front.tokens import make_secret
 from yoi_daemon.model.addresses import TcpAddress, UnixAddress
 from yoi_daemon.model.errors import Refused
 
+SECRET = make_secret()
 LISTENER = [TcpAddress("127.0.0.1", 7420), TcpAddress("::1", 7421)]
 
 
@@ -98,7 +100,15 @@ def test_a_header_given_twice_fits_nothing(twice):
 
 @pytest.mark.parametrize(
     "query",
-    ["token=x", "a=b&TOKEN=", "access_token=x", "%74oken=x", "cursor=yoi_x", "a=%79oi_x"],
+    [
+        "token=x",
+        "a=b&TOKEN=",
+        "access_token=x",
+        "%74oken=x",
+        f"cursor={SECRET}",
+        f"a=1;b={SECRET}",
+        SECRET.replace("y", "%79", 1),
+    ],
 )
 def test_a_token_in_the_query_is_refused(query):
     with pytest.raises(Refused, match="invalid_request"):
@@ -106,4 +116,4 @@ def test_a_token_in_the_query_is_refused(query):
 
 
 def test_another_query_is_not():
-    refuse_token_in_query("cursor=token&kinds=a")
+    refuse_token_in_query("cursor=token&kinds=a&after=yoi_daemon")

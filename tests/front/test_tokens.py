@@ -10,6 +10,7 @@ from tests.clocks import ManualClock
 from yoi_daemon.front.tokens import (
     ADMIN,
     MAX_TOKENS,
+    TOKEN_FORM,
     USE_KEPT_S,
     FailedAttempts,
     NotKept,
@@ -100,7 +101,7 @@ def test_a_secret_is_256_random_bits_with_a_prefix_to_know_it_by():
     made = {make_secret() for _ in range(1000)}
     assert len(made) == 1000
     assert {len(secret) for secret in made} == {len("yoi_") + 43}  # 32 bytes in base64
-    assert all(secret.startswith("yoi_") for secret in made)
+    assert all(TOKEN_FORM.fullmatch(secret) for secret in made)
 
 
 def test_a_scope_that_is_lacking_is_named():
@@ -192,6 +193,16 @@ async def test_there_are_so_many_tokens_and_no_more(tokens):
     with pytest.raises(Refused) as caught:
         await tokens.create(ADMIN, scopes=["events:read"])
     assert caught.value.code == "limit_reached"
+
+
+async def test_expired_tokens_make_room_where_there_is_none(tokens, kept, wall_clock):
+    secret, _ = await tokens.create(ADMIN, scopes=["events:read"], expires_in_s=10)
+    for _ in range(MAX_TOKENS - 1):
+        await tokens.create(ADMIN, scopes=["events:read"])
+    wall_clock.advance(10)
+    await tokens.create(ADMIN, scopes=["events:read"])
+    assert len(tokens.infos()) == len(kept.records) == MAX_TOKENS
+    assert refused_code(tokens, secret) == "unauthenticated"
 
 
 async def test_what_is_not_there_cannot_be_revoked_nor_can_the_admins(tokens):

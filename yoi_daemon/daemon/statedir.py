@@ -39,12 +39,19 @@ def hold_state_directory(directories: Directories) -> Generator[None]:
         with suppress(FileExistsError):
             if directories.secrets.parent == directories.state:
                 directories.secrets.mkdir(mode=0o700)
+        mode = stat.S_IMODE(directories.state.stat().st_mode)
         lock = os.open(directories.state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise NotAllowed(
             f"the state directory {directories.state} cannot be used: {error.strerror}; "
             "make it writable for this user, or give another with --state DIR"
         ) from error
+    if mode & 0o022:
+        os.close(lock)
+        raise NotAllowed(
+            f"the state directory {directories.state} is writable by others (mode {mode:04o}), who could "
+            f"replace what is in it; chmod go-w {directories.state}, and start again"
+        )
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
-from yoi_daemon.front.tokens import TOKEN_PREFIX
+from yoi_daemon.front.tokens import TOKEN_FORM
 from yoi_daemon.model.addresses import Address, TcpAddress
 from yoi_daemon.model.errors import Refused
 
@@ -78,9 +78,9 @@ def joined(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 def refuse_token_in_query(query: str) -> None:
     """A token in a URL ends up in logs: refused even if it is valid. Raises `Refused`."""
-    for name, value in parse_qsl(query, keep_blank_values=True):
-        if name.lower() in _QUERY_NAMES or value.startswith(TOKEN_PREFIX):
-            raise Refused(
-                "invalid_request",
-                "a token does not belong in the URL; send it as Authorization: Bearer",
-            )
+    names = {name.lower() for name, _ in parse_qsl(query, keep_blank_values=True)}
+    if names & _QUERY_NAMES or TOKEN_FORM.search(unquote(query)):
+        raise Refused(
+            "invalid_request",
+            "a token does not belong in the URL; send it as Authorization: Bearer",
+        )

@@ -1,6 +1,7 @@
 """Whose token it is, and for how long: made, checked, revoked, and what is open by it closed with it."""
 
 import hashlib
+import re
 import secrets
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -31,6 +32,7 @@ from yoi_daemon.model.tokens import (
 TOKEN_PREFIX = "yoi_"
 """So that a person, and a scanner of leaked secrets, can tell what it is."""
 TOKEN_BYTES = 32
+TOKEN_FORM = re.compile(TOKEN_PREFIX + "[A-Za-z0-9_-]{43}")
 MAX_TOKENS = 1000
 TICK_S = 0.5
 """How late an expiry is noticed by what is open."""
@@ -252,6 +254,8 @@ class Tokens:
         async with self._saving:
             self.require_valid(creator)
             if len(self._by_id) >= MAX_TOKENS:
+                self._forget_expired(now_s)
+            if len(self._by_id) >= MAX_TOKENS:
                 raise Refused(
                     "limit_reached", f"there are {MAX_TOKENS} tokens; revoke those nobody uses"
                 )
@@ -307,6 +311,12 @@ class Tokens:
                 self._has_new_uses = False
             except YoiError as error:
                 _warn_uses_not_kept(error)
+
+    def _forget_expired(self, now_s: float) -> None:
+        for token in [one for one in self._by_id.values() if not one.is_valid(now_s)]:
+            token.close_what_is_open()
+            del self._by_id[token.record.token_id]
+            del self._by_digest[token.record.sha256]
 
     def _records(self) -> list[TokenRecord]:
         return [token.record for token in self._by_id.values() if not token.is_revoked]

@@ -87,7 +87,7 @@ class ObserveServer:
         headers = joined(request.headers)
         self._names.check(headers)
         refuse_token_in_query(request.query)
-        address = request.peer.rpartition(":")[0] or request.peer
+        address = request.peer.rpartition(":")[0].strip("[]") or request.peer
         principal = self._daemon.tokens.authenticate(headers.get("authorization"), address)
         route, target = find_target(request.path)
         principal.require(route.access)
