@@ -21,9 +21,7 @@ from yoi_daemon.daemon.logs import configure_logs
 from yoi_daemon.daemon.opening import open_daemon
 from yoi_daemon.daemon.settings_file import read_settings
 from yoi_daemon.daemon.statedir import (
-    Epochs,
     admin_token,
-    begin_epoch,
     hold_state_directory,
     write_daemon_file,
 )
@@ -89,8 +87,7 @@ def run(
             if wants_observe
             else [],
         )
-        epochs = begin_epoch(directories)
-        trio.run(_serve, directories, settings, tokens, environ, bound, announce, epochs)
+        trio.run(_serve, directories, settings, tokens, environ, bound, announce)
         tokens.keep_uses()
 
 
@@ -101,13 +98,12 @@ async def _serve(
     environ: Mapping[str, str],
     bound: Bound,
     announce: Callable[[str], None],
-    epochs: Epochs,
 ) -> None:
     stop = trio.Event()
     with _signals(stop, settings, directories):
         budget_s = settings.daemon.stop_timeout_s
         async with (
-            open_daemon(directories, settings, tokens, environ, epochs=epochs) as daemon,
+            open_daemon(directories, settings, tokens, environ) as daemon,
             trio.open_nursery() as tending,
         ):
             tending.start_soon(tokens.tend)
@@ -119,7 +115,7 @@ async def _serve(
                     if bound.observe:
                         spread_s = budget_s * LISTENERS_SHARE * CLOSES_SHARE
                         await observe.start(_serve_observe, daemon, bound, spread_s)
-                    _announce(daemon, bound, announce)
+                    await _announce(daemon, bound, announce)
                 await stop.wait()
                 deadline = trio.current_time() + budget_s
                 structlog.get_logger("daemon").info("stopping", budget_s=budget_s)
@@ -205,7 +201,7 @@ async def _serve_observe(
     )
 
 
-def _announce(daemon: Daemon, bound: Bound, announce: Callable[[str], None]) -> None:
+async def _announce(daemon: Daemon, bound: Bound, announce: Callable[[str], None]) -> None:
     api = url(bound.api[0].address, "http")
     observe = url(bound.observe[0].address, "ws") if bound.observe else None
     daemon.observed.url = observe
@@ -217,7 +213,7 @@ def _announce(daemon: Daemon, bound: Bound, announce: Callable[[str], None]) -> 
         "version": daemon.version,
     }
     write_daemon_file(daemon.directories, content)
-    daemon.note_ready()
+    await daemon.note_ready()
     announce(f"ready api={api} observe={observe or 'off'}")
 
 

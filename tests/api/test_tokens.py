@@ -13,9 +13,10 @@ from yoi_daemon.daemon.opening import open_daemon
 from yoi_daemon.front.tokens import ADMIN, FailedAttempts, Tokens
 from yoi_daemon.model.cursor import decode_cursor
 from yoi_daemon.model.directories import Directories
-from yoi_daemon.model.settings import ApiSettings, Settings
+from yoi_daemon.model.settings import ApiSettings, Settings, StoreSettings
 
 TOKENS = "/api/tokens"
+MEMORY = Settings(store=StoreSettings(kind="memory"))
 
 
 async def make(client: Client, *scopes: str, **fields) -> tuple[str, str]:
@@ -134,9 +135,10 @@ async def push(ctx: Context[Settings], event: IngressEvent) -> None:
 
 async def test_a_batch_stops_at_the_line_where_its_token_ended(tmp_path, monkeypatch):
     directories = Directories(tmp_path / "config", tmp_path / "state", tmp_path / "secrets")
+    directories.state.mkdir()
     directories.plugins.mkdir(parents=True)
     (directories.plugins / "gen.py").write_text(PLUGIN)
-    async with open_daemon(directories, Settings(), Tokens(TOKEN), environ={}) as daemon:
+    async with open_daemon(directories, MEMORY, Tokens(TOKEN), environ={}) as daemon:
         with trio.fail_after(10):
             await daemon.plugins.wait_loaded()
         client = Client(Application(daemon, NAMES), "127.0.0.1:7420", TOKEN)
@@ -169,9 +171,10 @@ class TestRates:
     @pytest.fixture
     async def daemon(self, tmp_path, wall_clock):
         directories = Directories(tmp_path / "config", tmp_path / "state", tmp_path / "secrets")
+        directories.state.mkdir()
         failures = FailedAttempts(per_s=3, total_per_s=100, clock=wall_clock)
         tokens = Tokens(TOKEN, failures=failures, wall_clock=wall_clock)
-        settings = Settings(api=ApiSettings(commands_per_s=4))
+        settings = Settings(api=ApiSettings(commands_per_s=4), store=StoreSettings(kind="memory"))
         async with open_daemon(
             directories, settings, tokens, environ={}, wall_clock=wall_clock
         ) as one:

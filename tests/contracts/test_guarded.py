@@ -22,7 +22,7 @@ from yoi_daemon.front.tokens import ADMIN, FailedAttempts, Tokens
 from yoi_daemon.model.addresses import TcpAddress
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.model.settings import ApiSettings, Settings
+from yoi_daemon.model.settings import ApiSettings, Settings, StoreSettings
 from yoi_daemon.model.tokens import PER_PLUGIN, PERMISSIONS, Permission
 
 ADMIN_TOKEN = "yoi_admin"
@@ -50,12 +50,13 @@ class Credentials(NamedTuple):
 @pytest.fixture
 async def daemon(tmp_path, wall_clock) -> AsyncGenerator[Daemon]:
     directories = Directories(tmp_path / "config", tmp_path / "state", tmp_path / "secrets")
+    directories.state.mkdir()
     tokens = Tokens(
         ADMIN_TOKEN,
         failures=FailedAttempts(per_s=10_000, total_per_s=10_000),
         wall_clock=wall_clock,
     )
-    settings = Settings(api=ApiSettings(commands_per_s=10_000))
+    settings = Settings(api=ApiSettings(commands_per_s=10_000), store=StoreSettings(kind="memory"))
     async with open_daemon(directories, settings, tokens, environ={}, wall_clock=wall_clock) as one:
         yield one
 

@@ -78,6 +78,20 @@ def test_a_token_by_the_command_outlives_a_restart_and_ends_by_the_command(start
     assert token not in "".join(daemon.lines)
 
 
+def test_no_secret_is_anywhere_on_disk_not_even_with_the_answer_that_is_kept(start_daemon, config):
+    daemon = start_daemon(config)
+    body, key = {"scopes": ["events:read"]}, {"Idempotency-Key": "k"}
+    _, first = daemon.request("POST", "/api/tokens", body, key)
+    daemon.process.kill()
+    daemon.wait()
+    held = {path.name: path.read_bytes() for path in daemon.state.iterdir() if path.is_file()}
+    assert [name for name, content in held.items() if first["secret"].encode() in content] == []
+    # Its control: what is kept of it is there, and is told again.
+    assert any(first["token"]["token_id"].encode() in content for content in held.values())
+    daemon = start_daemon(config)
+    assert daemon.request("POST", "/api/tokens", body, key) == (201, {**first, "secret": None})
+
+
 def test_a_revoked_token_ends_its_streams_within_a_second(start_daemon, config):
     daemon = start_daemon(config)
     secret, token_id = make(daemon, "events:read")

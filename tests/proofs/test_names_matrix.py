@@ -26,7 +26,7 @@ from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.front.websocket import serve_websocket
 from yoi_daemon.model.addresses import TcpAddress
 from yoi_daemon.model.directories import Directories
-from yoi_daemon.model.settings import ApiSettings, Settings
+from yoi_daemon.model.settings import ApiSettings, Settings, StoreSettings
 from yoi_daemon.observe.protocol import STREAMS
 from yoi_daemon.observe.server import ObserveServer
 
@@ -183,7 +183,8 @@ class Matrix:
 @pytest.fixture
 async def daemon(tmp_path) -> AsyncGenerator[Daemon]:
     directories = Directories(tmp_path / "config", tmp_path / "state", tmp_path / "secrets")
-    settings = Settings(api=ApiSettings(commands_per_s=10_000))
+    directories.state.mkdir()
+    settings = Settings(api=ApiSettings(commands_per_s=10_000), store=StoreSettings(kind="memory"))
     async with open_daemon(directories, settings, Tokens(TOKEN), environ={}) as one:
         yield one
 

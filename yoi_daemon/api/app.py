@@ -44,6 +44,7 @@ from yoi_daemon.front.tokens import Principal
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.problem import CONTENT_TYPE, internal_problem, problem
 from yoi_daemon.model.rates import RateLimits
+from yoi_daemon.plugins.idempotency import DeliveryKeys
 
 DESCRIBED: tuple[Route, ...] = (
     *health.ROUTES,
@@ -71,7 +72,9 @@ class Application:
     def __init__(self, daemon: Daemon, names: Names, routes: Sequence[Route] = ROUTES) -> None:
         self._daemon = daemon
         self._names = names
-        self._replies = Replies(clock=trio.current_time, draining=daemon.draining)
+        keys = DeliveryKeys("", Answer, daemon.event_log.record, age_s=daemon.store.age_s)
+        keys.restore(daemon.kept_keys)
+        self._replies = Replies(keys, daemon.event_log, daemon.draining)
         self._commands = RateLimits()
         app = self.quart = QuartTrio("yoi_daemon.api", static_folder=None)
         app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
