@@ -29,7 +29,7 @@ def test_a_scope(scope):
 @pytest.mark.parametrize(
     "text",
     ["", "*", "admin", "events", "events:read:gen", "ingress:write:", "ingress:write:Gen", ":gen",
-     "ingress:write:gen:gen", "ingress:write:*", "ingress:write:worker", " events:read", "events:read\n"],
+     "ingress:write:gen:gen", "ingress:write:*", " events:read", "events:read\n"],
 )  # fmt: skip
 def test_no_scope(text):
     assert not is_scope(text)

@@ -166,7 +166,7 @@ class Application:
 
         return view
 
-    async def _answer(self, route: Route, params: Mapping[str, str]) -> Answer | Lines:
+    async def _answer(self, route: Route, params: Mapping[str, str]) -> Answer | Lines[Any]:
         caller = self._authorise(route, params)
         if route.access != "signed":
             require_json()

@@ -8,16 +8,19 @@ from msgspec import Meta
 from yoi_daemon.api.routing import Answer, Call, Route
 from yoi_daemon.api.shapes import Listing
 from yoi_daemon.model.events import TokenChanged
-from yoi_daemon.model.tokens import MAX_LABEL_CHARS, TokenInfo
+from yoi_daemon.model.tokens import MAX_LABEL_CHARS, SCOPE_PATTERN, SCOPE_RULE, TokenInfo
 
 MAX_SCOPES = 32
 MAX_LIFE_S = 100 * 365 * 86_400
 
 
+ScopeText = Annotated[str, Meta(pattern=f"^{SCOPE_PATTERN}$", description=SCOPE_RULE)]
+
+
 class CreateToken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a token may do, and for how many seconds; without end unless given."""
 
-    scopes: Annotated[list[str], Meta(min_length=1, max_length=MAX_SCOPES)]
+    scopes: Annotated[list[ScopeText], Meta(min_length=1, max_length=MAX_SCOPES)]
     label: Annotated[str, Meta(max_length=MAX_LABEL_CHARS)] = ""
     expires_in_s: Annotated[float, Meta(gt=0, le=MAX_LIFE_S)] | None = None
 
@@ -78,6 +81,7 @@ ROUTES = (
         create_token,
         gives=CreatedToken,
         status=201,
+        refuses=("limit_reached", "storage_low"),
         takes=CreateToken,
         is_keyed=True,
     ),
@@ -87,6 +91,7 @@ ROUTES = (
         "tokens:admin",
         revoke_token,
         gives=RevokedToken,
+        refuses=("token_not_found", "invalid_state", "storage_low"),
         is_keyed=True,
     ),
 )

@@ -17,6 +17,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_st
 from wsproto.utilities import LocalProtocolError
 
 from yoi_daemon.front.accepting import (
+    abort,
     close_gently,
     log_faults,
     peer_name,
@@ -318,6 +319,9 @@ class _Session:
     def stalled(self) -> bool:
         return self._outbox.stalled
 
+    def when_stalled(self, message: Callable[[], bytes], code: int, reason: str) -> None:
+        self._outbox.farewell = lambda: text_frame(message()) + close_frame(code, reason)
+
     async def send(self, data: bytes | str) -> None:
         await self.send_frames(text_frame(data.encode() if isinstance(data, str) else data))
 
@@ -353,6 +357,8 @@ class _Session:
             self._gone.set()
 
     def abort(self) -> None:
+        if self._outbox.unsent:
+            abort(self._stream)
         self._outbox.lose()
         with suppress(OSError):
             self._stream.socket.shutdown(socket.SHUT_RDWR)

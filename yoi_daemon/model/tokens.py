@@ -1,12 +1,12 @@
 """What a token may do: permissions, scopes, and the record of a token."""
 
+import re
 from collections.abc import Collection
 from typing import Literal, get_args
 
 import msgspec
 
 from yoi_daemon.model.events import format_time
-from yoi_daemon.model.ids import is_plugin_id
 
 Permission = Literal[
     "status:read",
@@ -26,15 +26,18 @@ SCOPE_RULE = (
     f"one of {', '.join(sorted(PERMISSIONS))}; "
     f"{' and '.join(sorted(PER_PLUGIN))} may end in :PLUGIN for that plugin alone"
 )
+SCOPE_PATTERN = (
+    f"({'|'.join(sorted(PERMISSIONS))}|({'|'.join(sorted(PER_PLUGIN))}):[a-z][a-z0-9_]{{0,31}})"
+)
+_SCOPE = re.compile(SCOPE_PATTERN)
 MAX_LABEL_CHARS = 100
 ADMIN_ID = "admin"
 """Names the token in `<state>/admin.token`, which may everything and has no record."""
 
 
 def is_scope(text: str) -> bool:
-    """Whether `text` is a scope (`SCOPE_RULE`)."""
-    permission, _, plugin_id = text.rpartition(":")
-    return text in PERMISSIONS or (permission in PER_PLUGIN and is_plugin_id(plugin_id))
+    """Whether `text` is a scope (`SCOPE_RULE`); its plugin need not be there."""
+    return _SCOPE.fullmatch(text) is not None
 
 
 def allows(scopes: Collection[str], permission: Permission, plugin_id: str | None = None) -> bool:
