@@ -310,3 +310,15 @@ async def test_a_webhook_has_its_place_and_its_delivery_id(client, daemon):
     assert answers[0].body == answers[1].body
     at_its_place(daemon, answers[0].json, "plugin.ingress.accepted", {"source": "hook"})
     assert sum(event["kind"] == "plugin.ingress.accepted" for event in events(daemon)) == 1
+
+
+async def test_wrong_signatures_are_limited_as_wrong_tokens_are_and_a_right_one_never_waits(client):
+    async def send(secret: bytes) -> Answered:
+        digest = hmac.new(secret, b"{}", hashlib.sha256).hexdigest()
+        signature = f"sha256={digest}"
+        return await client("POST", "/hooks/p/ok", b"{}", token=None, x_hub_signature_256=signature)
+
+    answers = [await send(b"guessed") for _ in range(50)]
+    assert {answer.status for answer in answers} == {401, 429}
+    assert answers[-1].json["code"] == "rate_limited"
+    assert (await send(b"s3cret")).status == 202

@@ -320,6 +320,17 @@ async def test_a_revoked_token_ends_its_streams_and_no_others(rig, path):
         await rig.open(path, token=secret)
 
 
+async def test_the_control_a_server_that_never_looks_again_goes_on_telling(rig, monkeypatch):
+    secret, token_id = await make_token(rig)
+    monkeypatch.setattr(rig.daemon.tokens, "while_valid", lambda _: trio.CancelScope())
+    theirs = await rig.open(token=secret)
+    await rig.daemon.tokens.revoke(token_id)
+    rig.daemon.event_log.append(Draft(kind="gen.secret", data="after the end"))
+    await wait_all_tasks_blocked()
+    assert theirs.closed is None
+    assert theirs.of("event")[-1]["kind"] == "gen.secret"
+
+
 async def test_an_expired_token_ends_its_streams_within_a_second(rig, wall_clock, mock_clock):
     secret, _ = await make_token(rig, expires_in_s=100)
     rig.nursery.start_soon(rig.daemon.tokens.tend)
