@@ -9,7 +9,7 @@ import pytest
 from tests.api.asgi import Client
 from tests.api.conftest import NAMES, TOKEN
 from tests.api.conftest import daemon as daemon
-from yoi_daemon.api.app import ROUTES, make_app
+from yoi_daemon.api.app import ROUTES, Application
 from yoi_daemon.api.routing import Lines
 from yoi_daemon.api.shapes import ProblemBody
 
@@ -18,7 +18,7 @@ WORKERS = "/api/runtimes/backend-internal/workers"
 
 @pytest.fixture
 def client(daemon) -> Client:
-    return Client(make_app(daemon, NAMES), "127.0.0.1:7420", TOKEN)
+    return Client(Application(daemon, NAMES), "127.0.0.1:7420", TOKEN)
 
 
 async def test_every_route_is_on_the_page_and_nothing_else(client):

@@ -36,8 +36,7 @@ class Replies:
         key = call.idempotency_key()
         if key is None:
             return await handler(call)
-        principal = call.principal
-        at = f"{'' if principal is None else principal.token_id} {address}"
+        at = f"{call.principal.token_id} {address}"
         body = await call.body()
         known = await self._keys.claim(at, key, body)
         if known is not None:
@@ -46,10 +45,10 @@ class Replies:
         try:
             answer = await self._carry_out(lambda: handler(call))
             assert isinstance(answer, Answer), "streamed answers are not keyed"
-            encoded = msgspec.Raw(msgspec.json.encode(answer.value))
-            first = Answer(encoded, answer.status)
+            kept = answer.value if answer.kept is msgspec.UNSET else answer.kept
+            first = Answer(msgspec.Raw(msgspec.json.encode(kept)), answer.status)
             await self._event_log.recorded(self._keys.record(at, key, body, first))
-            return first
+            return answer
         finally:
             if first is None:
                 self._keys.abandon(at, key)

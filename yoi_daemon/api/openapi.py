@@ -9,14 +9,13 @@ from typing import Any, Union, get_args, get_origin
 import msgspec
 
 from yoi_daemon.api.idempotency import HEADER
-from yoi_daemon.api.routing import KEY_PATTERN, Answer, Call, Lines, Route
+from yoi_daemon.api.routing import JSON, KEY_PATTERN, NDJSON, Answer, Call, Lines, Route
 from yoi_daemon.api.shapes import ProblemBody
 from yoi_daemon.daemon.daemon import version
 from yoi_daemon.model.errors import CODES, Code
 from yoi_daemon.model.problem import CONTENT_TYPE
+from yoi_daemon.model.tokens import PER_PLUGIN
 
-JSON = "application/json"
-NDJSON = "application/x-ndjson"
 ABOUT = (
     "What is no well-formed HTTP/1.1 request is refused before it is an operation's: "
     "400, 405, 408, 431 and 501, each with a Problem too."
@@ -114,9 +113,10 @@ def _operation(one: Route, schemas: list[dict[str, Any]]) -> dict[str, Any]:
         parameters.append({"name": HEADER.title(), "in": "header", "schema": key})
     if parameters:
         operation["parameters"] = parameters
-    if one.access not in ("public", "signed"):
+    if one.permission is not None:
+        narrowed = f", or `{one.permission}:PLUGIN`" if one.permission in PER_PLUGIN else ""
         operation["security"] = [{"token": []}]
-        operation["description"] = f"Needs the scope `{one.access}`."
+        operation["description"] = f"Needs the scope `{one.permission}`{narrowed}."
     return operation
 
 

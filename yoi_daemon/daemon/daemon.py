@@ -10,7 +10,7 @@ import trio
 
 from yoi_daemon.daemon.settings_file import read_settings
 from yoi_daemon.eventlog.interface import EventLog
-from yoi_daemon.front.access import Tokens
+from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import ConfigFault, ConfigurationError, Refused
 from yoi_daemon.model.events import (

@@ -9,7 +9,7 @@ from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.host import GrantedWorkers
 from yoi_daemon.daemon.statedir import remember_epoch
 from yoi_daemon.eventlog.opening import open_event_log
-from yoi_daemon.front.access import Tokens
+from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.ids import IdSource
 from yoi_daemon.model.settings import Settings

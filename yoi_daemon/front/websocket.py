@@ -20,6 +20,7 @@ from wsproto.handshake import H11Handshake
 from wsproto.utilities import LocalProtocolError
 
 from yoi_daemon.front.accepting import (
+    abort,
     close_gently,
     log_faults,
     peer_name,
@@ -394,6 +395,13 @@ class _Session:
                 await self._websocket.aclose(code, reason)
         finally:
             self._note_gone()
+
+    def abort(self) -> None:
+        if self._outbox.unsent:
+            abort(self._stream)
+        self._outbox.lose()
+        with suppress(OSError):
+            self._stream.socket.shutdown(socket.SHUT_RDWR)
 
     async def wait_gone(self) -> None:
         if self._waits_gone is None:

@@ -38,6 +38,11 @@ class Directories(msgspec.Struct, frozen=True):
         """Holds the token made at first start."""
         return self.state / "admin.token"
 
+    @property
+    def tokens_file(self) -> Path:
+        """Holds the records of all other tokens."""
+        return self.state / "tokens.json"
+
 
 def find_directories(
     config: str | None, state: str | None, environ: Mapping[str, str]

@@ -18,10 +18,11 @@ from yoi_daemon.model.events import (
     PluginWedged,
 )
 from yoi_daemon.model.plugins import IngressReceipt
+from yoi_daemon.model.rates import RateLimit
 from yoi_daemon.model.settings import PluginSettings
 from yoi_daemon.plugins.calls import Calls
 from yoi_daemon.plugins.context import Surroundings, WorkersFor
-from yoi_daemon.plugins.deadletters import DeadLetters, RateLimit
+from yoi_daemon.plugins.deadletters import DeadLetters
 from yoi_daemon.plugins.delivery import Attempt, Call, Delivery, Fault
 from yoi_daemon.plugins.executor import frame_in
 from yoi_daemon.plugins.generation import Generation
@@ -81,6 +82,7 @@ class Service:
         )
         self._state = PluginState(plugin_id, parts.event_log.record)
         self._redeliveries = RateLimit(parts.clock())
+        self._hooks = RateLimit(parts.clock())
         self.settlement = Settlement(
             plugin_id,
             settings,
@@ -216,10 +218,20 @@ class Service:
         letter = self.dead_letters.get(event_id)
         if (refused := self.refusal()) is not None:
             raise refused
-        self._redeliveries.check(self._parts.clock(), self.settings.redeliver_per_s)
+        self._redeliveries.check(
+            self._parts.clock(), self.settings.redeliver_per_s, "redeliveries of this plugin"
+        )
         self.lane.reserve(letter.delivery.size)
         self._redeliveries.count()
         return self.dead_letters.take(event_id).delivery
+
+    def count_hook(self) -> None:
+        """Counts a webhook whose signature is right. Raises `Refused` (`rate_limited`).
+
+        Only those: a stranger cannot use up what the sender may.
+        """
+        now, per_s = self._parts.clock(), self.settings.hooks_per_s
+        self._hooks.take(now, per_s, "webhooks of this plugin")
 
     def report_unfinished(self) -> int:
         """Says how many accepted events are not handled, as an event and a log line; gives their count."""
