@@ -7,6 +7,7 @@ import msgspec
 from yoi_daemon.api.routing import Answer, Call, Lines, Route
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.plugins import IngressReceipt
+from yoi_daemon.model.strict_json import check_json
 from yoi_daemon.plugins.service import Service
 
 
@@ -65,8 +66,9 @@ async def post_batch(call: Call) -> Lines:
 async def _accept_line(call: Call, service: Service, line: bytes) -> dict[str, Any]:
     try:
         try:
+            check_json(line)
             event = msgspec.json.decode(line, type=BatchLine)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (msgspec.ValidationError, ValueError) as error:
             raise Refused("invalid_request", f"the line does not fit: {error}") from error
         receipt = await call.daemon.plugins.admission.accept(
             service, event.ingress, bytes(event.payload), key=event.key
