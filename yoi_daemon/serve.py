@@ -16,6 +16,7 @@ import structlog
 import trio
 
 from yoi_daemon.api.app import make_app
+from yoi_daemon.daemon.certificates import Certificates, open_certificates
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.logs import configure_logs
 from yoi_daemon.daemon.opening import open_daemon
@@ -25,11 +26,15 @@ from yoi_daemon.daemon.statedir import (
     admin_token,
     begin_epoch,
     hold_state_directory,
-    write_daemon_file,
 )
 from yoi_daemon.front.access import Tokens, names_of
-from yoi_daemon.front.http import serve_http
-from yoi_daemon.front.sockets import ListenFailed, ListeningSocket, open_sockets
+from yoi_daemon.front.http import HttpLimits, serve_http
+from yoi_daemon.front.sockets import (
+    ListenFailed,
+    ListeningSocket,
+    open_sockets,
+    raise_descriptor_limit,
+)
 from yoi_daemon.model.addresses import parse_listen, url
 from yoi_daemon.model.configuration import listen_addresses
 from yoi_daemon.model.directories import Directories
@@ -74,6 +79,8 @@ def run(
     wants_observe = _wants_observe(settings, directories)
     with hold_state_directory(directories), ExitStack() as sockets:
         tokens = Tokens(admin_token(directories))
+        certificates = open_certificates(settings, directories)
+        raise_descriptor_limit()
         bound = Bound(
             api=_listen(settings.api.listen, "api", directories, sockets),
             observe=_listen(settings.observe.listen, "observe", directories, sockets)
@@ -81,7 +88,9 @@ def run(
             else [],
         )
         epochs = begin_epoch(directories)
-        trio.run(_serve, directories, settings, tokens, environ, bound, announce, epochs)
+        trio.run(
+            _serve, directories, settings, tokens, environ, bound, announce, epochs, certificates
+        )
 
 
 async def _serve(
@@ -92,11 +101,14 @@ async def _serve(
     bound: Bound,
     announce: Callable[[str], None],
     epochs: Epochs,
+    certificates: Certificates,
 ) -> None:
     stop = trio.Event()
     with _signals(stop, settings, directories):
         budget_s = settings.daemon.stop_timeout_s
-        async with open_daemon(directories, settings, tokens, environ, epochs=epochs) as daemon:
+        async with open_daemon(
+            directories, settings, tokens, environ, epochs=epochs, certificates=certificates
+        ) as daemon:
             # Each listener has a nursery of its own, so that each can be ended by itself, by force too.
             async with trio.open_nursery() as api, trio.open_nursery() as observe:
                 await _until_loaded(daemon, stop)
@@ -170,6 +182,14 @@ async def _serve_api(
         [one.socket for one in bound.api],
         draining=daemon.draining,
         graceful_s=graceful_s,
+        limits=HttpLimits(
+            connections=settings.max_connections,
+            # Before a proxy, every address is the proxy's.
+            connections_by_address=None
+            if settings.behind_proxy
+            else settings.max_address_connections,
+        ),
+        certificate=daemon.certificates.get("api"),
         new_request_id=partial(daemon.ids.new, "req"),
         task_status=task_status,
     )
@@ -191,8 +211,11 @@ async def _serve_observe(
 
 
 def _announce(daemon: Daemon, bound: Bound, announce: Callable[[str], None]) -> None:
-    api = url(bound.api[0].address, "http")
-    observe = url(bound.observe[0].address, "ws") if bound.observe else None
+    certificates = daemon.certificates
+    api = url(bound.api[0].address, "https" if "api" in certificates else "http")
+    observe = None
+    if bound.observe:
+        observe = url(bound.observe[0].address, "wss" if "observe" in certificates else "ws")
     daemon.observed.url = observe
     content: dict[str, Any] = {
         "pid": os.getpid(),
@@ -201,7 +224,7 @@ def _announce(daemon: Daemon, bound: Bound, announce: Callable[[str], None]) -> 
         "epoch": daemon.event_log.cursors.epoch,
         "version": daemon.version,
     }
-    write_daemon_file(daemon.directories, content)
+    daemon.tell_where(content)
     daemon.note_ready()
     announce(f"ready api={api} observe={observe or 'off'}")
 

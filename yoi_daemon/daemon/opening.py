@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 
+from yoi_daemon.daemon.certificates import Certificates
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.host import GrantedWorkers
 from yoi_daemon.daemon.statedir import Epochs
@@ -27,6 +28,7 @@ async def open_daemon(
     environ: Mapping[str, str],
     *,
     epochs: Epochs | None = None,
+    certificates: Certificates | None = None,
     wall_clock: Callable[[], float] = time.time,
 ) -> AsyncGenerator[Daemon]:
     """Everything but the listeners; `environ` is what a reload reads overrides from, `epochs` the
@@ -62,6 +64,7 @@ async def open_daemon(
                 directories=directories,
                 settings=settings,
                 tokens=tokens,
+                certificates=certificates or {},
                 ids=ids,
                 event_log=event_log,
                 registry=registry,

@@ -24,7 +24,8 @@ Scope = Literal[
 ]
 ALL_SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
 
-HTTP_PORT = 80
+DEFAULT_PORTS = (80, 443)
+"""Of HTTP, without and with TLS: clients leave them out of Host."""
 _ENDS_IN_PORT = re.compile(r":[0-9]+$")
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
@@ -103,8 +104,8 @@ def names_of(addresses: Sequence[Address], hosts: Iterable[str], origins: Iterab
         if isinstance(address, TcpAddress):
             names.add(str(address))
             names.update(f"{name}:{address.port}" for name in LOOPBACK_NAMES)
-            if address.port == HTTP_PORT:  # clients leave it out
-                names.add(str(address).removesuffix(f":{HTTP_PORT}"))
+            if address.port in DEFAULT_PORTS:
+                names.add(str(address).removesuffix(f":{address.port}"))
                 names.update(LOOPBACK_NAMES)
         else:
             names.add("localhost")  # over a unix socket the name tells nothing

@@ -17,6 +17,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_st
 from wsproto.utilities import LocalProtocolError
 
 from yoi_daemon.front.accepting import (
+    AcceptedStream,
     close_gently,
     log_faults,
     peer_name,
@@ -38,6 +39,7 @@ from yoi_daemon.front.head import (
     problem_response,
 )
 from yoi_daemon.front.outbox import Outbox
+from yoi_daemon.front.tls import Certificate, TlsStream
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.frames import text_frame
 from yoi_daemon.model.problem import internal_problem
@@ -51,6 +53,8 @@ class WebSocketLimits:
     """Bounds of one WebSocket listener; seconds and bytes."""
 
     connections: int = 4096
+    connections_by_address: int | None = None
+    """From each address beyond this machine."""
     head_bytes: int = HEAD_BYTES
     message_bytes: int = 4096
     """Of what a client sends, which is read and dropped; more is closed with 1009."""
@@ -72,10 +76,13 @@ async def serve_websocket(
     draining: trio.Event,
     handshake_s: float = 5,
     limits: WebSocketLimits | None = None,
+    certificate: Certificate | None = None,
     new_request_id: Callable[[], str] = random_request_id,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve streams on `sockets` (listening, non-blocking; TCP or unix), which it closes.
+
+    With a `certificate` TLS is spoken on those of TCP; its handshake has `handshake_s` seconds too.
 
     For each well-formed upgrade request `gate` returns the handler of the session, or raises
     `Refused`, which is answered instead of the 101. The handler is cancelled when its peer goes
@@ -92,6 +99,9 @@ async def serve_websocket(
         listener.serve,
         listener="observe",
         most=listener.limits.connections,
+        most_by_address=listener.limits.connections_by_address,
+        certificate=certificate,
+        handshake_s=handshake_s,
         draining=draining,
         task_status=task_status,
     )
@@ -112,7 +122,7 @@ class _Listener:
         self._handshake_s = handshake_s
         self._new_request_id = new_request_id
 
-    async def serve(self, stream: trio.SocketStream) -> None:
+    async def serve(self, stream: AcceptedStream) -> None:
         with suppress(OSError):
             stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.limits.send_buffer_bytes)
         reader = HeadReader(self.limits.head_bytes, websocket=True)
@@ -132,7 +142,7 @@ class _Listener:
             await self._answer(stream, admitted)
 
     async def _admit(
-        self, stream: trio.SocketStream, reader: HeadReader, peer: str
+        self, stream: AcceptedStream, reader: HeadReader, peer: str
     ) -> "_Admitted | bytes":
         """The session to open, or the answer instead; none (empty) to a peer that is gone."""
         try:
@@ -155,7 +165,7 @@ class _Listener:
             return closing_response(500, internal_problem(request_id))
         return _Admitted(key, handler)
 
-    async def _answer(self, stream: trio.SocketStream, answer: bytes) -> None:
+    async def _answer(self, stream: AcceptedStream, answer: bytes) -> None:
         with (
             trio.move_on_after(self.limits.close_s),
             suppress(trio.BrokenResourceError),
@@ -176,7 +186,7 @@ class _NoUpgrade(Exception):
         self.refused = Refused("invalid_request", detail)
 
 
-async def _read_request(stream: trio.SocketStream, reader: HeadReader) -> h11.Request | None:
+async def _read_request(stream: AcceptedStream, reader: HeadReader) -> h11.Request | None:
     """The head of the one request of this connection; None if the peer goes before its end."""
     while True:
         event = reader.next_event()
@@ -220,7 +230,7 @@ def _upgrade_request(request: h11.Request, peer: str) -> UpgradeRequest:
 class _Session:
     """An open connection: trio-websocket's reader, our writer, a drain, and the handler."""
 
-    def __init__(self, stream: trio.SocketStream, peer: str, limits: WebSocketLimits) -> None:
+    def __init__(self, stream: AcceptedStream, peer: str, limits: WebSocketLimits) -> None:
         self.peer = peer
         self._stream = stream
         self._limits = limits
@@ -228,7 +238,7 @@ class _Session:
             stream,
             stall_s=limits.stall_s,
             on_lost=self._peer_gone,
-            descriptor=stream.socket.fileno(),
+            descriptor=_plain_descriptor(stream),
         )
         self._frames: FrameStream
         self._websocket: WebSocketConnection
@@ -281,9 +291,10 @@ class _Session:
 
     def _say_shutting_down(self) -> None:
         """Ended by force: no time to wait for anything, but one frame may still fit."""
-        if not (self._outbox.cut or self._frames.close_sent):
+        descriptor = _plain_descriptor(self._stream)
+        if descriptor is not None and not (self._outbox.cut or self._frames.close_sent):
             with suppress(OSError):
-                os.write(self._stream.socket.fileno(), close_frame(1012, "shutting_down"))
+                os.write(descriptor, close_frame(1012, "shutting_down"))
 
     async def _handle(self, handler: SessionHandler) -> None:
         """Run the session, then close with the code that follows from how it ended."""
@@ -354,3 +365,8 @@ class _Session:
 
     async def wait_gone(self) -> None:
         await self._gone.wait()
+
+
+def _plain_descriptor(stream: AcceptedStream) -> int | None:
+    """Where bytes may be written as they are; under TLS nowhere."""
+    return None if isinstance(stream, TlsStream) else stream.socket.fileno()
