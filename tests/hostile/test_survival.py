@@ -5,15 +5,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from tests.hostile.clients import Client
+from tests.hostile.clients import Client, over_tls
 from tests.hostile.heads import heads
 from tests.hostile.http_clients import http_clients
 from tests.hostile.process import Server
+from tests.hostile.tls_clients import tls_clients
 from tests.hostile.websocket_clients import websocket_clients
 
 pytestmark = pytest.mark.prove
 
-CLIENTS = [*heads(), *http_clients(), *websocket_clients()]
+PLAIN = [*heads(), *http_clients(), *websocket_clients()]
+CLIENTS = [*PLAIN, *map(over_tls, PLAIN), *tls_clients()]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,8 @@ def outcomes(request: pytest.FixtureRequest) -> Generator[dict[str, Future[None]
 
 
 def _survive(client: Client) -> None:
-    with Server("guarded", client.options) as server:
+    needs_tls = {"tls": 1.0} if client.listeners[0] in ("https", "wss") else {}
+    with Server("guarded", {**client.options, **needs_tls}) as server:
         for listener in client.listeners:
             received = client.attack(server.port[listener])
             assert server.alive
