@@ -3,6 +3,7 @@
 import select
 import socket
 import time
+from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -95,12 +96,21 @@ def _drip_until_cut(slow: list[Slow], seconds: float) -> None:
                     by_descriptor[descriptor].opened.recv(65536)
 
 
+@pytest.fixture
+def held() -> Generator[list[socket.socket]]:
+    """What is to be closed in the end, however it ends."""
+    opened: list[socket.socket] = []
+    yield opened
+    for one in opened:
+        one.close()
+
+
 def _start(start_daemon, tmp_path) -> Target:
     configure(tmp_path / "config", tmp_path / "state", ticks=2)
     return Target(start_daemon(tmp_path / "config"))
 
 
-def test_they_are_cut_in_time_and_hardly_noticed(start_daemon, tmp_path, full) -> None:
+def test_they_are_cut_in_time_and_hardly_noticed(start_daemon, tmp_path, full, held) -> None:
     target = _start(start_daemon, tmp_path)
     each = 125 if full else 20
     descriptors = target.descriptors()
@@ -108,6 +118,7 @@ def test_they_are_cut_in_time_and_hardly_noticed(start_daemon, tmp_path, full) -
         began = time.monotonic()
         unread = _unread_answers(target, each) + _unread_streams(target, each)
         slow = _heads(target, each) + (_bodies(target, each) if full else [])
+        held += [*unread, *(one.opened for one in slow)]
         opened_s = time.monotonic() - began
         assert target.descriptors() - descriptors > len(slow)
         _drip_until_cut(slow, (BODY_S if full else HEAD_S) + LATE_S)
@@ -127,21 +138,18 @@ def test_they_are_cut_in_time_and_hardly_noticed(start_daemon, tmp_path, full) -
     )
     if full:
         assert healthy.p99 < HEALTHY_P99_S
-    for one in (*unread, *(one.opened for one in slow)):
-        one.close()
     assert target.daemon.stop() == 0
 
 
-def test_a_stop_in_the_middle_keeps_its_budget(start_daemon, tmp_path, full) -> None:
+def test_a_stop_in_the_middle_keeps_its_budget(start_daemon, tmp_path, full, held) -> None:
     target = _start(start_daemon, tmp_path)
     each = 125 if full else 20
     unread = _unread_answers(target, each) + _unread_streams(target, each)
     slow = [one.opened for one in _heads(target, each) + _bodies(target, each)]
+    held += [*unread, *slow]
     time.sleep(2)  # until those that do not read have filled what there is to fill
     began = time.monotonic()
     assert target.daemon.stop() == 0
     took = time.monotonic() - began
     print(f"{len(unread) + len(slow)} sockets: stopped in {took:.1f} s")
     assert took < 10, "stop_timeout_s"
-    for one in (*unread, *slow):
-        one.close()

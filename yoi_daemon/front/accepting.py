@@ -36,6 +36,17 @@ def random_request_id() -> str:
     return f"req_{secrets.token_hex(13)}"
 
 
+def counted_address(peer: str) -> str | None:
+    """Whom a connection from the IP address `peer` counts for; None: of this machine, not counted."""
+    address = ipaddress.ip_address(peer)
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        elif not address.is_loopback:
+            return str(ipaddress.ip_network((int(address), 64), strict=False))
+    return None if address.is_loopback else str(address)
+
+
 async def serve_connections(
     sockets: Sequence[socket.socket],
     serve: ServeConnection,
@@ -43,6 +54,7 @@ async def serve_connections(
     listener: str,
     most: int,
     most_by_address: int | None = None,
+    counted: Callable[[str], str | None] = counted_address,
     certificate: Certificate | None = None,
     handshake_s: float = 10,
     draining: trio.Event,
@@ -52,7 +64,8 @@ async def serve_connections(
 
     Then accepts no more, closes `sockets`, and returns when the last connection has ended by
     itself; cancel it to end them. `listener` names it in the log. `most_by_address` is for each
-    address beyond this machine; of IPv6 that is a /64, which one customer has. With a
+    address beyond this machine (`counted` tells which); of IPv6 that is a /64, which one customer
+    has. With a
     `certificate`, TLS is spoken on TCP, and the handshake has `handshake_s` seconds.
     """
     listening = [trio.socket.from_stdlib_socket(opened) for opened in sockets]
@@ -64,6 +77,7 @@ async def serve_connections(
                 listener=listener,
                 most=most,
                 most_by_address=most_by_address,
+                counted=counted,
                 certificate=certificate,
                 handshake_s=handshake_s,
             )
@@ -92,6 +106,7 @@ class _Acceptor:
         listener: str,
         most: int,
         most_by_address: int | None,
+        counted: Callable[[str], str | None],
         certificate: Certificate | None,
         handshake_s: float,
     ) -> None:
@@ -100,6 +115,7 @@ class _Acceptor:
         self._listener = listener
         self._most = most
         self._most_by_address = most_by_address
+        self._counted = counted
         self._certificate = certificate
         self._handshake_s = handshake_s
         self._by_address: Counter[str] = Counter()
@@ -128,7 +144,7 @@ class _Acceptor:
             self._take(stream)
 
     def _take(self, stream: trio.SocketStream) -> None:
-        address = _address_of(stream) if self._most_by_address is not None else None
+        address = self._address_of(stream)
         if len(self._connections.child_tasks) >= self._most or (
             address is not None
             and self._most_by_address is not None
@@ -140,6 +156,14 @@ class _Acceptor:
         if address is not None:
             self._by_address[address] += 1
         self._connections.start_soon(self._contain, stream, address)
+
+    def _address_of(self, stream: trio.SocketStream) -> str | None:
+        if self._most_by_address is None or stream.socket.family == socket.AF_UNIX:
+            return None
+        try:
+            return self._counted(stream.socket.getpeername()[0])
+        except OSError:
+            return None  # gone already
 
     def _speaks_tls(self, stream: trio.SocketStream) -> bool:
         return self._certificate is not None and stream.socket.family != socket.AF_UNIX
@@ -195,22 +219,6 @@ async def _say_tls(stream: trio.SocketStream) -> None:
     with suppress(trio.BrokenResourceError):
         await stream.send_all(problem_response(refused, random_request_id()))
         await close_gently(stream, _LINGER_S)
-
-
-def _address_of(stream: trio.SocketStream) -> str | None:
-    """Whom the connection counts for; None for those that are not counted: of this machine."""
-    if stream.socket.family == socket.AF_UNIX:
-        return None
-    try:
-        address = ipaddress.ip_address(stream.socket.getpeername()[0])
-    except (OSError, ValueError):
-        return None  # gone already
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        elif not address.is_loopback:
-            return str(ipaddress.ip_network((address, 64), strict=False))
-    return None if address.is_loopback else str(address)
 
 
 def log_faults(event: str, error: BaseException, **facts: str) -> None:
