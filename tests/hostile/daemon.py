@@ -172,21 +172,23 @@ def healthy_requests(target: Target, *, pause_s: float) -> Generator[Latencies]:
     latencies = Latencies()
 
     def ask_on() -> None:
+        """Until the daemon says that the connection has carried enough, or it is over."""
         request = target.head("GET", "/api/plugins") + b"\r\n\r\n"
         with connect(target.api, timeout=20) as opened:
-            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            while not over.is_set():
+            head = b""
+            while not over.is_set() and b"connection: close" not in head:
                 begun = time.monotonic()
                 opened.sendall(request)
                 head = _read_answer(opened)
                 latencies.seconds.append(time.monotonic() - begun)
-                if not head.startswith(b"HTTP/1.1 200 "):
+                if not head.startswith(b"http/1.1 200 "):
                     latencies.failures.append(head.decode("latin-1"))
                 over.wait(pause_s)
 
     def run() -> None:
         try:
-            ask_on()
+            while not over.is_set():
+                ask_on()
         except Exception as error:  # noqa: BLE001 - told below
             latencies.failures.append(repr(error))
 
@@ -201,6 +203,7 @@ def healthy_requests(target: Target, *, pause_s: float) -> Generator[Latencies]:
 
 
 def _read_answer(opened: socket.socket) -> bytes:
+    """Reads a whole answer; gives its head, in lower case."""
     received = b""
     while b"\r\n\r\n" not in received:
         part = opened.recv(65536)
@@ -208,11 +211,9 @@ def _read_answer(opened: socket.socket) -> bytes:
             raise ConnectionError("the healthy connection was ended")
         received += part
     head, _, body = received.partition(b"\r\n\r\n")
-    (length,) = (
-        int(line.split(b":")[1])
-        for line in head.lower().split(b"\r\n")
-        if line.startswith(b"content-length:")
-    )
+    head = head.lower()
+    lines = head.split(b"\r\n")
+    (length,) = (int(line[15:]) for line in lines if line.startswith(b"content-length:"))
     while len(body) < length:
         part = opened.recv(65536)
         if not part:
