@@ -32,7 +32,7 @@ class Client(Common, frozen=True, kw_only=True):
 
     url: str | None
     token_file: str | None
-    ca_file: str | None
+    ca_file: str | None = None
 
     def location(self) -> Location:
         """The daemon to talk to. Raises `Unreachable` or `NotAllowed`, saying what to do."""
