@@ -22,9 +22,7 @@ from yoi_daemon.daemon.logs import configure_logs
 from yoi_daemon.daemon.opening import open_daemon
 from yoi_daemon.daemon.settings_file import read_settings
 from yoi_daemon.daemon.statedir import (
-    Epochs,
     admin_token,
-    begin_epoch,
     hold_state_directory,
 )
 from yoi_daemon.front.access import Tokens, names_of
@@ -87,10 +85,7 @@ def run(
             if wants_observe
             else [],
         )
-        epochs = begin_epoch(directories)
-        trio.run(
-            _serve, directories, settings, tokens, environ, bound, announce, epochs, certificates
-        )
+        trio.run(_serve, directories, settings, tokens, environ, bound, announce, certificates)
 
 
 async def _serve(
@@ -100,14 +95,13 @@ async def _serve(
     environ: Mapping[str, str],
     bound: Bound,
     announce: Callable[[str], None],
-    epochs: Epochs,
     certificates: Certificates,
 ) -> None:
     stop = trio.Event()
     with _signals(stop, settings, directories):
         budget_s = settings.daemon.stop_timeout_s
         async with open_daemon(
-            directories, settings, tokens, environ, epochs=epochs, certificates=certificates
+            directories, settings, tokens, environ, certificates=certificates
         ) as daemon:
             # Each listener has a nursery of its own, so that each can be ended by itself, by force too.
             async with trio.open_nursery() as api, trio.open_nursery() as observe:
@@ -117,7 +111,7 @@ async def _serve(
                     if bound.observe:
                         spread_s = budget_s * LISTENERS_SHARE * CLOSES_SHARE
                         await observe.start(_serve_observe, daemon, bound, spread_s)
-                    _announce(daemon, bound, announce)
+                    await _announce(daemon, bound, announce)
                 await stop.wait()
                 deadline = trio.current_time() + budget_s
                 structlog.get_logger("daemon").info("stopping", budget_s=budget_s)
@@ -210,7 +204,7 @@ async def _serve_observe(
     )
 
 
-def _announce(daemon: Daemon, bound: Bound, announce: Callable[[str], None]) -> None:
+async def _announce(daemon: Daemon, bound: Bound, announce: Callable[[str], None]) -> None:
     certificates = daemon.certificates
     api = url(bound.api[0].address, "https" if "api" in certificates else "http")
     observe = None
@@ -225,7 +219,7 @@ def _announce(daemon: Daemon, bound: Bound, announce: Callable[[str], None]) -> 
         "version": daemon.version,
     }
     daemon.tell_where(content)
-    daemon.note_ready()
+    await daemon.note_ready()
     announce(f"ready api={api} observe={observe or 'off'}")
 
 

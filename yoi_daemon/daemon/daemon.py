@@ -32,8 +32,13 @@ from yoi_daemon.model.workers import Diagnostic, RuntimeSummary
 from yoi_daemon.plugins.host import PluginHost
 from yoi_daemon.registry.registry import Registry
 from yoi_daemon.runtime.embedded import EmbeddedRuntime
+from yoi_daemon.store.interface import Store
+from yoi_daemon.store.tables import IdempotencyKey
 
 NOT_DURABLE = "kept in memory: accepted events, the log and workers are lost when the process ends"
+
+
+LOW = "the disk is nearly full: nothing more is accepted until there is space; what was accepted goes on"
 
 
 class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +47,12 @@ class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     durable: bool
     note: str
+    low: bool
+    bytes: int
+    free_bytes: int
+    commits: int
+    commit_p50_ms: float
+    commit_p99_ms: float
 
 
 class LogStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,6 +120,8 @@ class Daemon:
         tokens: Tokens,
         certificates: Certificates,
         ids: IdSource,
+        store: Store,
+        kept_keys: Sequence[IdempotencyKey],
         event_log: EventLog,
         registry: Registry,
         plugins: PluginHost,
@@ -121,6 +134,9 @@ class Daemon:
         self.tokens = tokens
         self.certificates = certificates
         self.ids = ids
+        self.store = store
+        self.kept_keys = kept_keys
+        """The API's keys of earlier runs, oldest first."""
         self.event_log = event_log
         self.registry = registry
         self.plugins = plugins
@@ -143,14 +159,15 @@ class Daemon:
         self._daemon_file = daemon_file
         self._write_daemon_file()
 
-    def note_ready(self) -> None:
-        """The listeners answer."""
+    async def note_ready(self) -> None:
+        """The listeners answer; returns when that is committed: a daemon that cannot commit is not ready."""
         self._serves = True
-        self.append("daemon.ready", DaemonReady(version=self.version))
+        seq = self.append("daemon.ready", DaemonReady(version=self.version))
+        await self.event_log.committed(seq)
 
     def _write_daemon_file(self) -> None:
         # A client on this machine trusts these alone: their names are of no use to it.
-        certificates = "".join(one.pem for one in self.certificates.values())
+        certificates = "".join({one.pem: None for one in self.certificates.values()})
         write_daemon_file(self.directories, {**self._daemon_file, "certificates": certificates})
 
     def begin_draining(self) -> None:
@@ -174,16 +191,13 @@ class Daemon:
         log = self.event_log
         window = log.window()
         codes = self.not_ready()
-        kind = self.settings.store.kind
         return DaemonStatus(
             version=self.version,
             pid=os.getpid(),
             ready=not codes,
             not_ready=codes,
             uptime_s=round(trio.current_time() - self._started_s, 1),
-            store=StoreStatus(
-                kind=kind, durable=log.durable, note="" if log.durable else NOT_DURABLE
-            ),
+            store=self._store_status(),
             log=LogStatus(
                 epoch=log.cursors.epoch,
                 floor=log.cursors.encode(window.floor),
@@ -209,6 +223,21 @@ class Daemon:
                 )
                 for fault in self.plugins.faults
             ),
+        )
+
+    def _store_status(self) -> StoreStatus:
+        store, statistics = self.store, self.store.statistics()
+        note = LOW if statistics.low else "" if store.durable else NOT_DURABLE
+        return StoreStatus(
+            kind=store.kind,
+            durable=store.durable,
+            note=note,
+            low=statistics.low,
+            bytes=statistics.bytes,
+            free_bytes=statistics.free_bytes,
+            commits=statistics.commits,
+            commit_p50_ms=statistics.commit_p50_ms,
+            commit_p99_ms=statistics.commit_p99_ms,
         )
 
     async def reload(self, only: str | None = None) -> Reloaded:
