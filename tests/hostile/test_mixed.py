@@ -103,6 +103,5 @@ def test_nothing_is_left_behind(start_daemon, tmp_path, full, tls) -> None:
     grown = target.resident_bytes() - before
     print(f"{'tls' if tls else 'plain'}: {grown / 1024:.0f} KiB more, of {before / 1024:.0f}")
     assert grown < LEAKED_BYTES
-    assert target.daemon.request("GET", "/api/status")[0] == 200 or tls
     assert target.daemon.stop() == 0
     assert not [line for line in target.daemon.lines if "Traceback" in line]
