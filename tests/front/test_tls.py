@@ -129,6 +129,26 @@ async def test_plain_http_is_told_what_to_do() -> None:
     assert b"https://" in answer
 
 
+async def test_trio_alone_ends_every_connection_for_it() -> None:
+    """The negative control: `trio.serve_listeners` over TLS, without containment."""
+    (listening,) = open_sockets([TcpAddress("127.0.0.1", 0)])
+    assert isinstance(listening.address, TcpAddress)
+    plain = trio.SocketListener(trio.socket.from_stdlib_socket(listening.socket))
+    with pytest.RaisesGroup(trio.BrokenResourceError, flatten_subgroups=True):
+        async with trio.open_nursery() as nursery:
+            listener = trio.SSLListener(plain, _certificate().context)
+            await nursery.start(trio.serve_listeners, _echo_all, [listener])
+            async with await trio.open_tcp_stream("127.0.0.1", listening.address.port) as peer:
+                await peer.send_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                await peer.receive_some()
+            await trio.sleep_forever()
+
+
+async def _echo_all(stream: trio.abc.Stream) -> None:
+    async for data in stream:
+        await stream.send_all(data)
+
+
 async def test_a_silent_handshake_is_cut(autojump_clock) -> None:
     async with (
         _serving(_certificate(), handshake_s=5) as (port, _),

@@ -93,9 +93,9 @@ class Server:
                 assert part, "the stream was ended"
                 received += part
 
-    def check_descriptors(self) -> None:
-        """As many are open as before the attack."""
-        deadline = time.monotonic() + _SETTLE_S
+    def check_descriptors(self, settle_s: float = _SETTLE_S) -> None:
+        """As many are open as before the attack, after `settle_s` at most."""
+        deadline = time.monotonic() + settle_s
         while (count := self._count_descriptors()) > self._descriptors:
             assert time.monotonic() < deadline, f"{count - self._descriptors} descriptors leaked"
             time.sleep(0.02)
