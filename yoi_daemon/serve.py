@@ -33,7 +33,7 @@ from yoi_daemon.front.sockets import (
     open_sockets,
     raise_descriptor_limit,
 )
-from yoi_daemon.model.addresses import parse_listen, url
+from yoi_daemon.model.addresses import TcpAddress, parse_listen, url
 from yoi_daemon.model.configuration import listen_addresses
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import ConfigFault, ConfigurationError
@@ -210,7 +210,9 @@ async def _announce(daemon: Daemon, bound: Bound, announce: Callable[[str], None
     observe = None
     if bound.observe:
         observe = url(bound.observe[0].address, "wss" if "observe" in certificates else "ws")
-    daemon.observed.url = observe
+    daemon.observed.enabled = observe is not None
+    ports = [one.address.port for one in bound.observe if isinstance(one.address, TcpAddress)]
+    daemon.observed.port = next(iter(ports), None)
     content: dict[str, Any] = {
         "pid": os.getpid(),
         "api": api,
