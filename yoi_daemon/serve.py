@@ -16,6 +16,7 @@ import structlog
 import trio
 
 from yoi_daemon.api.app import Application
+from yoi_daemon.daemon.certificates import Certificates, open_certificates
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.logs import configure_logs
 from yoi_daemon.daemon.opening import open_daemon
@@ -23,7 +24,6 @@ from yoi_daemon.daemon.settings_file import read_settings
 from yoi_daemon.daemon.statedir import (
     admin_token,
     hold_state_directory,
-    write_daemon_file,
 )
 from yoi_daemon.daemon.token_file import TokenFile
 from yoi_daemon.front.access import names_of
@@ -83,13 +83,14 @@ def run(
                 total_per_s=settings.api.all_auth_failures_per_s,
             ),
         )
+        certificates = open_certificates(settings, directories)
         bound = Bound(
             api=_listen(settings.api.listen, "api", directories, sockets),
             observe=_listen(settings.observe.listen, "observe", directories, sockets)
             if wants_observe
             else [],
         )
-        trio.run(_serve, directories, settings, tokens, environ, bound, announce)
+        trio.run(_serve, directories, settings, tokens, environ, bound, announce, certificates)
         tokens.keep_uses()
 
 
@@ -100,12 +101,15 @@ async def _serve(
     environ: Mapping[str, str],
     bound: Bound,
     announce: Callable[[str], None],
+    certificates: Certificates,
 ) -> None:
     stop = trio.Event()
     with _signals(stop, settings, directories):
         budget_s = settings.daemon.stop_timeout_s
         async with (
-            open_daemon(directories, settings, tokens, environ) as daemon,
+            open_daemon(
+                directories, settings, tokens, environ, certificates=certificates
+            ) as daemon,
             trio.open_nursery() as tending,
         ):
             tending.start_soon(tokens.tend)
@@ -183,7 +187,14 @@ async def _serve_api(
         [one.socket for one in bound.api],
         draining=daemon.draining,
         graceful_s=graceful_s,
-        limits=HttpLimits(connections=connections(API_PART, HttpLimits.connections)),
+        limits=HttpLimits(
+            connections=connections(API_PART, settings.max_connections),
+            # Before a proxy, every address is the proxy's.
+            connections_by_address=None
+            if settings.behind_proxy
+            else settings.max_address_connections,
+        ),
+        certificate=daemon.certificates.get("api"),
         new_request_id=partial(daemon.ids.new, "req"),
         task_status=task_status,
     )
@@ -205,8 +216,11 @@ async def _serve_observe(
 
 
 async def _announce(daemon: Daemon, bound: Bound, announce: Callable[[str], None]) -> None:
-    api = url(bound.api[0].address, "http")
-    observe = url(bound.observe[0].address, "ws") if bound.observe else None
+    certificates = daemon.certificates
+    api = url(bound.api[0].address, "https" if "api" in certificates else "http")
+    observe = None
+    if bound.observe:
+        observe = url(bound.observe[0].address, "wss" if "observe" in certificates else "ws")
     daemon.observed.enabled = observe is not None
     ports = [one.address.port for one in bound.observe if isinstance(one.address, TcpAddress)]
     daemon.observed.port = next(iter(ports), None)
@@ -217,7 +231,7 @@ async def _announce(daemon: Daemon, bound: Bound, announce: Callable[[str], None
         "epoch": daemon.event_log.cursors.epoch,
         "version": daemon.version,
     }
-    write_daemon_file(daemon.directories, content)
+    daemon.tell_where(content)
     await daemon.note_ready()
     announce(f"ready api={api} observe={observe or 'off'}")
 

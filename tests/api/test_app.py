@@ -95,6 +95,21 @@ async def test_a_fault_of_a_handler_is_told_by_its_id_alone(daemon, logged_error
     assert answer.json["request_id"] in logged
 
 
+async def test_of_a_request_that_failed_no_header_is_logged_but_the_listed_ones(
+    daemon, logged_errors
+):
+    async def handler(call: Call) -> Answer:
+        raise KeyError(*call.headers.values())
+
+    await app_of(daemon, handler)("POST", "/x", x_canary="canary", user_agent="a-program/1")
+    (logged,) = logged_errors.expect("request failed")
+    assert "canary" not in logged
+    assert TOKEN not in logged
+    assert "'user-agent': 'a-program/1'" in logged
+    assert "KeyError" in logged
+    assert "test_app.py" in logged
+
+
 async def test_a_failed_store_is_a_fault_of_ours(daemon, logged_errors):
     async def handler(call: Call) -> Answer:
         raise StorageFailed("the event log is closed")

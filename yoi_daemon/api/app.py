@@ -1,5 +1,6 @@
 """The REST application: the table of routes, and what stands before every one of them."""
 
+import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -40,8 +41,9 @@ from yoi_daemon.api.routing import (
 )
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.front.access import Names, joined, refuse_token_in_query
+from yoi_daemon.front.head import loggable
 from yoi_daemon.front.tokens import Principal
-from yoi_daemon.model.errors import Refused
+from yoi_daemon.model.errors import Refused, YoiError
 from yoi_daemon.model.problem import CONTENT_TYPE, internal_problem, problem
 from yoi_daemon.model.rates import RateLimits
 from yoi_daemon.plugins.idempotency import DeliveryKeys
@@ -156,8 +158,10 @@ class Application:
                     "request failed",
                     request_id=request_id,
                     route=route.rule,
-                    error=f"{type(error).__name__}: {error}",
-                    exc_info=error,
+                    headers=loggable(quart_request.headers.items()),
+                    # Where, and the words only of our own errors: others' may quote the request.
+                    error=repr(error) if isinstance(error, YoiError) else type(error).__qualname__,
+                    stack="".join(traceback.format_tb(error.__traceback__)),
                 )
                 return answer_problem(internal_problem(request_id), request_id)
             if isinstance(answer, Lines):

@@ -7,6 +7,7 @@ import msgspec
 from yoi_daemon.api.routing import Answer, Call, Lines, Route
 from yoi_daemon.model.errors import Code, Refused
 from yoi_daemon.model.plugins import IngressReceipt
+from yoi_daemon.model.strict_json import check_json
 from yoi_daemon.plugins.service import Service
 
 
@@ -101,8 +102,9 @@ async def _accept_line(call: Call, service: Service, line: bytes) -> tuple[dict[
     """The answer to a line, and the number that is to be committed before it is given."""
     try:
         try:
+            check_json(line)
             event = msgspec.json.decode(line, type=BatchLine)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (msgspec.ValidationError, ValueError) as error:
             raise Refused("invalid_request", f"the line does not fit: {error}") from error
         key = None if event.key is None else call.own_key(event.key)
         receipt, seq = await call.daemon.plugins.admission.admit(

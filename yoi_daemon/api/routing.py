@@ -17,6 +17,7 @@ from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.front.tokens import Principal
 from yoi_daemon.model.errors import Code, Refused
 from yoi_daemon.model.problem import CONTENT_TYPE
+from yoi_daemon.model.strict_json import check_json
 from yoi_daemon.model.tokens import PER_PLUGIN, PERMISSIONS, Permission
 
 T = TypeVar("T")
@@ -136,8 +137,9 @@ class Call:
         """The body as `kind`. Raises `Refused` (`invalid_request`) with the place of the fault."""
         data = await self.json_bytes()
         try:
+            check_json(data)
             return msgspec.json.decode(data, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (msgspec.ValidationError, ValueError) as error:
             raise Refused("invalid_request", f"the body does not fit: {error}") from error
 
     def query(self, **defaults: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from yoi_daemon.daemon.certificates import open_certificates
 from yoi_daemon.daemon.settings_file import read_settings
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import ConfigFault, ConfigurationError
@@ -44,6 +45,11 @@ def check(
         settings = read_settings(directories, environ)
     except ConfigurationError as error:
         settings = None
+        faults.extend(error.faults)
+    try:
+        if settings is not None:
+            open_certificates(settings, directories)
+    except ConfigurationError as error:
         faults.extend(error.faults)
     try:
         discovery = discover(directories.plugins)

@@ -4,11 +4,14 @@ import importlib.metadata
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import trio
 
+from yoi_daemon.daemon.certificates import Certificates, load_certificates
 from yoi_daemon.daemon.settings_file import read_settings
+from yoi_daemon.daemon.statedir import write_daemon_file
 from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.directories import Directories
@@ -116,6 +119,7 @@ class Daemon:
         directories: Directories,
         settings: Settings,
         tokens: Tokens,
+        certificates: Certificates,
         ids: IdSource,
         store: Store,
         kept_keys: Sequence[IdempotencyKey],
@@ -129,6 +133,7 @@ class Daemon:
         self.directories = directories
         self.settings = settings
         self.tokens = tokens
+        self.certificates = certificates
         self.ids = ids
         self.store = store
         self.kept_keys = kept_keys
@@ -143,17 +148,28 @@ class Daemon:
         self.observed = Observed()
         self._started_s = trio.current_time()
         self._serves = False
+        self._daemon_file: dict[str, Any] = {}
         self._reloading = trio.Lock()
 
     @property
     def version(self) -> str:
         return version()
 
+    def tell_where(self, daemon_file: dict[str, Any]) -> None:
+        """Writes `daemon.json`, by which clients on this machine find it. Raises `NotAllowed`."""
+        self._daemon_file = daemon_file
+        self._write_daemon_file()
+
     async def note_ready(self) -> None:
         """The listeners answer; returns when that is committed: a daemon that cannot commit is not ready."""
         self._serves = True
         seq = self.append("daemon.ready", DaemonReady(version=self.version))
         await self.event_log.committed(seq)
+
+    def _write_daemon_file(self) -> None:
+        # A client on this machine trusts these alone: their names are of no use to it.
+        certificates = "".join({one.pem: None for one in self.certificates.values()})
+        write_daemon_file(self.directories, {**self._daemon_file, "certificates": certificates})
 
     def begin_draining(self) -> None:
         """Readiness goes off; everything long-lived is asked to end."""
@@ -237,6 +253,10 @@ class Daemon:
     async def _reload(self, only: str | None) -> Reloaded:
         try:
             settings = await trio.to_thread.run_sync(read_settings, self.directories, self.environ)
+            reloaded: Certificates = {} if only is not None else self.certificates
+            certificates = await trio.to_thread.run_sync(
+                load_certificates, reloaded, self.directories
+            )
             changed = await self.plugins.reload(settings, only)
         except ConfigurationError as error:
             faults = [_public(fault) for fault in error.faults]
@@ -247,6 +267,10 @@ class Daemon:
         except Refused as refused:
             self._refuse_reload(refused.fields.get("faults", [refused.detail]))
             raise
+        for name, loaded in certificates.items():
+            self.certificates[name].use(loaded)
+        if certificates:
+            self._write_daemon_file()
         needs_restart = tuple(
             name
             for name in settings.__struct_fields__

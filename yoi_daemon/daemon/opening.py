@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 
+from yoi_daemon.daemon.certificates import Certificates
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.host import GrantedWorkers
 from yoi_daemon.daemon.statedir import remember_epoch
@@ -28,6 +29,7 @@ async def open_daemon(
     tokens: Tokens,
     environ: Mapping[str, str],
     *,
+    certificates: Certificates | None = None,
     wall_clock: Callable[[], float] = time.time,
 ) -> AsyncGenerator[Daemon]:
     """Everything but the listeners; `environ` is what a reload reads overrides from.
@@ -68,6 +70,7 @@ async def open_daemon(
                 directories=directories,
                 settings=settings,
                 tokens=tokens,
+                certificates=certificates or {},
                 ids=ids,
                 store=store,
                 kept_keys=sorted(kept_keys, key=lambda row: row.number),

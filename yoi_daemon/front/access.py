@@ -8,7 +8,8 @@ from yoi_daemon.front.tokens import TOKEN_FORM
 from yoi_daemon.model.addresses import Address, TcpAddress
 from yoi_daemon.model.errors import Refused
 
-HTTP_PORT = 80
+DEFAULT_PORTS = (80, 443)
+"""Of HTTP, without and with TLS: clients leave them out of Host."""
 _ENDS_IN_PORT = re.compile(r":[0-9]+$")
 _OWN_SITE = ("none", "same-origin")
 """`none` is a person who typed the address."""
@@ -56,8 +57,8 @@ def names_of(addresses: Sequence[Address], hosts: Iterable[str], origins: Iterab
         if isinstance(address, TcpAddress):
             names.add(str(address))
             names.update(f"{name}:{address.port}" for name in LOOPBACK_NAMES)
-            if address.port == HTTP_PORT:  # clients leave it out
-                names.add(str(address).removesuffix(f":{HTTP_PORT}"))
+            if address.port in DEFAULT_PORTS:
+                names.add(str(address).removesuffix(f":{address.port}"))
                 names.update(LOOPBACK_NAMES)
         else:
             names.add("localhost")  # over a unix socket the name tells nothing

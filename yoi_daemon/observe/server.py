@@ -66,7 +66,7 @@ class ObserveServer:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serves until the daemon drains and every session has ended."""
-        most = self._daemon.settings.observe.max_subscribers
+        settings = self._daemon.settings.observe
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._fanout.run)
             nursery.start_soon(self._fanout.wake_all_at, self._daemon.draining)
@@ -75,8 +75,14 @@ class ObserveServer:
                 self.admit,
                 draining=self._daemon.draining,
                 limits=WebSocketLimits(
-                    connections=connections(OBSERVE_PART, most + REFUSED_AT_ONCE)
+                    connections=connections(
+                        OBSERVE_PART, settings.max_subscribers + REFUSED_AT_ONCE
+                    ),
+                    connections_by_address=None
+                    if settings.behind_proxy
+                    else settings.max_address_connections,
                 ),
+                certificate=self._daemon.certificates.get("observe"),
                 new_request_id=lambda: self._daemon.ids.new("req"),
                 task_status=task_status,
             )
