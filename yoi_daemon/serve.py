@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Generator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,6 @@ from yoi_daemon.daemon.logs import configure_logs
 from yoi_daemon.daemon.opening import open_daemon
 from yoi_daemon.daemon.settings_file import read_settings
 from yoi_daemon.daemon.statedir import (
-    Epochs,
     admin_token,
     begin_epoch,
     hold_state_directory,
@@ -34,7 +33,9 @@ from yoi_daemon.model.addresses import parse_listen, url
 from yoi_daemon.model.configuration import listen_addresses
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import ConfigFault, ConfigurationError
+from yoi_daemon.model.redaction import Redaction
 from yoi_daemon.model.settings import Listen, Settings
+from yoi_daemon.trusted_files import GROUP_WRITABLE, Trust, trust_for
 
 EXTRA_MODULE = "trio_websocket"
 EXTRA_COMMAND = "pip install 'yoi-daemon[observe]'"
@@ -69,8 +70,9 @@ def run(
     `announce` is called once with the ready line. Raises, before anything listens,
     `ConfigurationError` and `NotAllowed`; and `StorageFailed` when a commit fails.
     """
-    settings = read_settings(directories, environ)
-    configure_logs(settings.daemon.log_level)
+    trust, redaction = trust_for(directories), Redaction()
+    settings = read_settings(directories, environ, trust)
+    configure_logs(settings.daemon.log_level, redaction)
     wants_observe = _wants_observe(settings, directories)
     with hold_state_directory(directories), ExitStack() as sockets:
         tokens = Tokens(admin_token(directories))
@@ -81,22 +83,31 @@ def run(
             else [],
         )
         epochs = begin_epoch(directories)
-        trio.run(_serve, directories, settings, tokens, environ, bound, announce, epochs)
+        open_it = partial(
+            open_daemon,
+            directories,
+            settings,
+            tokens,
+            environ,
+            epochs=epochs,
+            trust=trust,
+            redaction=redaction,
+        )
+        trio.run(_serve, directories, settings, open_it, bound, announce)
 
 
 async def _serve(
     directories: Directories,
     settings: Settings,
-    tokens: Tokens,
-    environ: Mapping[str, str],
+    open_it: Callable[[], AbstractAsyncContextManager[Daemon]],
     bound: Bound,
     announce: Callable[[str], None],
-    epochs: Epochs,
 ) -> None:
     stop = trio.Event()
     with _signals(stop, settings, directories):
         budget_s = settings.daemon.stop_timeout_s
-        async with open_daemon(directories, settings, tokens, environ, epochs=epochs) as daemon:
+        async with open_it() as daemon:
+            _warn_of_groups(daemon.trust)
             # Each listener has a nursery of its own, so that each can be ended by itself, by force too.
             async with trio.open_nursery() as api, trio.open_nursery() as observe:
                 await _until_loaded(daemon, stop)
@@ -118,6 +129,11 @@ async def _serve(
             await _leave_wedged(daemon, directories)
     faulthandler.cancel_dump_traceback_later()
     structlog.get_logger("daemon").info("stopped")
+
+
+def _warn_of_groups(trust: Trust) -> None:
+    for path in sorted(trust.group_writable):
+        structlog.get_logger("daemon").warning(GROUP_WRITABLE, path=str(path))
 
 
 @contextmanager

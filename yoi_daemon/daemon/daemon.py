@@ -29,6 +29,7 @@ from yoi_daemon.model.workers import Diagnostic, RuntimeSummary
 from yoi_daemon.plugins.host import PluginHost
 from yoi_daemon.registry.registry import Registry
 from yoi_daemon.runtime.embedded import EmbeddedRuntime
+from yoi_daemon.trusted_files import GROUP_WRITABLE, Trust
 
 NOT_DURABLE = "kept in memory: accepted events, the log and workers are lost when the process ends"
 
@@ -110,6 +111,7 @@ class Daemon:
         plugins: PluginHost,
         embedded: EmbeddedRuntime,
         environ: Mapping[str, str],
+        trust: Trust,
         wall_clock: Callable[[], float],
     ) -> None:
         self.directories = directories
@@ -121,6 +123,7 @@ class Daemon:
         self.plugins = plugins
         self.embedded = embedded
         self.environ = environ
+        self.trust = trust
         self.wall_clock = wall_clock
         self.draining = trio.Event()
         self.observed = Observed()
@@ -185,14 +188,20 @@ class Daemon:
             ),
             plugins=self.plugins.records(),
             runtimes=self.registry.summaries(),
-            diagnostics=tuple(
-                Diagnostic(
-                    code="bad_plugin_file",
-                    severity="warning",
-                    message=f"plugins/{fault.file.rpartition('/')[2]}: {fault.expected}",
-                )
-                for fault in self.plugins.faults
-            ),
+            diagnostics=self._diagnostics(),
+        )
+
+    def _diagnostics(self) -> tuple[Diagnostic, ...]:
+        told = [
+            ("bad_plugin_file", f"plugins/{fault.file.rpartition('/')[2]}: {fault.expected}")
+            for fault in self.plugins.faults
+        ]
+        told += [
+            ("group_writable", f"{path.name}: {GROUP_WRITABLE}")
+            for path in sorted(self.trust.group_writable)
+        ]
+        return tuple(
+            Diagnostic(code=code, severity="warning", message=message) for code, message in told
         )
 
     async def reload(self, only: str | None = None) -> Reloaded:
@@ -206,7 +215,9 @@ class Daemon:
 
     async def _reload(self, only: str | None) -> Reloaded:
         try:
-            settings = await trio.to_thread.run_sync(read_settings, self.directories, self.environ)
+            settings = await trio.to_thread.run_sync(
+                read_settings, self.directories, self.environ, self.trust
+            )
             changed = await self.plugins.reload(settings, only)
         except ConfigurationError as error:
             faults = [_public(fault) for fault in error.faults]

@@ -12,11 +12,14 @@ from yoi_daemon.eventlog.opening import open_event_log
 from yoi_daemon.front.access import Tokens
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.ids import IdSource
+from yoi_daemon.model.redaction import Redaction
 from yoi_daemon.model.settings import Settings
+from yoi_daemon.plugins.loading import Loader
 from yoi_daemon.plugins.opening import open_plugins
 from yoi_daemon.registry.opening import open_registry
 from yoi_daemon.runtime.embedded import open_embedded_runtime
 from yoi_daemon.runtime.profiles import make_profiles
+from yoi_daemon.trusted_files import Trust, trust_for
 
 
 @asynccontextmanager
@@ -27,14 +30,18 @@ async def open_daemon(
     environ: Mapping[str, str],
     *,
     epochs: Epochs | None = None,
+    trust: Trust | None = None,
+    redaction: Redaction | None = None,
     wall_clock: Callable[[], float] = time.time,
 ) -> AsyncGenerator[Daemon]:
     """Everything but the listeners; `environ` is what a reload reads overrides from, `epochs` the
-    log's name and those of earlier runs.
+    log's name and those of earlier runs, `trust` whose files are taken, `redaction` is told of secrets.
 
     Providers outlive their users: the log is opened first and ends last.
     """
     ids = IdSource(wall_clock)
+    trust = trust_for(directories) if trust is None else trust
+    loader = Loader(directories, trust, Redaction() if redaction is None else redaction)
     async with open_event_log(
         settings.observe,
         epoch=None if epochs is None else epochs.current,
@@ -50,7 +57,7 @@ async def open_daemon(
                 embedded, settings.runtimes, event_log, wall_clock=wall_clock
             ) as registry,
             open_plugins(
-                directories,
+                loader,
                 settings,
                 event_log,
                 ids,
@@ -68,5 +75,6 @@ async def open_daemon(
                 plugins=plugins,
                 embedded=embedded,
                 environ=environ,
+                trust=trust,
                 wall_clock=wall_clock,
             )

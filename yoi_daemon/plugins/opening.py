@@ -9,22 +9,21 @@ from functools import partial
 import trio
 
 from yoi_daemon.eventlog.interface import EventLog
-from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.ids import IdSource
 from yoi_daemon.model.settings import PluginSettings, Settings
 from yoi_daemon.plugins.admission import Admission
 from yoi_daemon.plugins.context import WorkersFor
-from yoi_daemon.plugins.discovery import discover
 from yoi_daemon.plugins.host import PluginHost
-from yoi_daemon.plugins.loading import LoadedPlugin, LoadFailed, load_plugin
+from yoi_daemon.plugins.loading import LoadedPlugin, Loader
 from yoi_daemon.plugins.service import Parts, Service
+from yoi_daemon.plugins.source import LoadFailed
 from yoi_daemon.plugins.sources import run_timers
 from yoi_daemon.plugins.watchdog import run_watchdog
 
 
 @asynccontextmanager
 async def open_plugins(
-    directories: Directories,
+    loader: Loader,
     settings: Settings,
     event_log: EventLog,
     ids: IdSource,
@@ -41,17 +40,12 @@ async def open_plugins(
     admission = Admission(event_log, ids, clock=trio.current_time, wall_clock=wall_clock)
 
     def load(plugin_id: str, plugin_settings: PluginSettings) -> LoadedPlugin:
-        found = discover(directories.plugins).found.get(plugin_id)
+        found = loader.discover().found.get(plugin_id)
         if found is None:
             raise LoadFailed(
                 "unreadable", f"plugins/{plugin_id}.py is gone; put it back, or reload"
             )
-        return load_plugin(
-            found,
-            plugin_settings.config,
-            config_file=directories.config_file,
-            secrets=directories.secrets,
-        )
+        return loader.load(loader.read(found), plugin_settings.config)
 
     async def timers(service: Service, loaded: LoadedPlugin) -> None:
         await run_timers(loaded.plugin.ingresses.values(), partial(admission.tick, service))
@@ -63,24 +57,26 @@ async def open_plugins(
         wall_clock=wall_clock,
         uniform=uniform,
         load=load,
+        forget=loader.forget,
         timers=timers,
     )
-    discovery = await trio.to_thread.run_sync(discover, directories.plugins)
-    async with trio.open_nursery() as nursery:
+    discovery = await trio.to_thread.run_sync(loader.discover)
+    with loader.installed():
+        async with trio.open_nursery() as nursery:
 
-        def spawn(service: Service) -> None:
-            nursery.start_soon(service.supervise, name=f"supervise {service.plugin_id}")
+            def spawn(service: Service) -> None:
+                nursery.start_soon(service.supervise, name=f"supervise {service.plugin_id}")
 
-        def make(plugin_id: str, plugin_settings: PluginSettings) -> Service:
-            return Service(plugin_id, plugin_settings, parts)
+            def make(plugin_id: str, plugin_settings: PluginSettings) -> Service:
+                return Service(plugin_id, plugin_settings, parts)
 
-        host = PluginHost(directories, admission, spawn, make)
-        host.faults = discovery.faults
-        nursery.start_soon(run_watchdog, host.watched)
-        for plugin_id in discovery.found:
-            if settings.is_enabled(plugin_id):
-                host.add(make(plugin_id, settings.for_plugin(plugin_id)))
-        try:
-            yield host
-        finally:
-            nursery.cancel_scope.cancel()
+            host = PluginHost(loader, admission, spawn, make)
+            host.faults = discovery.faults
+            nursery.start_soon(run_watchdog, host.watched)
+            for plugin_id in discovery.found:
+                if settings.is_enabled(plugin_id):
+                    host.add(make(plugin_id, settings.for_plugin(plugin_id)))
+            try:
+                yield host
+            finally:
+                nursery.cancel_scope.cancel()
