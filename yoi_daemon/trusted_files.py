@@ -104,13 +104,15 @@ def read_trusted(
     Raises `NotTrusted`, and `OSError` for what cannot be read.
     """
     with _walked(path, trust, beneath) as walk:
-        name = walk.leaf
-        if name is None:
+        leaf, holder = walk.leaf, walk.holder
+        if leaf is None:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        holder = walk.holder
-        descriptor = os.open(name, _READ, dir_fd=holder.descriptor)
+        looked = os.fstat(leaf.descriptor)
+        descriptor = os.open(leaf.path.name, _READ, dir_fd=holder.descriptor)
     with open(descriptor, "rb", buffering=0) as file:
         found = os.fstat(descriptor)
+        if not os.path.samestat(found, looked):
+            raise NotTrusted(path, "was exchanged while it was read; try again")
         trust.check(path, found)
         _check_file(path, found)
         if private:
@@ -152,10 +154,10 @@ class _Place(NamedTuple):
 
 
 class _Walk:
-    """Where a walk stands: the directories on the way down, and the name of a file in the last."""
+    """Where a walk stands: the directories on the way down, and a file in the last."""
 
     def __init__(self, trust: Trust, held: ExitStack) -> None:
-        self.leaf: str | None = None
+        self.leaf: _Place | None = None
         self._trust = trust
         self._held = held
         self._places = [self._look(Path("/"), "/", None)]
@@ -183,8 +185,8 @@ class _Walk:
             if part in ("", "."):
                 continue
             if self.leaf is not None:
-                path = str(self.holder.path / self.leaf)
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+                path = self.leaf.path
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
             if part == "..":
                 self._go_up(self.holder.path / part)
                 continue
@@ -196,7 +198,7 @@ class _Walk:
                 self._places.append(place)
             else:
                 self.check_holder()
-                self.leaf = part
+                self.leaf = place
 
     def _look(self, path: Path, name: str, beside: int | None) -> _Place:
         descriptor = os.open(name, _LOOK, dir_fd=beside)
@@ -204,7 +206,7 @@ class _Walk:
         found = os.fstat(descriptor)
         self._trust.check(path, found)
         if not (stat.S_ISLNK(found.st_mode) or stat.S_ISDIR(found.st_mode)):
-            _check_kind(path, found)
+            _check_file(path, found)
         return _Place(path, descriptor, found.st_mode)
 
     def _target(self, link: _Place) -> list[str]:
@@ -240,15 +242,11 @@ def _walked(path: Path, trust: Trust, beneath: Path | None) -> Generator[_Walk]:
         yield walk
 
 
-def _check_kind(path: Path, found: os.stat_result) -> None:
+def _check_file(path: Path, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise NotTrusted(path, "is not a regular file")
-
-
-def _check_file(path: Path, found: os.stat_result) -> None:
-    _check_kind(path, found)
     if found.st_nlink != 1:
-        # The way to its other name was not checked.
+        # The way to its other name was not checked. Looked at twice: a name that goes takes its count along.
         raise NotTrusted(path, "has another name, a hard link; put a copy here instead")
 
 

@@ -7,8 +7,9 @@ import os
 import py_compile
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -304,3 +305,80 @@ def test_nothing_of_the_process_changes_but_the_one_importer(directory):
     assert (sys.path, sys.path_hooks, sys.meta_path) == (path, hooks, finders)
     assert not list(directory.root.rglob("__pycache__"))
     assert not [name for name in sys.path_importer_cache if str(directory.root) in name]
+
+
+# -- swapped between check and import
+
+
+class Swap:
+    """Has `do` done at the `at`-th look at the file system, as somebody beside us would at the worst moment."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, do: Callable[[], None]) -> None:
+        self.looks = 0
+        for name in ("open", "fstat", "readlink", "scandir"):
+            monkeypatch.setattr(os, name, self._then(getattr(os, name), at, do))
+
+    def _then(
+        self, look: Callable[..., Any], at: int, do: Callable[[], None]
+    ) -> Callable[..., Any]:
+        def looking(*args: Any, **kwargs: Any) -> Any:
+            self.looks += 1
+            if self.looks == at:
+                do()
+            return look(*args, **kwargs)
+
+        return looking
+
+
+def swaps(directory: Directory) -> list[Callable[[], None]]:
+    """Each puts planted code in the place of the good: a file anyone may write, a link out, a directory."""
+    loose, link = directory.root / "loose.py", directory.root / "link"
+    loose.write_text(PLANTED)
+    loose.chmod(0o666)
+    (directory.root / "out.py").write_text(PLANTED)
+    link.symlink_to(directory.root / "out.py")
+    evil = directory.root / "evil"
+    evil.mkdir()
+    (evil / "gen.py").write_text(PLANTED)
+    evil.chmod(0o777)
+
+    def swap_directories() -> None:
+        directory.plugins.rename(directory.root / "away")
+        evil.rename(directory.plugins)
+
+    return [
+        lambda: os.replace(loose, directory.file),
+        lambda: os.replace(link, directory.file),
+        swap_directories,
+    ]
+
+
+@pytest.mark.parametrize("kind", range(3))
+def test_swapped_at_any_look_planted_code_does_not_run(tmp_path, kind):
+    outcomes: set[str] = set()
+    at = looks = 0
+    while at <= looks:
+        at += 1
+        directory = Directory(tmp_path / f"at {at}")
+        directory.file.write_text(GOOD)
+        RAN.clear()
+        with pytest.MonkeyPatch.context() as patches:
+            swap = Swap(patches, at, swaps(directory)[kind])
+            try:
+                directory.loader.forget(directory.load())
+                outcomes.add("loaded")
+            except (LoadFailed, ConfigurationError):
+                outcomes.add("refused")
+        looks = max(looks, swap.looks)
+        assert RAN == []
+    assert outcomes == {"loaded", "refused"}
+    assert looks > 20
+
+
+def test_the_control_a_check_before_an_import_is_too_early(directory):
+    directory.file.write_text(GOOD)
+    found = directory.loader.discover().found["gen"]
+    directory.loader.read(found)  # checked, and good
+    swaps(directory)[0]()
+    naive(found.file)
+    assert len(RAN) == 1

@@ -1,5 +1,6 @@
 """`yoi-daemon check`: everything that would keep a plugin or the daemon from starting, all at once."""
 
+import faulthandler
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,10 @@ from yoi_daemon.plugins.loading import Loader
 from yoi_daemon.plugins.service import LOAD_TIMEOUT_S
 from yoi_daemon.plugins.source import LoadFailed, compile_source
 from yoi_daemon.trusted_files import GROUP_WRITABLE, trust_for
+
+LAST_RESORT_S = 5.0
+"""After an import's deadline: one that lets no thread run (a regular expression, say) ends the process,
+with every stack on standard error."""
 
 
 class CheckedPlugin(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,9 +126,11 @@ def _try_module(
 
     # Of its own and a daemon's thread: an import cannot be ended, only left behind.
     thread = threading.Thread(target=load, name=f"import {found.plugin_id}", daemon=True)
+    faulthandler.dump_traceback_later(import_timeout_s + LAST_RESORT_S, exit=True, file=2)
     with loader.installed():
         thread.start()
         thread.join(import_timeout_s)
+    faulthandler.cancel_dump_traceback_later()
     if thread.is_alive():
         return LoadFailed(
             "import_timeout", f"{found.name}: the import took over {import_timeout_s:g} s"

@@ -3,7 +3,7 @@
 import sys
 import traceback
 import types
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -27,7 +27,10 @@ from yoi_daemon.trusted_files import Trust
 
 
 class LoadedPlugin(msgspec.Struct, frozen=True):
-    """A plugin ready to start. `digest` is of its source, and part of the name of its `module`."""
+    """A plugin ready to start. `digest` is of its source, and part of the name of its `module`.
+
+    `redact` takes secrets out of text that is shown, an exception's.
+    """
 
     plugin: Plugin[Any]
     config: Config
@@ -36,6 +39,7 @@ class LoadedPlugin(msgspec.Struct, frozen=True):
     file: str
     folder: str
     base: str
+    redact: Callable[[str], str] = str
 
 
 class Loader:
@@ -83,6 +87,7 @@ class Loader:
             # A single module is its own folder: nothing lies below it.
             folder=str(source.folder if source.is_package else source.found.file),
             base=str(source.folder.parent if source.is_package else source.folder),
+            redact=self._redaction.apply,
         )
 
     def configure(self, plugin: Plugin[Any], table: dict[str, Any]) -> Config:
