@@ -104,7 +104,8 @@ class Sweep:
         with answer:
             content = answer.read()
             self.seen.append((f"{method} {path}", content + str(answer.headers).encode()))
-            return json.loads(content) if content else None
+            is_json = "json" in (answer.headers.get("Content-Type") or "")
+            return json.loads(content) if content and is_json else None
 
     def found(self) -> dict[str, set[bytes]]:
         return {what: hits(data) for what, data in self.seen if hits(data)}
@@ -176,7 +177,7 @@ def walk(ask: Sweep) -> None:
     for dead in ask("GET", "/api/plugins/p/dead-letters")["items"]:
         ask("GET", f"/api/plugins/p/dead-letters/{dead['event_id']}")
     for path in (
-        "/healthz", "/readyz", "/openapi.json", "/api/status", "/api/plugins", "/api/plugins/broken",
+        "/healthz", "/readyz", "/metrics", "/openapi.json", "/api/status", "/api/plugins", "/api/plugins/broken",
         "/api/plugins/needs", "/api/tools", "/api/runtimes", "/api/runtimes/recorded", "/api/runtimes/gone",
         "/api/workers", workers, f"{workers}/{made}", f"{workers}/{made}/transcript",
         "/api/runtimes/recorded/workers", "/api/runtimes/recorded/workers/bad",

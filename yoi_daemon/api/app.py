@@ -15,6 +15,7 @@ from yoi_daemon.api import (
     deadletters,
     health,
     ingress,
+    metrics,
     openapi,
     plugins,
     status,
@@ -28,9 +29,11 @@ from yoi_daemon.api.routing import (
     Call,
     Lines,
     Route,
+    Text,
     answer_json,
     answer_lines,
     answer_problem,
+    answer_text,
     refusal_of,
 )
 from yoi_daemon.daemon.daemon import Daemon
@@ -41,6 +44,7 @@ from yoi_daemon.model.problem import internal_problem, problem
 DESCRIBED: tuple[Route, ...] = (
     *health.ROUTES,
     *status.ROUTES,
+    *metrics.ROUTES,
     *plugins.ROUTES,
     *ingress.ROUTES,
     *deadletters.ROUTES,
@@ -111,6 +115,8 @@ def _view(daemon: Daemon, route: Route, replies: Replies) -> Callable[..., Await
             return answer_problem(internal_problem(request_id), request_id)
         if isinstance(answer, Lines):
             return answer_lines(answer, request_id)
+        if isinstance(answer, Text):
+            return answer_text(answer, request_id)
         return answer_json(answer, request_id)
 
     return view

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import trio
 
-from yoi_daemon.api.routing import Answer, Call, Handler, Lines
+from yoi_daemon.api.routing import Answer, Answered, Call, Handler
 from yoi_daemon.plugins.idempotency import DeliveryKeys
 
 HEADER = "idempotency-key"
@@ -21,7 +21,7 @@ class Replies:
         self._keys: DeliveryKeys[Answer] = DeliveryKeys(clock=clock)
         self._draining = draining
 
-    async def answer(self, call: Call, address: str, handler: Handler) -> Answer | Lines:
+    async def answer(self, call: Call, address: str, handler: Handler) -> Answered:
         """What `handler` answers, or answered to the first call with this key.
 
         Raises what the handler raises, `delivery_id_conflict` for another body, and `invalid_request`
@@ -49,12 +49,12 @@ class Replies:
             else:
                 self._keys.settle(at, key, body, first)
 
-    async def _carry_out(self, handler: Callable[[], Awaitable[Answer | Lines]]) -> Answer | Lines:
+    async def _carry_out(self, handler: Callable[[], Awaitable[Answered]]) -> Answered:
         """To its end though the client is gone: or the effect is there and its key is free again.
 
         Once the daemon drains, a request whose client is gone is cancelled after all.
         """
-        answer: Answer | Lines | None = None
+        answer: Answered | None = None
         error: Exception | None = None
         effect, watch = trio.CancelScope(shield=True), trio.CancelScope(shield=True)
 

@@ -9,13 +9,14 @@ from typing import Any, Union, get_args, get_origin
 import msgspec
 
 from yoi_daemon.api.idempotency import HEADER
-from yoi_daemon.api.routing import KEY_PATTERN, Answer, Call, Lines, Route
+from yoi_daemon.api.routing import KEY_PATTERN, Answer, Call, Lines, Route, Text
 from yoi_daemon.api.shapes import ProblemBody
 from yoi_daemon.daemon.daemon import version
 from yoi_daemon.model.problem import CONTENT_TYPE
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
+PLAIN = "text/plain"
 _PARAMETER = re.compile(r"<([a-z_]+)>")
 
 
@@ -66,15 +67,16 @@ def openapi(routes: Sequence[Route]) -> dict[str, Any]:
 def _types(one: Route) -> list[Any]:
     """The types whose schemas the route needs, in the order `_operation` takes them."""
     takes, _ = _body_type(one.takes)
-    given = [] if one.gives is Lines else [one.gives]
+    given = [] if one.gives in (Lines, Text) else [one.gives]
     taken = [] if takes in (None, bytes, Lines) else [takes]
     return [*given, *taken, *one.query.values()]
 
 
 def _operation(one: Route, schemas: list[dict[str, Any]]) -> dict[str, Any]:
     left = iter(schemas)
-    gives = {} if one.gives is Lines else next(left)
-    answer = {NDJSON: {"schema": {"type": "string"}}} if one.gives is Lines else None
+    plain = {Lines: NDJSON, Text: PLAIN}.get(one.gives)
+    gives = {} if plain is not None else next(left)
+    answer = None if plain is None else {plain: {"schema": {"type": "string"}}}
     responses: dict[str, Any] = {
         str(one.status): {
             "description": "Done.",

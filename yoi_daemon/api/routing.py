@@ -38,6 +38,13 @@ class Answer(msgspec.Struct, frozen=True):
     status: int = 200
 
 
+class Text(msgspec.Struct, frozen=True):
+    """An answer that is no JSON, encoded already."""
+
+    content: bytes
+    content_type: str
+
+
 class Lines(msgspec.Struct, frozen=True):
     """A streamed answer: one JSON value a line, each sent when it is there. `following` gives None at the end."""
 
@@ -187,7 +194,8 @@ class _LinesBody(ResponseBody):
         return msgspec.json.encode(value) + b"\n"
 
 
-Handler = Callable[[Call], Awaitable[Answer | Lines]]
+Answered = Answer | Lines | Text
+Handler = Callable[[Call], Awaitable[Answered]]
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -198,7 +206,7 @@ class Route(msgspec.Struct, frozen=True):
     access: Access
     handler: Handler
     gives: Any = None
-    """The type of a good answer, for the OpenAPI page; `Lines` for one that is streamed."""
+    """The type of a good answer, for the OpenAPI page; `Lines` for one that is streamed, `Text` for plain text."""
     status: int = 200
     takes: Any = None
     """The type of a JSON body; `bytes` for any bytes, `Lines` for NDJSON; with `| None` it may be left out."""
@@ -213,6 +221,13 @@ def answer_json(answer: Answer, request_id: str) -> Response:
     response = Response(
         msgspec.json.encode(answer.value), status=answer.status, content_type="application/json"
     )
+    response.headers["X-Request-Id"] = request_id
+    return response
+
+
+def answer_text(text: Text, request_id: str) -> Response:
+    """Text on the wire."""
+    response = Response(text.content, content_type=text.content_type)
     response.headers["X-Request-Id"] = request_id
     return response
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import trio
+from prometheus_client import CollectorRegistry
 
 from yoi_daemon.daemon.settings_file import read_settings
 from yoi_daemon.eventlog.interface import EventLog
@@ -94,6 +95,8 @@ class Observed:
         self.url: str | None = None
         self.subscribers = 0
         self.slow_consumers = 0
+        self.lag_events: Callable[[], int] = int
+        """How far behind the last of them is; 0 without the listener."""
 
 
 class Daemon:
@@ -127,6 +130,7 @@ class Daemon:
         self.wall_clock = wall_clock
         self.draining = trio.Event()
         self.observed = Observed()
+        self.metrics = CollectorRegistry()
         self._started_s = trio.current_time()
         self._serves = False
         self._reloading = trio.Lock()
@@ -134,6 +138,11 @@ class Daemon:
     @property
     def version(self) -> str:
         return version()
+
+    @property
+    def uptime_s(self) -> float:
+        """Since it was opened."""
+        return trio.current_time() - self._started_s
 
     def note_ready(self) -> None:
         """The listeners answer."""
@@ -167,7 +176,7 @@ class Daemon:
             pid=os.getpid(),
             ready=not codes,
             not_ready=codes,
-            uptime_s=round(trio.current_time() - self._started_s, 1),
+            uptime_s=round(self.uptime_s, 1),
             store=StoreStatus(
                 kind=kind, durable=log.durable, note="" if log.durable else NOT_DURABLE
             ),

@@ -7,6 +7,7 @@ from functools import partial
 
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.host import GrantedWorkers
+from yoi_daemon.daemon.metrics import register_metrics
 from yoi_daemon.daemon.statedir import Epochs
 from yoi_daemon.eventlog.opening import open_event_log
 from yoi_daemon.front.access import Tokens
@@ -65,7 +66,7 @@ async def open_daemon(
                 wall_clock=wall_clock,
             ) as plugins,
         ):
-            yield Daemon(
+            daemon = Daemon(
                 directories=directories,
                 settings=settings,
                 tokens=tokens,
@@ -78,3 +79,5 @@ async def open_daemon(
                 trust=trust,
                 wall_clock=wall_clock,
             )
+            register_metrics(daemon)
+            yield daemon

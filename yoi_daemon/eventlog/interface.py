@@ -13,6 +13,7 @@ from yoi_daemon.eventlog.entry import Entry
 from yoi_daemon.eventlog.filter import Filter
 from yoi_daemon.model.cursor import CursorCodec
 from yoi_daemon.model.events import Draft, Lane
+from yoi_daemon.model.histogram import HistogramSnapshot
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,8 +38,20 @@ class LaneStatistics(msgspec.Struct, frozen=True, kw_only=True):
     scopes: int
 
 
+class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the log is kept on disk. `commits` are durations, with the fsync; `is_low` where it refuses events."""
+
+    bytes: int
+    free_bytes: int
+    is_low: bool
+    commits: HistogramSnapshot
+
+
 class LogStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """Counters since the start. `pending` events are numbered and not yet committed."""
+    """Counters since the start. `pending` events are numbered and not yet committed.
+
+    `store` is None for a log in memory.
+    """
 
     appended: int
     committed: int
@@ -48,6 +61,7 @@ class LogStatistics(msgspec.Struct, frozen=True, kw_only=True):
     commits: int
     window: Window
     lanes: dict[Lane, LaneStatistics]
+    store: StoreStatistics | None = None
 
 
 class PositionExpiredError(Exception):
