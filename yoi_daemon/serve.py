@@ -107,10 +107,10 @@ async def _serve(
     with _signals(stop, settings, directories):
         budget_s = settings.daemon.stop_timeout_s
         async with open_it() as daemon:
-            _warn_of_groups(daemon.trust)
             # Each listener has a nursery of its own, so that each can be ended by itself, by force too.
             async with trio.open_nursery() as api, trio.open_nursery() as observe:
                 await _until_loaded(daemon, stop)
+                _warn_of_groups(daemon.trust)
                 if not stop.is_set():
                     await api.start(_serve_api, daemon, bound, budget_s * LISTENERS_SHARE)
                     if bound.observe:
@@ -132,8 +132,9 @@ async def _serve(
 
 
 def _warn_of_groups(trust: Trust) -> None:
-    for path in sorted(trust.group_writable):
-        structlog.get_logger("daemon").warning(GROUP_WRITABLE, path=str(path))
+    if trust.group_writable:
+        paths = [str(path) for path in sorted(trust.group_writable)]
+        structlog.get_logger("daemon").warning(GROUP_WRITABLE, paths=paths)
 
 
 @contextmanager

@@ -201,17 +201,22 @@ class Daemon:
         )
 
     def _diagnostics(self) -> tuple[Diagnostic, ...]:
-        told = [
-            ("bad_plugin_file", f"plugins/{fault.file.rpartition('/')[2]}: {fault.expected}")
+        bad_files = [
+            Diagnostic(
+                code="bad_plugin_file",
+                severity="warning",
+                message=f"plugins/{fault.file.rpartition('/')[2]}: {fault.expected}",
+            )
             for fault in self.plugins.faults
         ]
-        told += [
-            ("group_writable", f"{path.name}: {GROUP_WRITABLE}")
+        # For information: it is as many a user's umask has it, and nothing is ill by it.
+        writable = [
+            Diagnostic(
+                code="group_writable", severity="info", message=f"{path.name}: {GROUP_WRITABLE}"
+            )
             for path in sorted(self.trust.group_writable)
         ]
-        return tuple(
-            Diagnostic(code=code, severity="warning", message=message) for code, message in told
-        )
+        return (*bad_files, *writable)
 
     async def reload(self, only: str | None = None) -> Reloaded:
         """Reads the configuration and the plugins again, all or `only` one, and takes what changed.
@@ -223,6 +228,8 @@ class Daemon:
             return await self._reload(only)
 
     async def _reload(self, only: str | None) -> Reloaded:
+        if only is None:
+            self.trust.group_writable.clear()  # all of it is looked at again
         try:
             settings = await trio.to_thread.run_sync(
                 read_settings, self.directories, self.environ, self.trust
