@@ -14,7 +14,7 @@ async def test_what_a_group_may_write_is_told_for_information_until_it_is_mended
         await daemon.reload()
         (told,) = daemon.status().diagnostics
         assert (told.code, told.severity) == ("group_writable", "info")
-        assert told.message.startswith("yoi-daemon.toml: may be written by its group")
+        assert told.message.startswith("configuration/yoi-daemon.toml: may be written by its group")
         directories.config_file.chmod(0o644)
         await daemon.reload()
         assert daemon.status().diagnostics == ()

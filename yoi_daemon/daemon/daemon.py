@@ -212,11 +212,19 @@ class Daemon:
         # For information: it is as many a user's umask has it, and nothing is ill by it.
         writable = [
             Diagnostic(
-                code="group_writable", severity="info", message=f"{path.name}: {GROUP_WRITABLE}"
+                code="group_writable",
+                severity="info",
+                message=f"{self._name_of(path)}: {GROUP_WRITABLE}",
             )
             for path in sorted(self.trust.group_writable)
         ]
         return (*bad_files, *writable)
+
+    def _name_of(self, path: Path) -> str:
+        # Answers tell no place of this machine: of what lies elsewhere not even the name.
+        if path.is_relative_to(self.directories.config):
+            return f"configuration/{path.relative_to(self.directories.config)}".removesuffix("/.")
+        return "a directory or file on the way"
 
     async def reload(self, only: str | None = None) -> Reloaded:
         """Reads the configuration and the plugins again, all or `only` one, and takes what changed.
