@@ -120,7 +120,7 @@ def daemon(start_daemon, tmp_path):
         directory.mkdir(parents=True, mode=0o700)
     state.chmod(0o700)
     config.chmod(0o770)  # which is told, but not where it is
-    (state / "secrets").chmod(0o770)
+    (state / "secrets").chmod(0o720)
     (state / "admin.token").write_text(f"yoi_{PLAIN}_token\n")
     (state / "admin.token").chmod(0o600)
     (state / "secrets" / "the_secret").write_text(f"{MARK} secret\n")
