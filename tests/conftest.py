@@ -1,7 +1,8 @@
 import os
 import sys
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -11,7 +12,9 @@ from tests.logwatch import LoggedErrors, watch_errors
 from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.eventlog.opening import open_event_log
 from yoi_daemon.model.ids import IdSource
-from yoi_daemon.model.settings import ObserveSettings
+from yoi_daemon.model.settings import ObserveSettings, StoreSettings
+from yoi_daemon.store.memory import MemoryStore
+from yoi_daemon.store.opening import open_store
 
 if os.environ.get("YOI_TEST_WITHOUT_EXTRA"):
     # As where the extra is not installed; what needs it says so with importorskip.
@@ -62,14 +65,41 @@ def open_log(wall_clock: ManualClock) -> OpenLog:
     """Opens a log of a known epoch; keywords are settings of `[observe]`."""
 
     def open_one(
-        earlier_epochs: Collection[str] = (), **settings: float
+        earlier_epochs: Collection[str] = (),
+        clock: Callable[[], float] | None = None,
+        **settings: float,
     ) -> AbstractAsyncContextManager[EventLog]:
         return open_event_log(
             ObserveSettings(**settings),
-            epoch=EPOCH,
+            MemoryStore(clock=clock, new_epoch=lambda: EPOCH),
             earlier_epochs=earlier_epochs,
             wall_clock=wall_clock,
         )
+
+    return open_one
+
+
+@pytest.fixture
+def open_sqlite_log(tmp_path: Path, wall_clock: ManualClock) -> OpenLog:
+    """The same on a store on the disk; opened again it is the same log."""
+
+    @asynccontextmanager
+    async def open_one(
+        earlier_epochs: Collection[str] = (),
+        clock: Callable[[], float] | None = None,
+        **settings: float,
+    ) -> AsyncGenerator[EventLog]:
+        small = StoreSettings(low_bytes=1024, reserve_bytes=1024)
+        async with (
+            open_store(small, tmp_path, clock=clock, new_epoch=lambda: EPOCH) as store,
+            open_event_log(
+                ObserveSettings(**settings),
+                store,
+                earlier_epochs=earlier_epochs,
+                wall_clock=wall_clock,
+            ) as log,
+        ):
+            yield log
 
     return open_one
 

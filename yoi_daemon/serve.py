@@ -22,7 +22,6 @@ from yoi_daemon.daemon.opening import open_daemon
 from yoi_daemon.daemon.settings_file import read_settings
 from yoi_daemon.daemon.statedir import (
     admin_token,
-    begin_epoch,
     hold_state_directory,
     write_daemon_file,
 )
@@ -82,14 +81,12 @@ def run(
             if wants_observe
             else [],
         )
-        epochs = begin_epoch(directories)
         open_it = partial(
             open_daemon,
             directories,
             settings,
             tokens,
             environ,
-            epochs=epochs,
             trust=trust,
             redaction=redaction,
         )
@@ -116,7 +113,7 @@ async def _serve(
                     if bound.observe:
                         spread_s = budget_s * LISTENERS_SHARE * CLOSES_SHARE
                         await observe.start(_serve_observe, daemon, bound, spread_s)
-                    _announce(daemon, bound, announce)
+                    await _announce(daemon, bound, announce)
                 await stop.wait()
                 deadline = trio.current_time() + budget_s
                 structlog.get_logger("daemon").info("stopping", budget_s=budget_s)
@@ -207,7 +204,7 @@ async def _serve_observe(
     )
 
 
-def _announce(daemon: Daemon, bound: Bound, announce: Callable[[str], None]) -> None:
+async def _announce(daemon: Daemon, bound: Bound, announce: Callable[[str], None]) -> None:
     api = url(bound.api[0].address, "http")
     observe = url(bound.observe[0].address, "ws") if bound.observe else None
     daemon.observed.url = observe
@@ -219,7 +216,7 @@ def _announce(daemon: Daemon, bound: Bound, announce: Callable[[str], None]) -> 
         "version": daemon.version,
     }
     write_daemon_file(daemon.directories, content)
-    daemon.note_ready()
+    await daemon.note_ready()
     announce(f"ready api={api} observe={observe or 'off'}")
 
 

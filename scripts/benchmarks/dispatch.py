@@ -1,11 +1,20 @@
 """What an event costs in a lane, beside its peers, in processor time of one run.
 
-Ours is the service as the host runs it, on real clocks: from taking an event off the channel, through
-decoding, deadline, handler, counters and settlement, to the outcome committed as an observation event.
-The peers are what one would write by hand: a Trio memory channel with `trio.fail_after` around each call,
-an `asyncio.Queue` with `asyncio.timeout`. They hand over the same bytes, decode nothing, record nothing; the goals are against these. The last row is
-no goal: the channel once more, its loop decoding the bytes and appending the outcome to a log as ours does.
-Nobody is charged for making an event or for putting it on its channel.
+Every contender is charged for handing its events over and for all its tasks, in bursts of its capacity,
+256; making the events is free. What each does with one:
+
+- lane: the service as the host runs it. Room is reserved and the event delivered in one stretch, as the
+  log's writer does at a commit; then taking it off the channel, decoding, the event and context of
+  the handler, deadline, handler, counters, judgement, and the outcome as an observation event: numbered,
+  with its cursor and time, encoded, framed, committed to the window. To end a burst is to have it committed.
+- trio channel: one task does `await send(event)`, another iterates the channel and calls the handler under
+  `trio.fail_after`. It decodes nothing, counts nothing, records nothing. The goals are against this.
+- asyncio queue: the same by `await put`, `await get` and `asyncio.timeout`.
+- trio, recording: the channel with its loop decoding and appending the outcome to our log.
+- work alone: what no lane can leave out, in one function without any of our structure: 64 events a scope
+  taken off a channel, clock, decoding, handler, a counter, and the outcome encoded and framed into a list.
+- lane, admitted: `lane` behind `Admission.accept` by 16 requesters at once, so with ids, a check
+  of the payload, the acceptance as a second observation event, the receipt and the wait for its commit.
 
 `--check` fails where a goal is missed. `--profile` shows where our own time goes.
 """
@@ -30,10 +39,14 @@ import trio.testing
 
 from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.eventlog.opening import open_event_log
-from yoi_daemon.model.events import Draft, IngressAttempt, format_time
+from yoi_daemon.model.cursor import CursorCodec
+from yoi_daemon.model.events import Draft, IngressAttempt, ObservationEvent, format_time
+from yoi_daemon.model.frames import text_frame
 from yoi_daemon.model.ids import IdSource
 from yoi_daemon.model.settings import ObserveSettings, PluginSettings
+from yoi_daemon.plugins.admission import Admission
 from yoi_daemon.plugins.delivery import Delivery
+from yoi_daemon.plugins.lane import BATCH_EVENTS
 from yoi_daemon.plugins.loading import LoadedPlugin
 from yoi_daemon.plugins.service import Parts, Service
 from yoi_daemon.plugins.watchdog import run_watchdog
@@ -41,11 +54,15 @@ from yoi_daemon.sdk import Config, Context, IngressEvent, Plugin
 
 ROUNDS = 9
 BURST = 256
-"""Queued before the clock runs: a lane's default capacity, and the peers'."""
+"""Handed over at once: a lane's default capacity, and the peers'."""
 BURSTS = 40
+REQUESTERS = 16
 TIMEOUT_S = 30.0
 GOALS = {False: 8.0, True: 2.0}
-"""How much cheaper than the Trio channel ours is to be, by whether the handler suspends."""
+"""How much cheaper than the Trio channel ours is to be, by whether the handler suspends.
+
+`work alone` says how far that can go: no lane is cheaper than it.
+"""
 
 PAYLOAD = (
     b'{"action":"opened","number":1347,"repository":{"id":1296269,"full_name":"octo/hello"},'
@@ -100,7 +117,8 @@ async def open_service(plugin: Plugin[Config]) -> AsyncGenerator[tuple[Service, 
         parts = Parts(
             event_log=log,
             workers_for=lambda *_: None,
-            clock=trio.current_time,
+            clock=trio.lowlevel.current_clock().current_time,
+            age_s=trio.lowlevel.current_clock().current_time,
             wall_clock=time.time,
             uniform=random.uniform,
             load=lambda _id, _settings: loaded,
@@ -116,39 +134,128 @@ async def open_service(plugin: Plugin[Config]) -> AsyncGenerator[tuple[Service, 
         nursery.cancel_scope.cancel()
 
 
+class Bursts:
+    """A plugin whose handlers count the events of the burst under way."""
+
+    def __init__(self) -> None:
+        self.plugin = Plugin("bench")
+        self.burst = Burst(trio.Event())
+
+        @self.plugin.ingress("returns")
+        async def on_returns(ctx: Context, event: IngressEvent) -> None:
+            self.burst.step()
+
+        @self.plugin.ingress("suspends")
+        async def on_suspends(ctx: Context, event: IngressEvent) -> None:
+            await trio.lowlevel.checkpoint()
+            self.burst.step()
+
+
 async def measure_lane(suspends: bool, profile: cProfile.Profile | None = None) -> float:
-    plugin = Plugin("bench")
-
-    @plugin.ingress("returns")
-    async def on_returns(ctx: Context, event: IngressEvent) -> None:
-        burst.step()
-
-    @plugin.ingress("suspends")
-    async def on_suspends(ctx: Context, event: IngressEvent) -> None:
-        await trio.lowlevel.checkpoint()
-        burst.step()
-
-    ids, watch = IdSource(), Stopwatch()
-    async with open_service(plugin) as (service, log):
-        for bursts in range(1, BURSTS + 1):
-            burst = Burst(trio.Event())
-            for _ in range(BURST):
-                delivery = Delivery(
+    bursts, ids, watch = Bursts(), IdSource(), Stopwatch()
+    ingress = "suspends" if suspends else "returns"
+    async with open_service(bursts.plugin) as (service, log):
+        for number in range(1, BURSTS + 1):
+            bursts.burst = Burst(trio.Event())
+            deliveries = [
+                Delivery(
                     event_id=ids.new("evt"),
                     correlation_id=ids.new("cor"),
                     source="api",
-                    ingress="suspends" if suspends else "returns",
+                    ingress=ingress,
                     payload=PAYLOAD,
                     created_at=format_time(time.time()),
                     accepted_s=trio.current_time(),
                 )
-                service.lane.reserve(delivery.size)
-                service.lane.deliver(delivery)
+                for _ in range(BURST)
+            ]
             with watch.running(), profile or nullcontext():
-                await burst.over.wait()
-                while service.settlement.counters["handled"] < bursts * BURST:
+                for delivery in deliveries:
+                    service.lane.reserve(delivery.size)
+                    service.lane.deliver(delivery)
+                await bursts.burst.over.wait()
+                while service.settlement.counters["handled"] < number * BURST:
                     await trio.lowlevel.checkpoint()
                 await log.committed(log.appended)
+    return watch.us_an_event()
+
+
+async def measure_admitted(suspends: bool) -> float:
+    bursts, watch = Bursts(), Stopwatch()
+    ingress = "suspends" if suspends else "returns"
+    async with open_service(bursts.plugin) as (service, log):
+        admission = Admission(log, IdSource(), clock=trio.current_time, wall_clock=time.time)
+
+        async def request() -> None:
+            for _ in range(BURST // REQUESTERS):
+                await admission.accept(service, ingress, PAYLOAD)
+
+        for number in range(1, BURSTS + 1):
+            bursts.burst = Burst(trio.Event())
+            with watch.running():
+                async with trio.open_nursery() as nursery:
+                    for _ in range(REQUESTERS):
+                        nursery.start_soon(request)
+                await bursts.burst.over.wait()
+                while service.settlement.counters["handled"] < number * BURST:
+                    await trio.lowlevel.checkpoint()
+                await log.committed(log.appended)
+    return watch.us_an_event()
+
+
+async def measure_work(suspends: bool) -> float:
+    async def at_once(event: IngressEvent) -> None:
+        pass
+
+    async def suspending(event: IngressEvent) -> None:
+        await trio.lowlevel.checkpoint()
+
+    handler = suspending if suspends else at_once
+    send, receive = trio.open_memory_channel[bytes](BURST)
+    decoder, encoder, cursors = (
+        msgspec.json.Decoder(Any),
+        msgspec.json.Encoder(),
+        CursorCodec("0" * 16),
+    )
+    ids, watch, frames = IdSource(), Stopwatch(), list[bytes]()
+    event_id, correlation_id, created_at = ids.new("evt"), ids.new("cor"), format_time(time.time())
+    handled = 0
+    with watch.running():
+        for _ in range(BURSTS):
+            for _ in range(BURST):
+                send.send_nowait(PAYLOAD)
+            for _ in range(BURST // BATCH_EVENTS):
+                with trio.CancelScope():
+                    for _ in range(BATCH_EVENTS):
+                        event = IngressEvent(
+                            id=event_id,
+                            source="api",
+                            ingress="push",
+                            payload=decoder.decode(receive.receive_nowait()),
+                            created_at=created_at,
+                            attempt=1,
+                            correlation_id=correlation_id,
+                        )
+                        begun_s = trio.current_time()
+                        await handler(event)
+                        handled += 1
+                        message = encoder.encode(
+                            ObservationEvent(
+                                cursor=cursors.encode(handled),
+                                seq=handled,
+                                time=format_time(time.time()),
+                                kind="plugin.ingress.handled",
+                                plugin_id="bench",
+                                correlation_id=correlation_id,
+                                data=IngressAttempt(
+                                    event_id=event_id,
+                                    ingress="push",
+                                    attempt=1,
+                                    duration_ms=round((trio.current_time() - begun_s) * 1000, 3),
+                                ),
+                            )
+                        )
+                        frames.append(text_frame(message))
     return watch.us_an_event()
 
 
@@ -174,9 +281,9 @@ async def measure_trio(suspends: bool) -> float:
         await trio.testing.wait_all_tasks_blocked()
         for _ in range(BURSTS):
             burst = Burst(trio.Event())
-            for _ in range(BURST):
-                send.send_nowait(PAYLOAD)
             with watch.running():
+                for _ in range(BURST):
+                    await send.send(PAYLOAD)
                 await burst.over.wait()
         nursery.cancel_scope.cancel()
     return watch.us_an_event()
@@ -221,9 +328,9 @@ async def measure_recording(suspends: bool) -> float:
         await trio.testing.wait_all_tasks_blocked()
         for bursts in range(1, BURSTS + 1):
             burst = Burst(trio.Event())
-            for _ in range(BURST):
-                send.send_nowait(PAYLOAD)
             with watch.running():
+                for _ in range(BURST):
+                    await send.send(PAYLOAD)
                 await burst.over.wait()
                 await log.committed(bursts * BURST)
         nursery.cancel_scope.cancel()
@@ -252,9 +359,9 @@ async def measure_asyncio(suspends: bool) -> float:
         dispatcher = group.create_task(dispatch())
         for _ in range(BURSTS):
             burst = Burst(asyncio.Event())
-            for _ in range(BURST):
-                queue.put_nowait(PAYLOAD)
             with watch.running():
+                for _ in range(BURST):
+                    await queue.put(PAYLOAD)
                 await burst.over.wait()
         dispatcher.cancel()
     return watch.us_an_event()
@@ -265,6 +372,8 @@ CONTENDERS: dict[str, Callable[[bool], float]] = {
     "trio channel": lambda suspends: trio.run(measure_trio, suspends),
     "asyncio queue": lambda suspends: asyncio.run(measure_asyncio(suspends)),
     "trio, recording": lambda suspends: trio.run(measure_recording, suspends),
+    "work alone": lambda suspends: trio.run(measure_work, suspends),
+    "lane, admitted": lambda suspends: trio.run(measure_admitted, suspends),
 }
 
 

@@ -9,7 +9,7 @@ from yoi_daemon.daemon.opening import open_daemon
 from yoi_daemon.front.access import Tokens, names_of
 from yoi_daemon.model.addresses import TcpAddress
 from yoi_daemon.model.directories import Directories
-from yoi_daemon.model.settings import Settings
+from yoi_daemon.model.settings import Settings, StoreSettings
 
 TOKEN = "yoi_admin"
 NAMES = names_of([TcpAddress("127.0.0.1", 7420)], [], ["https://app.example"])
@@ -19,8 +19,13 @@ NAMES = names_of([TcpAddress("127.0.0.1", 7420)], [], ["https://app.example"])
 async def daemon(tmp_path, wall_clock) -> AsyncGenerator[Daemon]:
     """A whole daemon without plugins and without listeners."""
     directories = Directories(tmp_path / "config", tmp_path / "state", tmp_path / "secrets")
+    directories.state.mkdir()
     async with open_daemon(
-        directories, Settings(), Tokens(TOKEN), environ={}, wall_clock=wall_clock
+        directories,
+        Settings(store=StoreSettings(kind="memory")),
+        Tokens(TOKEN),
+        environ={},
+        wall_clock=wall_clock,
     ) as one:
         yield one
 

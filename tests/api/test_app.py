@@ -197,7 +197,7 @@ async def test_status_and_health(client, daemon):
     assert (await client("GET", "/healthz", token=None)).json == {"ok": True}
     answer = await client("GET", "/readyz", token=None)
     assert (answer.status, answer.json) == (503, {"ready": False, "codes": ["starting"]})
-    daemon.note_ready()
+    await daemon.note_ready()
     assert (await client("GET", "/readyz", token=None)).json == {"ready": True, "codes": []}
     status = (await client("GET", "/api/status")).json
     assert status["ready"] is True

@@ -8,6 +8,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from tests.clocks import ManualClock
 from yoi_daemon.eventlog.interface import EventLog, PositionExpiredError
 from yoi_daemon.model.cursor import Cursor, decode_cursor
 from yoi_daemon.model.errors import Refused, StorageFailed
@@ -16,10 +17,10 @@ from yoi_daemon.model.events import MAX_EVENT_BYTES, DaemonReady, Draft
 LARGE = 1 << 40
 
 
-@pytest.fixture(params=["memory"])
-def opened(request, open_log):
-    """Opens a log of the kind under test; a store is to be a second parameter."""
-    return {"memory": open_log}[request.param]
+@pytest.fixture(params=["memory", "sqlite"])
+def opened(request, open_log, open_sqlite_log):
+    """Opens a log on the kind of store under test."""
+    return {"memory": open_log, "sqlite": open_sqlite_log}[request.param]
 
 
 @pytest.fixture
@@ -227,15 +228,16 @@ async def test_the_window_moves_and_says_what_is_gone(opened):
             assert [event["seq"] for event in shown(log, position)] == [*range(position + 1, 11)]
 
 
-async def test_the_window_ages(opened, autojump_clock):
-    async with opened(window_age_s=10) as log:
+async def test_the_window_ages(opened):
+    clock = ManualClock(0)
+    async with opened(clock=clock, window_age_s=10) as log:
         await log.committed(log.append(draft()))
-        await trio.sleep(6)
+        clock.advance(6)
         await log.committed(log.append(draft()))
-        await trio.sleep(6)
+        clock.advance(6)
         window = log.window()
         assert (window.floor, window.head) == (1, 2)
-        await trio.sleep(100)
+        clock.advance(100)
         assert log.window().events == 1  # the newest is always kept
 
 
@@ -307,22 +309,23 @@ async def test_however_the_context_ends_what_was_appended_is_committed(opened, e
     words = []
     kept = []
 
-    async def live() -> None:
+    async def live(scope: trio.CancelScope) -> None:
         async with opened() as log:
             kept.append(log)
             try:
                 if end == "failed":
                     raise KeyError("a fault of the body")
+                scope.cancel()
                 await trio.sleep_forever()
             finally:
                 log.append(draft("last"), lambda: words.append("last"))
 
-    if end == "failed":
-        with pytest.RaisesGroup(KeyError):
-            await live()
-    else:
-        with trio.move_on_after(0):
-            await live()
+    with trio.CancelScope() as scope:
+        if end == "failed":
+            with pytest.RaisesGroup(KeyError, flatten_subgroups=True):
+                await live(scope)
+        else:
+            await live(scope)
     assert words == ["last"]
     assert kept[0].head == 1
 
@@ -332,14 +335,13 @@ async def test_the_negative_control_a_writer_that_can_be_cancelled_loses_the_las
     words = []
     async with open_log() as whole:
         pass
-    log = type(whole)(whole.cursors.epoch, whole._ring, wall_clock=float, clock=float)
+    log = type(whole)(whole._store, whole._ring, wall_clock=float)
 
     async def cancellable_writer() -> None:
         while True:
-            await log._wake.wait()
-            log._wake = trio.Event()
+            await log._writer.park()
             await trio.lowlevel.checkpoint()
-            log._announce()
+            await log._commit()
 
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
@@ -389,7 +391,7 @@ async def test_a_log_that_failed_says_why(opened):
             log.append(draft(), fault)
             yield log
 
-    with pytest.RaisesGroup(OSError):
+    with pytest.RaisesGroup(OSError, flatten_subgroups=True):
         async with failing() as log:
             with pytest.raises((StorageFailed, trio.Cancelled)):
                 await log.committed(2)
@@ -407,4 +409,5 @@ async def test_a_log_with_nothing_to_do_rests(log):
             await trio.lowlevel.checkpoint()
             log.append(draft())
             await wait_all_tasks_blocked()
-    assert log.head == 60
+        await log.committed(60)
+        await wait_all_tasks_blocked()

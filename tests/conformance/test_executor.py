@@ -91,7 +91,7 @@ def make_inline(loaded, event_log, state) -> InlineExecutor:
 def bench(request, event_log) -> Bench:
     """An executor of the kind under test; a process is to be a second parameter."""
     make = {"inline": make_inline}[request.param]
-    state = PluginState()
+    state = PluginState("p", event_log.record)
     return Bench(make(loaded_of(executor_plugin.plugin), event_log, state), event_log, state)
 
 

@@ -1,7 +1,6 @@
 import re
 from collections.abc import AsyncGenerator
 
-import msgspec
 import pytest
 import trio
 from prometheus_client import generate_latest
@@ -11,11 +10,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.metrics import LANE_OUTCOMES
 from yoi_daemon.daemon.opening import open_daemon
-from yoi_daemon.eventlog.interface import EventLog, LogStatistics, StoreStatistics
 from yoi_daemon.front.access import Tokens
 from yoi_daemon.model.directories import Directories
-from yoi_daemon.model.histogram import Histogram
-from yoi_daemon.model.settings import PluginSettings, Settings
+from yoi_daemon.model.events import Draft
+from yoi_daemon.model.settings import PluginSettings, Settings, StoreSettings
 
 PLUGIN = """
 from yoi_daemon.sdk import Plugin
@@ -30,6 +28,7 @@ async def bad(ctx, event): raise ValueError
 @pytest.fixture
 def directories(tmp_path) -> Directories:
     (tmp_path / "plugins").mkdir()
+    (tmp_path / "state").mkdir()
     (tmp_path / "plugins" / "gen.py").write_text(PLUGIN)
     return Directories(tmp_path, tmp_path / "state", tmp_path / "secrets")
 
@@ -110,39 +109,32 @@ async def test_the_log_the_runtime_and_the_process_are_told(daemon):
     assert now["yoi_runtime_workers", "backend-internal", "idle"] == 1
     assert now["process_open_fds",] > 0
     assert now["yoi_ready",] == 0  # no listener says otherwise
-    daemon.note_ready()
+    await daemon.note_ready()
     assert told(daemon)["yoi_ready",] == 1
 
 
-class Stored:
-    """A log in memory that tells of a store on disk."""
-
-    def __init__(self, log: EventLog, store: StoreStatistics) -> None:
-        self._log = log
-        self._store = store
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._log, name)
-
-    def statistics(self) -> LogStatistics:
-        return msgspec.structs.replace(self._log.statistics(), store=self._store)
+async def test_a_durable_store_is_told(daemon):
+    """Each commit is in the histogram, and its size and the room left are there."""
+    await daemon.event_log.committed(daemon.event_log.append(Draft(kind="gen.x", data={})))
+    now, store = told(daemon), daemon.store.statistics()
+    assert now["yoi_store_durable", "sqlite"] == 1
+    assert now["yoi_store_commit_duration_seconds_count",] == store.commits > 0
+    assert now["yoi_store_commit_duration_seconds_bucket", "+Inf"] == store.commits
+    assert now["yoi_store_bytes",] > 0
+    assert now["yoi_store_free_bytes",] > 0
+    assert now["yoi_store_low_disk",] == 0
 
 
-async def test_a_store_is_told_where_there_is_one(daemon):
-    assert ("yoi_store_bytes",) not in told(daemon)
-    assert told(daemon)["yoi_store_durable", "memory"] == 0
-    commits = Histogram((0.001, 0.1))
-    for seconds in (0.0005, 0.05, 3.0):
-        commits.observe(seconds)
-    store = StoreStatistics(bytes=4096, free_bytes=1 << 30, is_low=True, commits=commits.snapshot())
-    daemon.event_log = Stored(daemon.event_log, store)
-    now = told(daemon)
-    assert now["yoi_store_bytes",] == 4096
-    assert now["yoi_store_free_bytes",] == 1 << 30
-    assert now["yoi_store_low_disk",] == 1
-    name = "yoi_store_commit_duration_seconds"
-    assert [now[f"{name}_bucket", bound] for bound in ("0.001", "0.1", "+Inf")] == [1, 2, 3]
-    assert now[f"{name}_sum",] == pytest.approx(3.0505)
+async def test_of_a_store_in_memory_there_is_nothing_to_tell(tmp_path):
+    (tmp_path / "other").mkdir()
+    other = Directories(tmp_path / "other", tmp_path / "other", tmp_path / "other")
+    settings = Settings(store=StoreSettings(kind="memory"))
+    async with open_daemon(other, settings, Tokens("token"), {}) as daemon:
+        now = told(daemon)
+    assert now["yoi_store_durable", "memory"] == 0
+    assert not [
+        name for name in now if name[0].startswith("yoi_store_") and name[0] != "yoi_store_durable"
+    ]
 
 
 async def test_two_daemons_in_one_process_do_not_see_each_other(daemon, tmp_path):

@@ -10,8 +10,8 @@ import pytest
 from yoi_daemon.daemon.statedir import (
     MAX_EPOCHS,
     admin_token,
-    begin_epoch,
     hold_state_directory,
+    remember_epoch,
     write_daemon_file,
 )
 from yoi_daemon.model.directories import Directories
@@ -147,12 +147,13 @@ def test_a_daemon_file_that_cannot_be_written_is_told(directories):
 
 
 def test_epochs_are_remembered_and_bounded(directories):
+    names = [f"{number:016x}" for number in range(MAX_EPOCHS + 3)]
     with hold_state_directory(directories):
-        begun = [begin_epoch(directories) for _ in range(MAX_EPOCHS + 3)]
-    assert begun[0].earlier == ()
-    assert begun[2].earlier == (begun[0].current, begun[1].current)
-    assert begun[-1].earlier == tuple(one.current for one in begun[2:-1])
-    assert len({one.current for one in begun}) == len(begun)
+        told = [remember_epoch(directories, name) for name in names]
+        assert told[0] == ()
+        assert told[2] == (names[0], names[1])
+        assert told[-1] == tuple(names[2:-1])
+        assert remember_epoch(directories, names[-1]) == tuple(names[2:-1])  # the same log again
     assert (directories.state / "epochs").stat().st_mode & 0o777 == 0o600
 
 
@@ -160,5 +161,5 @@ def test_epochs_are_remembered_and_bounded(directories):
 def test_a_file_of_epochs_that_reads_as_none_is_begun_anew(directories, content):
     with hold_state_directory(directories):
         (directories.state / "epochs").write_bytes(content)
-        assert begin_epoch(directories).earlier == ()
-        assert len(begin_epoch(directories).earlier) == 1
+        assert remember_epoch(directories, "0" * 16) == ()
+        assert remember_epoch(directories, "1" * 16) == ("0" * 16,)

@@ -98,7 +98,7 @@ def test_a_push_is_seen_step_by_step_and_resumed_exactly(daemon):
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
     path = [event for event in events if event["kind"] in (*steps, "plugin.ingress.handled")]
     assert {event["correlation_id"] for event in path} == {receipt["correlation_id"]}
-    assert events[0]["cursor"] == receipt["cursor"]
+    assert path[0]["cursor"] == receipt["cursor"]
 
     worker_id = next(event["worker_id"] for event in events if event["kind"] == "worker.created")
     address = f"/api/runtimes/backend-internal/workers/{worker_id}"

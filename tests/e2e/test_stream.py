@@ -62,7 +62,28 @@ def test_cut_and_resumed_is_the_whole_log_for_a_client_that_is_not_ours(start_da
         assert first + rest == whole
 
 
-def test_a_cursor_of_before_the_restart_is_expired_and_not_unknown(start_daemon, config):
+MEMORY = '[store]\nkind = "memory"\n'
+
+
+def test_a_cursor_of_before_the_restart_resumes_exactly(start_daemon, config):
+    daemon = start_daemon(config)
+    daemon.request("POST", "/api/plugins/gen/ingress/tick", {"number": 0})
+    with subscribe(daemon, "cursor=earliest") as stream:
+        before = [m for m in read_to_live(stream) if m["type"] == "event"]
+    assert daemon.stop() == 0
+    daemon = start_daemon(config)
+    with subscribe(daemon, f"cursor={before[1]['cursor']}") as stream:
+        hello, *after = read_to_live(stream)
+    assert hello["resume"] == "exact"
+    after = [m for m in after if m["type"] == "event"]
+    assert after[: len(before) - 2] == before[2:]
+    numbers = [m["seq"] for m in after]
+    assert numbers == list(range(3, 3 + len(numbers)))
+    assert numbers[-1] > before[-1]["seq"]
+
+
+def test_a_cursor_of_another_log_is_expired_and_not_unknown(start_daemon, config):
+    (config / "yoi-daemon.toml").write_text(MEMORY)
     daemon = start_daemon(config)
     with subscribe(daemon, "cursor=earliest") as stream:
         cursor = read_to_live(stream)[-1]["cursor"]
@@ -80,7 +101,9 @@ def test_a_cursor_of_before_the_restart_is_expired_and_not_unknown(start_daemon,
         assert (gap["from"], gap["reason"]) == (cursor, "epoch_changed")
 
 
-def test_the_command_follows_across_a_restart(start_daemon, config, tmp_path):
+@pytest.mark.parametrize("store", ["sqlite", "memory"])
+def test_the_command_follows_across_a_restart(start_daemon, config, tmp_path, store):
+    (config / "yoi-daemon.toml").write_text(MEMORY if store == "memory" else "")
     daemon = start_daemon(config)
     command = [sys.executable, "-m", "yoi_daemon", "events", "--json", "--from", "earliest"]
     with subprocess.Popen(
@@ -101,7 +124,7 @@ def test_the_command_follows_across_a_restart(start_daemon, config, tmp_path):
             following.terminate()
         assert following.stderr
         told = following.stderr.read()
-    assert "the daemon has begun a new log" in told
+    assert ("the daemon has begun a new log" in told) == (store == "memory")
 
 
 def test_a_protocol_violation_is_closed_as_the_rfc_says(start_daemon, config):

@@ -278,9 +278,9 @@ async def test_the_publisher_never_waits_and_a_direct_subscribers_task_is_not_wo
     nursery.cancel_scope.cancel()
 
 
-async def test_how_far_behind_the_last_one_is():
+async def test_how_far_behind_the_last_one_is(open_log):
     """One that is direct is as far as the pass; one that follows as far as it read; one that left is nowhere."""
-    async with open_event_log(ObserveSettings(), epoch="00112233aabbccdd") as log:
+    async with open_log() as log:
         fanout = Fanout(log)
         assert fanout.lag_events() == 0
         for _ in range(10):

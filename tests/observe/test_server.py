@@ -12,7 +12,6 @@ pytest.importorskip("trio_websocket")
 from tests.observe.transport import MemoryTransport
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.opening import open_daemon
-from yoi_daemon.daemon.statedir import Epochs
 from yoi_daemon.front.access import Tokens, names_of
 from yoi_daemon.front.connection import UpgradeRequest
 from yoi_daemon.model.addresses import TcpAddress
@@ -21,11 +20,11 @@ from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.events import Draft
 from yoi_daemon.model.ids import EMBEDDED_RUNTIME_ID
-from yoi_daemon.model.settings import ObserveSettings, Settings
+from yoi_daemon.model.settings import ObserveSettings, Settings, StoreSettings
 from yoi_daemon.observe.server import ObserveServer
 
 TOKEN = "yoi_admin"
-NOW, BEFORE = "00112233aabbccdd", "feedfeedfeedfeed"
+BEFORE = "feedfeedfeedfeed"
 NAMES = names_of([TcpAddress("127.0.0.1", 7421)], [], [])
 
 
@@ -66,13 +65,14 @@ def settings() -> ObserveSettings:
 @pytest.fixture
 async def rig(tmp_path, settings, nursery) -> AsyncGenerator[Rig]:
     directories = Directories(tmp_path / "config", tmp_path / "state", tmp_path / "secrets")
+    directories.state.mkdir()
+    (directories.state / "epochs").write_text(BEFORE)
     async with (
         open_daemon(
             directories,
-            Settings(observe=settings),
+            Settings(observe=settings, store=StoreSettings(kind="memory")),
             Tokens(TOKEN),
             environ={},
-            epochs=Epochs(NOW, (BEFORE,)),
         ) as daemon,
         trio.open_nursery() as inner,
     ):

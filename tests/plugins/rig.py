@@ -20,6 +20,7 @@ from yoi_daemon.plugins.source import LoadFailed
 from yoi_daemon.plugins.sources import run_timers
 from yoi_daemon.plugins.watchdog import run_watchdog
 from yoi_daemon.sdk import Plugin
+from yoi_daemon.store.memory import MemoryStore
 
 
 class Rig:
@@ -52,6 +53,7 @@ class Rig:
             event_log=self.event_log,
             workers_for=lambda *_: None,
             clock=trio.current_time,
+            age_s=trio.current_time,
             wall_clock=ManualClock(),
             uniform=lambda low, high: (low + high) / 2,
             load=load,
@@ -117,7 +119,9 @@ def loaded_of(plugin: Plugin[Any], **config: Any) -> LoadedPlugin:
 async def open_rig() -> AsyncGenerator[Rig]:
     async with (
         open_event_log(
-            ObserveSettings(), epoch="00112233aabbccdd", wall_clock=ManualClock()
+            ObserveSettings(),
+            MemoryStore(new_epoch=lambda: "00112233aabbccdd"),
+            wall_clock=ManualClock(),
         ) as log,
         trio.open_nursery() as nursery,
     ):

@@ -4,9 +4,14 @@ import json
 import msgspec
 import pytest
 
+from tests.clocks import ManualClock
+from yoi_daemon.eventlog.group_commit import GroupCommitLog
+from yoi_daemon.eventlog.ring import Ring
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.plugins.deadletters import DeadLetters, detail_of, summary_of
 from yoi_daemon.plugins.delivery import AttemptRecord, Delivery
+from yoi_daemon.plugins.records import Records
+from yoi_daemon.store.memory import MemoryStore
 
 
 def delivery(number: int, payload: bytes = b"{}", **fields) -> Delivery:
@@ -24,8 +29,12 @@ def delivery(number: int, payload: bytes = b"{}", **fields) -> Delivery:
     )
 
 
-def letters(count: int = 0, **bounds) -> DeadLetters:
-    made = DeadLetters("gen", **bounds)
+def letters(count: int = 0, age_s=float, **bounds) -> DeadLetters:
+    store = MemoryStore(clock=float)
+    log = GroupCommitLog(
+        store, Ring(window_events=9, window_bytes=9, window_age_s=9, clock=float), wall_clock=float
+    )
+    made = DeadLetters("gen", Records("gen", log), age_s=age_s, **bounds)
     for number in range(count):
         made.add(delivery(number), "digest", f"t{number}")
     return made
@@ -106,3 +115,13 @@ def test_an_unknown_letter_is_refused(name):
     with pytest.raises(Refused, match="plugin gen has no dead letter evt_x") as caught:
         getattr(letters(1), name)("evt_x")
     assert caught.value.code == "event_not_found"
+
+
+def test_letters_grow_old_by_the_stores_own_clock():
+    clock = ManualClock(0)
+    made = letters(3, age_s=clock, max_age_s=60)
+    clock.advance(30)
+    made.add(delivery(3), "digest", "t3")
+    clock.advance(31)
+    made.expire()
+    assert (ids(made), made.let_go) == (["evt_003"], 3)

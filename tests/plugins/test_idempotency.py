@@ -19,7 +19,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def keys(clock) -> DeliveryKeys:
-    return DeliveryKeys(clock=clock, max_keys=3, max_age_s=60)
+    return DeliveryKeys("p", IngressReceipt, len, age_s=clock, max_keys=3, max_age_s=60)
 
 
 async def accept(keys: DeliveryKeys, key: str, name: str, body: bytes = b"{}", ingress="push"):

@@ -9,7 +9,7 @@ from yoi_daemon.sdk import AttemptClosedError, Plugin
 
 
 def test_values_are_kept_as_json_and_shared_with_nobody():
-    state, value = PluginState(), {"list": [1]}
+    state, value = PluginState("p", len), {"list": [1]}
     state.set("k", value)
     value["list"].append(2)
     state.get("k")["list"].append(3)
@@ -20,7 +20,7 @@ def test_values_are_kept_as_json_and_shared_with_nobody():
 
 
 def test_it_is_bounded_and_a_refusal_changes_nothing():
-    state = PluginState()
+    state = PluginState("p", len)
     for key, value, code in [
         ("", 1, "invalid_request"),
         ("k" * 201, 1, "invalid_request"),

@@ -5,7 +5,6 @@ from typing import Any
 
 import msgspec
 import structlog
-import trio
 from quart import Response
 from quart import request as quart_request
 from quart_trio import QuartTrio
@@ -26,6 +25,7 @@ from yoi_daemon.api.idempotency import Replies
 from yoi_daemon.api.routing import (
     BODY_TIMEOUT_S,
     MAX_BODY_BYTES,
+    Answer,
     Call,
     Lines,
     Route,
@@ -40,6 +40,7 @@ from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.front.access import Names, Principal, refuse_token_in_query
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.problem import internal_problem, problem
+from yoi_daemon.plugins.idempotency import DeliveryKeys
 
 DESCRIBED: tuple[Route, ...] = (
     *health.ROUTES,
@@ -66,7 +67,9 @@ def make_app(daemon: Daemon, names: Names, routes: Sequence[Route] = ROUTES) -> 
     app.config["RESPONSE_TIMEOUT"] = None
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True
-    replies = Replies(clock=trio.current_time, draining=daemon.draining)
+    keys = DeliveryKeys("", Answer, daemon.event_log.record, age_s=daemon.store.age_s)
+    keys.restore(daemon.kept_keys)
+    replies = Replies(keys, daemon.event_log, daemon.draining)
     for route in routes:
         app.add_url_rule(
             route.rule,

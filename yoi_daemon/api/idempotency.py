@@ -6,6 +6,7 @@ import msgspec
 import trio
 
 from yoi_daemon.api.routing import Answer, Answered, Call, Handler
+from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.plugins.idempotency import DeliveryKeys
 
 HEADER = "idempotency-key"
@@ -14,11 +15,15 @@ HEADER = "idempotency-key"
 class Replies:
     """The answers to keyed mutations of one daemon, within the window that delivery keys have.
 
-    A refusal is not kept: the same key may then be tried again.
+    A refusal is not kept: the same key may then be tried again. Effect and answer are two commits: of a
+    process killed between them, which told nobody, the key is not known after the restart.
     """
 
-    def __init__(self, *, clock: Callable[[], float], draining: trio.Event) -> None:
-        self._keys: DeliveryKeys[Answer] = DeliveryKeys(clock=clock)
+    def __init__(
+        self, keys: DeliveryKeys[Answer], event_log: EventLog, draining: trio.Event
+    ) -> None:
+        self._keys = keys
+        self._event_log = event_log
         self._draining = draining
 
     async def answer(self, call: Call, address: str, handler: Handler) -> Answered:
@@ -42,6 +47,7 @@ class Replies:
             assert isinstance(answer, Answer), "streamed answers are not keyed"
             encoded = msgspec.Raw(msgspec.json.encode(answer.value))
             first = Answer(encoded, answer.status)
+            await self._event_log.recorded(self._keys.record(at, key, body, first))
             return first
         finally:
             if first is None:

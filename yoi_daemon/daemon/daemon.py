@@ -30,9 +30,14 @@ from yoi_daemon.model.workers import Diagnostic, RuntimeSummary
 from yoi_daemon.plugins.host import PluginHost
 from yoi_daemon.registry.registry import Registry
 from yoi_daemon.runtime.embedded import EmbeddedRuntime
+from yoi_daemon.store.interface import Store
+from yoi_daemon.store.tables import IdempotencyKey
 from yoi_daemon.trusted_files import GROUP_WRITABLE, Trust
 
 NOT_DURABLE = "kept in memory: accepted events, the log and workers are lost when the process ends"
+
+
+LOW = "the disk is nearly full: nothing more is accepted until there is space; what was accepted goes on"
 
 
 class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +46,12 @@ class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     durable: bool
     note: str
+    low: bool
+    bytes: int
+    free_bytes: int
+    commits: int
+    commit_p50_ms: float
+    commit_p99_ms: float
 
 
 class LogStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,6 +120,8 @@ class Daemon:
         settings: Settings,
         tokens: Tokens,
         ids: IdSource,
+        store: Store,
+        kept_keys: Sequence[IdempotencyKey],
         event_log: EventLog,
         registry: Registry,
         plugins: PluginHost,
@@ -121,6 +134,9 @@ class Daemon:
         self.settings = settings
         self.tokens = tokens
         self.ids = ids
+        self.store = store
+        self.kept_keys = kept_keys
+        """The API's keys of earlier runs, oldest first."""
         self.event_log = event_log
         self.registry = registry
         self.plugins = plugins
@@ -144,10 +160,11 @@ class Daemon:
         """Since it was opened."""
         return trio.current_time() - self._started_s
 
-    def note_ready(self) -> None:
-        """The listeners answer."""
+    async def note_ready(self) -> None:
+        """The listeners answer; returns when that is committed: a daemon that cannot commit is not ready."""
         self._serves = True
-        self.append("daemon.ready", DaemonReady(version=self.version))
+        seq = self.append("daemon.ready", DaemonReady(version=self.version))
+        await self.event_log.committed(seq)
 
     def begin_draining(self) -> None:
         """Readiness goes off; everything long-lived is asked to end."""
@@ -170,16 +187,13 @@ class Daemon:
         log = self.event_log
         window = log.window()
         codes = self.not_ready()
-        kind = self.settings.store.kind
         return DaemonStatus(
             version=self.version,
             pid=os.getpid(),
             ready=not codes,
             not_ready=codes,
             uptime_s=round(self.uptime_s, 1),
-            store=StoreStatus(
-                kind=kind, durable=log.durable, note="" if log.durable else NOT_DURABLE
-            ),
+            store=self._store_status(),
             log=LogStatus(
                 epoch=log.cursors.epoch,
                 floor=log.cursors.encode(window.floor),
@@ -198,6 +212,21 @@ class Daemon:
             plugins=self.plugins.records(),
             runtimes=self.registry.summaries(),
             diagnostics=self._diagnostics(),
+        )
+
+    def _store_status(self) -> StoreStatus:
+        store, statistics = self.store, self.store.statistics()
+        note = LOW if statistics.low else "" if store.durable else NOT_DURABLE
+        return StoreStatus(
+            kind=store.kind,
+            durable=store.durable,
+            note=note,
+            low=statistics.low,
+            bytes=statistics.bytes,
+            free_bytes=statistics.free_bytes,
+            commits=statistics.commits,
+            commit_p50_ms=statistics.commit_p50_ms,
+            commit_p99_ms=statistics.commit_p99_ms,
         )
 
     def _diagnostics(self) -> tuple[Diagnostic, ...]:

@@ -34,6 +34,10 @@ LANE_OUTCOMES: tuple[str, ...] = (
 
 PLUGIN_COUNTERS: Mapping[str, tuple[str, str]] = {
     "accepted": ("yoi_lane_accepted_events", "Events accepted into the lane."),
+    "restored": (
+        "yoi_lane_restored_events",
+        "Events taken up again after a restart of the daemon.",
+    ),
     "restarted": (
         "yoi_plugin_restarts",
         "Restarts after a failure; the tries after giving up are not among them.",
@@ -143,11 +147,11 @@ class DaemonCollector(Collector):
         yield cuts
 
     def _store(self) -> Iterator[Metric]:
-        store = self._daemon.event_log.statistics().store
+        store = self._daemon.store
         durable = GaugeMetricFamily(
             "yoi_store_durable", "Whether what is accepted survives a power cut.", labels=["kind"]
         )
-        durable.add_metric([self._daemon.settings.store.kind], self._daemon.event_log.durable)
+        durable.add_metric([store.kind], store.durable)
         yield durable
         size = GaugeMetricFamily("yoi_store_bytes", "What the store takes on disk.")
         free = GaugeMetricFamily("yoi_store_free_bytes", "Room left on its disk.")
@@ -157,11 +161,12 @@ class DaemonCollector(Collector):
         commits = HistogramMetricFamily(
             "yoi_store_commit_duration_seconds", "How long a commit took, with its fsync."
         )
-        if store is not None:
-            size.add_metric([], store.bytes)
-            free.add_metric([], store.free_bytes)
-            low.add_metric([], store.is_low)
-            _add_histogram(commits, [], store.commits)
+        if store.durable:
+            told = store.statistics()
+            size.add_metric([], told.bytes)
+            free.add_metric([], told.free_bytes)
+            low.add_metric([], told.low)
+            _add_histogram(commits, [], told.commit_times)
         yield from (size, free, low, commits)
 
     def _runtimes(self) -> Iterator[Metric]:

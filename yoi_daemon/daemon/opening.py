@@ -8,7 +8,7 @@ from functools import partial
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.host import GrantedWorkers
 from yoi_daemon.daemon.metrics import register_metrics
-from yoi_daemon.daemon.statedir import Epochs
+from yoi_daemon.daemon.statedir import remember_epoch
 from yoi_daemon.eventlog.opening import open_event_log
 from yoi_daemon.front.access import Tokens
 from yoi_daemon.model.directories import Directories
@@ -20,6 +20,8 @@ from yoi_daemon.plugins.opening import open_plugins
 from yoi_daemon.registry.opening import open_registry
 from yoi_daemon.runtime.embedded import open_embedded_runtime
 from yoi_daemon.runtime.profiles import make_profiles
+from yoi_daemon.store.opening import open_store
+from yoi_daemon.store.tables import IDEMPOTENCY_KEY
 from yoi_daemon.trusted_files import Trust, trust_for
 
 
@@ -30,29 +32,32 @@ async def open_daemon(
     tokens: Tokens,
     environ: Mapping[str, str],
     *,
-    epochs: Epochs | None = None,
     trust: Trust | None = None,
     redaction: Redaction | None = None,
     wall_clock: Callable[[], float] = time.time,
 ) -> AsyncGenerator[Daemon]:
-    """Everything but the listeners; `environ` is what a reload reads overrides from, `epochs` the
-    log's name and those of earlier runs, `trust` whose files are taken, `redaction` is told of secrets.
+    """Everything but the listeners; `environ` is what a reload reads overrides from, `trust` whose
+    files are taken, `redaction` is told of secrets.
 
-    Providers outlive their users: the log is opened first and ends last.
+    Providers outlive their users: the store and the log are opened first and end last. Raises
+    `ConfigurationError`, `NotAllowed`, `StorageFailed`.
     """
     ids = IdSource(wall_clock)
     trust = trust_for(directories) if trust is None else trust
     loader = Loader(directories, trust, Redaction() if redaction is None else redaction)
-    async with open_event_log(
-        settings.observe,
-        epoch=None if epochs is None else epochs.current,
-        earlier_epochs=() if epochs is None else epochs.earlier,
-        wall_clock=wall_clock,
-    ) as event_log:
+    async with (
+        open_store(settings.store, directories.state) as store,
+        open_event_log(
+            settings.observe,
+            store,
+            earlier_epochs=remember_epoch(directories, store.epoch),
+            wall_clock=wall_clock,
+        ) as event_log,
+    ):
         profiles = make_profiles(settings.profiles)
         async with (
             open_embedded_runtime(
-                event_log, ids, profiles, settings.runtime, wall_clock=wall_clock
+                event_log, ids, profiles, settings.runtime, store=store, wall_clock=wall_clock
             ) as embedded,
             open_registry(
                 embedded, settings.runtimes, event_log, wall_clock=wall_clock
@@ -60,17 +65,21 @@ async def open_daemon(
             open_plugins(
                 loader,
                 settings,
+                store,
                 event_log,
                 ids,
                 partial(GrantedWorkers, registry),
                 wall_clock=wall_clock,
             ) as plugins,
         ):
+            kept_keys = await store.rows(IDEMPOTENCY_KEY, owner="")
             daemon = Daemon(
                 directories=directories,
                 settings=settings,
                 tokens=tokens,
                 ids=ids,
+                store=store,
+                kept_keys=sorted(kept_keys, key=lambda row: row.number),
                 event_log=event_log,
                 registry=registry,
                 plugins=plugins,

@@ -8,9 +8,9 @@ import secrets
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from yoi_daemon.model.cursor import EPOCH_BYTES, is_epoch
+from yoi_daemon.model.cursor import is_epoch
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import (
     ConfigFault,
@@ -78,15 +78,8 @@ def admin_token(directories: Directories) -> str:
     return token
 
 
-class Epochs(NamedTuple):
-    """The name of this run's log in memory, and the latest ones of earlier runs."""
-
-    current: str
-    earlier: tuple[str, ...]
-
-
-def begin_epoch(directories: Directories) -> Epochs:
-    """Makes an epoch and notes it in `<state>/epochs`, so that its cursors are known after a restart.
+def remember_epoch(directories: Directories, epoch: str) -> tuple[str, ...]:
+    """Notes the log's name in `<state>/epochs`; gives the earlier ones, so that their cursors are known.
 
     A file that does not read as epochs is begun anew. Raises `NotAllowed`, `StorageFailed`.
     """
@@ -95,12 +88,13 @@ def begin_epoch(directories: Directories) -> Epochs:
     try:
         with suppress(FileNotFoundError, UnicodeDecodeError):
             earlier = [line for line in path.read_text("ascii").split() if is_epoch(line)]
+        if epoch in earlier:
+            earlier.remove(epoch)
         earlier = earlier[-MAX_EPOCHS:]
-        current = secrets.token_hex(EPOCH_BYTES)
-        _write_whole(path, "\n".join([*earlier, current]) + "\n")
+        _write_whole(path, "\n".join([*earlier, epoch]) + "\n")
     except OSError as error:
         raise _failure(path, error) from error
-    return Epochs(current, tuple(earlier))
+    return tuple(earlier)
 
 
 def write_daemon_file(directories: Directories, content: dict[str, Any]) -> None:

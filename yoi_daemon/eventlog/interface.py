@@ -12,8 +12,9 @@ import msgspec
 from yoi_daemon.eventlog.entry import Entry
 from yoi_daemon.eventlog.filter import Filter
 from yoi_daemon.model.cursor import CursorCodec
+from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.events import Draft, Lane
-from yoi_daemon.model.histogram import HistogramSnapshot
+from yoi_daemon.store.tables import Changes
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,20 +39,8 @@ class LaneStatistics(msgspec.Struct, frozen=True, kw_only=True):
     scopes: int
 
 
-class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the log is kept on disk. `commits` are durations, with the fsync; `is_low` where it refuses events."""
-
-    bytes: int
-    free_bytes: int
-    is_low: bool
-    commits: HistogramSnapshot
-
-
 class LogStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """Counters since the start. `pending` events are numbered and not yet committed.
-
-    `store` is None for a log in memory.
-    """
+    """Counters since the start. `pending` events are numbered and not yet committed."""
 
     appended: int
     committed: int
@@ -61,7 +50,6 @@ class LogStatistics(msgspec.Struct, frozen=True, kw_only=True):
     commits: int
     window: Window
     lanes: dict[Lane, LaneStatistics]
-    store: StoreStatistics | None = None
 
 
 class PositionExpiredError(Exception):
@@ -103,6 +91,25 @@ class EventLog(Protocol):
         (`payload_too_large`, `invalid_event`) before a number is given, and `StorageFailed` when
         the log has failed.
         """
+        ...
+
+    def record(self, changes: Changes) -> int:
+        """Has changes of the store committed; gives what `recorded` waits for.
+
+        Synchronous. They are in one commit with what is appended before and after them in the same
+        stretch without a checkpoint. Raises `StorageFailed`.
+        """
+        ...
+
+    async def recorded(self, ticket: int) -> None:
+        """Waits until what `record` gave `ticket` for is committed. Cancelling the wait changes nothing.
+
+        Raises `StorageFailed` when it never will be.
+        """
+        ...
+
+    def refusal(self) -> Refused | None:
+        """Why nothing new may be accepted now, if so: `storage_low`, `queue_full`."""
         ...
 
     async def committed(self, seq: int) -> None:

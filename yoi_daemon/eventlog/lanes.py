@@ -2,6 +2,8 @@
 
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from yoi_daemon.eventlog.entry import Entry
 from yoi_daemon.eventlog.filter import Scope
@@ -15,22 +17,20 @@ _KEEP_CUT = 1024
 class Track:
     """Entries in order of number, let go of from the front."""
 
-    __slots__ = ("_entries", "_start")
+    __slots__ = ("_entries", "_start", "push")
 
     def __init__(self) -> None:
         self._entries: list[Entry] = []
         # Entries before it are let go; the list is cut now and then, not at each step.
         self._start = 0
+        self.push = self._entries.append
+        """Takes the next entry."""
 
     def __len__(self) -> int:
         return len(self._entries) - self._start
 
     def __getitem__(self, index: int) -> Entry:
         return self._entries[self._start + index]
-
-    def push(self, entry: Entry) -> None:
-        """Takes the next entry."""
-        self._entries.append(entry)
 
     def pop(self) -> Entry:
         """Lets go of the oldest."""
@@ -52,15 +52,20 @@ class Track:
 class RetentionLane:
     """One lane; its `floor` is the number of the last entry it let go of."""
 
-    def __init__(self, floor: int) -> None:
+    def __init__(
+        self,
+        floor: int,
+        shared_mark: int | None = None,
+        watermarks: Mapping[Scope, int] = MappingProxyType({}),
+    ) -> None:
         self.floor = floor
         self.bytes = 0
         self.evicted = 0
         self.entries = Track()
         self._tracks: dict[Scope, Track] = {}
-        self._watermarks: OrderedDict[Scope, int] = OrderedDict()
+        self._watermarks: OrderedDict[Scope, int] = OrderedDict(watermarks)
         # Of every scope that has no mark of its own: what was there before, and marks let go of.
-        self._shared_mark = floor
+        self._shared_mark = floor if shared_mark is None else shared_mark
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -75,8 +80,7 @@ class RetentionLane:
         self.entries.push(entry)
         self.bytes += len(entry.frame)
         for scope in _scopes(entry):
-            track = self._tracks.get(scope)
-            if track is None:
+            if (track := self._tracks.get(scope)) is None:
                 track = self._tracks[scope] = Track()
             track.push(entry)
 

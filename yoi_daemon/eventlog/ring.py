@@ -3,7 +3,7 @@
 Two lanes share it: a flood of one lane takes what the other leaves free of its half, never more.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import merge
 from typing import NamedTuple
 
@@ -43,13 +43,15 @@ class Ring:
         window_age_s: float,
         clock: Callable[[], float],
         head: int = 0,
+        lifecycle: RetentionLane | None = None,
+        volume: RetentionLane | None = None,
     ) -> None:
         self._max_events = window_events
         self._max_bytes = window_bytes
         self._max_age_s = window_age_s
         self._clock = clock
-        self._lifecycle = RetentionLane(head)
-        self._volume = RetentionLane(head)
+        self._lifecycle = lifecycle or RetentionLane(head)
+        self._volume = volume or RetentionLane(head)
         self._lanes: Mapping[Lane, RetentionLane] = {
             "lifecycle": self._lifecycle,
             "volume": self._volume,
@@ -97,12 +99,25 @@ class Ring:
                 soon = max(soon, lane.entries[len(lane) // 8].seq)
         return soon
 
+    def extend(self, entries: Sequence[Entry]) -> None:
+        """Takes the next entries, and lets go of what is beyond a bound."""
+        head = self.head
+        for entry in entries:
+            head += 1
+            assert entry.seq == head, "entries come in order of number"
+            self._lanes[lane_of(entry)].push(entry)
+        if entries:
+            self.head = head
+            self._let_go(entries[-1].monotonic_s)
+
     def push(self, entry: Entry) -> None:
-        """Takes the next entry, and lets go of what is beyond a bound."""
-        assert entry.seq == self.head + 1, "entries come in order of number"
+        """Takes the next entry."""
+        self.extend((entry,))
+
+    def restore(self, entry: Entry) -> None:
+        """Takes an entry of an earlier run: in order of number, though some between are gone."""
         self._lanes[lane_of(entry)].push(entry)
         self.head = entry.seq
-        self._let_go(entry.monotonic_s)
 
     def evict(self) -> None:
         """Lets go of what is beyond a bound by now."""
@@ -182,6 +197,10 @@ class Ring:
     def window(self) -> Window:
         """The bounds as they are."""
         return Window(floor=self.floor, head=self.head, events=len(self), bytes=self.bytes)
+
+    def floors(self) -> dict[Lane, int]:
+        """The number of the last entry each lane let go of."""
+        return {"lifecycle": self._lifecycle.floor, "volume": self._volume.floor}
 
     def lanes(self) -> dict[Lane, LaneStatistics]:
         """What each lane holds."""

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from math import floor
 from typing import Any, Literal
 
 import msgspec
@@ -203,6 +202,12 @@ class WorkerTurnGivenUp(Data, frozen=True):
     waited_s: float
 
 
+class WorkerTurnInterrupted(Data, frozen=True):
+    """`worker.turn.interrupted`: the daemon ended while the turn ran. It is not run again by itself."""
+
+    generation: int
+
+
 class WorkerTurnFinished(Data, frozen=True):
     """`worker.turn.finished`: the engine is done with the input."""
 
@@ -239,6 +244,7 @@ CATALOGUE: Mapping[str, type[Data]] = {
     "worker.turn.started": WorkerTurnStarted,
     "worker.item": WorkerItem,
     "worker.turn.given_up": WorkerTurnGivenUp,
+    "worker.turn.interrupted": WorkerTurnInterrupted,
     "worker.turn.finished": WorkerTurnFinished,
 }
 """Every kind the daemon itself emits. A plugin's own kinds are `<plugin_id>.<name>`, any JSON."""
@@ -274,11 +280,8 @@ class ObservationEvent(
 
 def format_time(unix_s: float) -> str:
     """Unix seconds as RFC 3339 in UTC with microseconds: `2026-01-02T03:04:05.000006Z`."""
-    second = floor(unix_s)
-    microsecond = round((unix_s - second) * 1e6)
-    if microsecond == 1_000_000:
-        second, microsecond = second + 1, 0
-    return f"{_format_second(second)}.{microsecond:06d}Z"
+    second, microsecond = divmod(round(unix_s * 1e6), 1_000_000)
+    return f"{_format_second(second)}.{str(microsecond).zfill(6)}Z"
 
 
 @lru_cache(maxsize=4)

@@ -42,7 +42,9 @@ class ObserveSettings(Section, frozen=True):
 class StoreSettings(Section, frozen=True):
     """`[store]`: where accepted events and the log are kept."""
 
-    kind: Literal["memory"] = "memory"
+    kind: Literal["sqlite", "memory"] = "sqlite"
+    low_bytes: Bytes = 67_108_864
+    reserve_bytes: Bytes = 16_777_216
 
 
 class DaemonSettings(Section, frozen=True):

@@ -158,6 +158,8 @@ class Session:
         now = trio.current_time()
         if self._drain_at == inf:
             self._drain_at = now + self._drain.delay_s()
+            # That it drains was numbered before it was seen, and is told too.
+            await self._log.committed(self._log.appended)
         if now < self._drain_at or self._log.head > subscriber.position:
             return False
         self._bookmark(subscriber, "draining")

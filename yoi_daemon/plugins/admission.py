@@ -101,7 +101,7 @@ class Admission:
 
     def tick(self, service: Service, spec: IngressSpec) -> None:
         """Queues a timer's event, unless one of it still waits or the queue is full: both are `skipped`."""
-        if service.refusal() is not None:
+        if service.refusal() is not None or self._event_log.refusal() is not None:
             return
         payload = msgspec.json.encode({"scheduled_at": format_time(self._wall_clock())})
         if service.lane.is_waiting(spec.name) or not service.lane.has_room(len(payload)):
@@ -187,6 +187,8 @@ class Admission:
         """
         lane, size = service.lane, delivery.size
         self._refuse_closed(service)
+        if (refused := self._event_log.refusal()) is not None:
+            raise refused
         if not lane.has_room(size):
             match spec.overflow:
                 case "reject":
@@ -296,4 +298,9 @@ class Admission:
             queue_depth=depth,
             cursor=self._event_log.cursors.encode(seq),
         )
+        # No checkpoint since the number: event, key and place in the queue are in one commit.
+        delivery.position = seq
+        service.records.accepted(delivery)
+        if key is not None:
+            service.delivery_keys.record(delivery.ingress, key, delivery.payload, receipt)
         return receipt, seq

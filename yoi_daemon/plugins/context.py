@@ -37,8 +37,9 @@ class WorkersFor(Protocol):
 class FencedState:
     """Implements `sdk.State` for one call: what is written after the verdict is refused."""
 
-    def __init__(self, state: PluginState, check: Check) -> None:
+    def __init__(self, state: PluginState, event_log: EventLog, check: Check) -> None:
         self._state = state
+        self._event_log = event_log
         self._check = check
 
     async def get(self, key: str) -> Any:
@@ -48,12 +49,12 @@ class FencedState:
     async def set(self, key: str, value: Any) -> None:
         await trio.lowlevel.checkpoint()
         self._check()
-        self._state.set(key, value)
+        await self._event_log.recorded(self._state.set(key, value))
 
     async def delete(self, key: str) -> None:
         await trio.lowlevel.checkpoint()
         self._check()
-        self._state.delete(key)
+        await self._event_log.recorded(self._state.delete(key))
 
     async def keys(self) -> list[str]:
         await trio.lowlevel.checkpoint()
@@ -104,9 +105,9 @@ class CallContext:
         self,
         surroundings: Surroundings,
         check: Check,
-        *,
         correlation_id: str | None = None,
         event_id: str | None = None,
+        *,
         stack: AsyncExitStack | None = None,
     ) -> None:
         self._surroundings = surroundings
@@ -133,7 +134,8 @@ class CallContext:
 
     @property
     def state(self) -> FencedState:
-        return FencedState(self._surroundings.state, self._check)
+        around = self._surroundings
+        return FencedState(around.state, around.event_log, self._check)
 
     @property
     def workers(self) -> Workers:

@@ -1,17 +1,24 @@
 """Events no attempt could handle, kept byte-exact for an operator."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any
 
 import msgspec
 
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.plugins.delivery import AttemptRecord, Delivery
+from yoi_daemon.plugins.records import Records
+from yoi_daemon.store.tables import DeadLetterRow
 
 MAX_DEAD_LETTERS = 10_000
 MAX_DEAD_LETTER_BYTES = 104_857_600
-"""100 MiB and 10,000 for each plugin; beyond either the oldest is let go, and counted."""
+MAX_DEAD_LETTER_AGE_S = 1_209_600.0
+"""10,000, 100 MiB and 14 days for each plugin; beyond any of them the oldest is let go, and counted."""
+
+
+EXPIRED_AT_ONCE = 100
 
 
 class RateLimit:
@@ -44,6 +51,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     delivery: Delivery
     digest: str
     died_at: str
+    age_s: float
 
 
 class DeadLetterSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,11 +83,17 @@ class DeadLetters:
     def __init__(
         self,
         plugin_id: str,
+        records: Records,
         *,
+        age_s: Callable[[], float],
         max_letters: int = MAX_DEAD_LETTERS,
         max_bytes: int = MAX_DEAD_LETTER_BYTES,
+        max_age_s: float = MAX_DEAD_LETTER_AGE_S,
     ) -> None:
         self._plugin_id = plugin_id
+        self._records = records
+        self._age_s = age_s
+        self._max_age_s = max_age_s
         self._max_letters = max_letters
         self._max_bytes = max_bytes
         self._letters: dict[str, DeadLetter] = {}
@@ -93,17 +107,45 @@ class DeadLetters:
     def add(self, delivery: Delivery, digest: str, died_at: str) -> None:
         """Keeps an event; lets the oldest go beyond a bound."""
         letter = DeadLetter(
-            plugin_id=self._plugin_id, delivery=delivery, digest=digest, died_at=died_at
+            plugin_id=self._plugin_id,
+            delivery=delivery,
+            digest=digest,
+            died_at=died_at,
+            age_s=self._age_s(),
         )
         if delivery.event_id in self._letters:
-            self.remove(delivery.event_id)
+            self.take(delivery.event_id)
+        self._records.died(delivery, digest, died_at, letter.age_s)
         self._letters[delivery.event_id] = letter
         self._bytes += delivery.size
         while len(self._letters) > 1 and (
             len(self._letters) > self._max_letters or self._bytes > self._max_bytes
         ):
-            self.remove(next(iter(self._letters)))
-            self.let_go += 1
+            self._let_go_oldest()
+        self.expire()
+
+    def restore(self, delivery: Delivery, row: DeadLetterRow) -> None:
+        """Keeps a letter of an earlier run; they come oldest first."""
+        self._letters[delivery.event_id] = DeadLetter(
+            plugin_id=self._plugin_id,
+            delivery=delivery,
+            digest=row.digest,
+            died_at=row.died_at,
+            age_s=row.age_s,
+        )
+        self._bytes += delivery.size
+
+    def expire(self) -> None:
+        """Lets go of a few of the letters that are too old."""
+        oldest_s = self._age_s() - self._max_age_s
+        for letter in list(islice(self._letters.values(), EXPIRED_AT_ONCE)):
+            if letter.age_s >= oldest_s:
+                return
+            self._let_go_oldest()
+
+    def _let_go_oldest(self) -> None:
+        self.remove(next(iter(self._letters)))
+        self.let_go += 1
 
     def get(self, event_id: str) -> DeadLetter:
         """One letter. Raises `Refused` (`event_not_found`)."""
@@ -116,7 +158,13 @@ class DeadLetters:
         return letter
 
     def remove(self, event_id: str) -> DeadLetter:
-        """Takes one letter out. Raises `Refused` (`event_not_found`)."""
+        """Lets go of one letter for good. Raises `Refused` (`event_not_found`)."""
+        letter = self.take(event_id)
+        self._records.let_go(event_id)
+        return letter
+
+    def take(self, event_id: str) -> DeadLetter:
+        """Takes one letter out, for another delivery. Raises `Refused` (`event_not_found`)."""
         letter = self.get(event_id)
         del self._letters[event_id]
         self._bytes -= letter.delivery.size

@@ -25,7 +25,8 @@ class Delivery:
     """An accepted event, as bytes: what the host keeps, and all a handler is told of it.
 
     `size` is what it counts against `queue_bytes`. `attempt` is the number of the latest attempt,
-    `failures` how many of them used one up (an interrupted one does not).
+    `failures` how many of them used one up (an interrupted one does not). `position` is the number of
+    the acceptance. A `is_suspect` event may have ended the process before: it is attempted by itself.
     """
 
     __slots__ = (
@@ -39,8 +40,10 @@ class Delivery:
         "failures",
         "headers",
         "ingress",
+        "is_suspect",
         "not_before",
         "payload",
+        "position",
         "redelivery_of",
         "size",
         "source",
@@ -73,8 +76,10 @@ class Delivery:
         self.redelivery_of = redelivery_of
         self.size = len(payload) + (0 if body is payload else len(body))
         self.size += sum(len(name) + len(value) for name, value in self.headers.items())
+        self.position = 0
         self.attempt = 0
         self.failures = 0
+        self.is_suspect = False
         self.attempts: list[AttemptRecord] = []
         self.not_before = 0.0
         self.withdrawn = False

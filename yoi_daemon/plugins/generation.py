@@ -288,11 +288,9 @@ class Generation:
         surroundings = self.surroundings
 
         def context_for(attempt: Attempt) -> CallContext:
+            delivery = attempt.delivery
             return CallContext(
-                surroundings,
-                attempt.check,
-                correlation_id=attempt.delivery.correlation_id,
-                event_id=attempt.delivery.event_id,
+                surroundings, attempt.check, delivery.correlation_id, delivery.event_id
             )
 
         return InlineExecutor(self.loaded, context_for)

@@ -1,6 +1,6 @@
 """All plugins of the daemon: looked up, commanded, reloaded, stopped."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 
@@ -22,7 +22,7 @@ class PluginHost:
         loader: Loader,
         admission: Admission,
         spawn: Callable[[Service], None],
-        make: Callable[[str, PluginSettings], Service],
+        make: Callable[[str, PluginSettings], Awaitable[Service]],
     ) -> None:
         self._loader = loader
         self._spawn = spawn
@@ -77,7 +77,7 @@ class PluginHost:
         for change in plan.changes:
             service = self._services.get(change.plugin_id)
             if service is None:
-                service = self._make(change.plugin_id, change.settings)
+                service = await self._make(change.plugin_id, change.settings)
                 service.adopt(change.loaded)
                 self.add(service)
             else:

@@ -2,13 +2,14 @@
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 import msgspec
 import trio
 
 from yoi_daemon.model.errors import Refused
+from yoi_daemon.store.tables import IDEMPOTENCY_KEY, Changes, IdempotencyKey
 
 R = TypeVar("R", bound=msgspec.Struct)
 """The first answer."""
@@ -22,20 +23,42 @@ MAX_KEY_CHARS = 200
 class _Known(msgspec.Struct, Generic[R], frozen=True):
     digest: bytes
     receipt: R
-    expires_s: float
+    age_s: float
 
 
 class DeliveryKeys(Generic[R]):
-    """The keys of one plugin, or of the API. A key belongs to an ingress, or to a token and an address; `clock` gives monotonic seconds."""
+    """The keys of one plugin (`owner`), or of the API, where it is empty.
+
+    A key belongs to an ingress, or to a token and an address. `receipt_type` is the answers' type,
+    which is JSON in the store; `record` has changes committed and gives a ticket; `age_s` gives the seconds they age by.
+    """
 
     def __init__(
-        self, *, clock: Callable[[], float], max_keys: int = MAX_KEYS, max_age_s: float = MAX_AGE_S
+        self,
+        owner: str,
+        receipt_type: type[R],
+        record: Callable[[Changes], int],
+        *,
+        age_s: Callable[[], float],
+        max_keys: int = MAX_KEYS,
+        max_age_s: float = MAX_AGE_S,
     ) -> None:
-        self._clock = clock
+        self._owner = owner
+        self._decoder = msgspec.json.Decoder(receipt_type)
+        self._record = record
+        self._age_s = age_s
+        self._number = 0
         self._max_keys = max_keys
         self._max_age_s = max_age_s
         self._known: OrderedDict[tuple[str, str], _Known[R]] = OrderedDict()
         self._under_way: dict[tuple[str, str], trio.Event] = {}
+
+    def restore(self, rows: Iterable[IdempotencyKey]) -> None:
+        """Takes up the keys of an earlier run, oldest first."""
+        for row in rows:
+            receipt = self._decoder.decode(row.answer)
+            self._known[row.scope, row.key] = _Known(row.digest, receipt, row.age_s)
+            self._number = row.number
 
     async def claim(self, ingress: str, key: str, body: bytes) -> R | None:
         """The first answer to this key, or None: then the key is the caller's until `settle` or `abandon`.
@@ -65,20 +88,37 @@ class DeliveryKeys(Generic[R]):
 
     def settle(self, ingress: str, key: str, body: bytes, receipt: R) -> None:
         """The event was committed; the key answers so from now on. Synchronous."""
-        at = (ingress, key)
-        self._known[at] = _Known(_digest(body), receipt, self._clock() + self._max_age_s)
+        self._known[ingress, key] = _Known(_digest(body), receipt, self._age_s())
         if len(self._known) > self._max_keys:
-            self._known.popitem(last=False)
+            self._let_go_oldest()
         self.abandon(ingress, key)
+
+    def record(self, ingress: str, key: str, body: bytes, receipt: R) -> int:
+        """Has the key and its answer committed; gives the ticket. Synchronous; `settle` is to follow."""
+        self._number += 1
+        row = IdempotencyKey(
+            self._owner,
+            ingress,
+            key,
+            self._number,
+            _digest(body),
+            self._age_s(),
+            msgspec.json.encode(receipt),
+        )
+        return self._record((IDEMPOTENCY_KEY.put(row),))
 
     def abandon(self, ingress: str, key: str) -> None:
         """The event was not accepted; the key is free. Synchronous."""
         self._under_way.pop((ingress, key)).set()
 
     def _expire(self) -> None:
-        now = self._clock()
-        while self._known and next(iter(self._known.values())).expires_s <= now:
-            self._known.popitem(last=False)
+        oldest_s = self._age_s() - self._max_age_s
+        while self._known and next(iter(self._known.values())).age_s <= oldest_s:
+            self._let_go_oldest()
+
+    def _let_go_oldest(self) -> None:
+        (ingress, key), _ = self._known.popitem(last=False)
+        self._record((IDEMPOTENCY_KEY.drop(self._owner, ingress, key),))
 
 
 def _digest(body: bytes) -> bytes:

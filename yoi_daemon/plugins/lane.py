@@ -2,14 +2,15 @@
 
 Admission reserves room synchronously, before the commit; the room is given back at the event's end.
 So the channel itself is never the limit, and depth counts everything unfinished: being committed,
-queued, parked for a retry, in hand. Handlers run one at a time. Up to 64 events share one cancel
+queued, parked for a retry, claimed, in hand. Handlers run one at a time. On a durable store up to 64
+events are claimed together: their attempts are committed before the first of their handlers runs. Up to 64 events share one cancel
 scope, and one watchdog serves all lanes, because a deadline of its own would cost an event about as
 much as all the rest of its way through the lane (`scripts/bench dispatch`).
 """
 
 import heapq
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -19,6 +20,7 @@ from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.settings import PluginSettings
 from yoi_daemon.plugins.delivery import Attempt, Delivery, Failure, LaneLimits
 from yoi_daemon.plugins.executor import Executor
+from yoi_daemon.plugins.records import Records
 
 BATCH_EVENTS = 64
 SLICE_S = 0.005
@@ -50,10 +52,16 @@ class Lane:
     """One service's queue and its dispatcher. It outlives the service's restarts."""
 
     def __init__(
-        self, limits: LaneLimits, judge: Judge, *, clock: Callable[[], float] = trio.current_time
+        self,
+        limits: LaneLimits,
+        judge: Judge,
+        records: Records,
+        *,
+        clock: Callable[[], float] = trio.current_time,
     ) -> None:
         self.limits = limits
         self._judge = judge
+        self._records = records
         self._clock = clock
         # Twice the capacity: withdrawn events leave their shells in the channel until taken.
         self._send, self._receive = trio.open_memory_channel[Delivery](2 * limits.queue_events)
@@ -61,6 +69,7 @@ class Lane:
         self._reserved = 0
         self._reserved_bytes = 0
         self._front: deque[Delivery] = deque()
+        self._claimed: deque[Delivery] = deque()
         self._parked: list[tuple[float, str, Delivery]] = []
         self._idle: trio.CancelScope | None = None
         self._draining = False
@@ -116,6 +125,14 @@ class Lane:
             for queued in (*self._take_queued(), delivery):
                 self._send.send_nowait(queued)
 
+    def restore(self, deliveries: Sequence[Delivery]) -> None:
+        """Queues what an earlier run accepted, in this order, even beyond the limits. Before any dispatch."""
+        for delivery in deliveries:
+            self._unfinished[delivery.event_id] = delivery
+            self._front.append(delivery)
+            self._reserved += 1
+            self._reserved_bytes += delivery.size
+
     def withdraw(self, delivery: Delivery) -> None:
         """Takes back an event that still waits in the queue, and its room with it."""
         delivery.withdrawn = True
@@ -166,10 +183,14 @@ class Lane:
     def hold(self, delivery: Delivery, delay_s: float) -> None:
         """Tries again after `delay_s`; the lane waits."""
         delivery.not_before = self._clock() + delay_s
-        self._front.appendleft(delivery)
+        self._put_first(delivery)
 
     def put_back(self, delivery: Delivery) -> None:
         """Keeps an interrupted event at the head of the queue for the service's next start."""
+        self._put_first(delivery)
+
+    def _put_first(self, delivery: Delivery) -> None:
+        self._unclaim()
         self._front.appendleft(delivery)
 
     # -- dispatch
@@ -187,6 +208,7 @@ class Lane:
     def seal(self) -> None:
         """The handler in hand was given up for good: nothing follows it."""
         self.is_sealed = True
+        self._unclaim()
 
     def _wake_dispatcher(self) -> None:
         if self._idle is not None:
@@ -210,10 +232,57 @@ class Lane:
         Cancelled, the event in hand is judged as `interruption` says, and the others stay where they are.
         """
         self._draining = self._halted = False
-        while (delivery := await self._next_or_wait()) is not None:
-            await self._run_batch(delivery, executor, interruption)
-            if self._front:
-                await trio.lowlevel.checkpoint()  # the queue is not empty, so nothing else yields
+        try:
+            while (delivery := await self._claimed_or_next()) is not None:
+                await self._run_batch(delivery, executor, interruption)
+                if self._front or self._claimed:
+                    await (
+                        trio.lowlevel.checkpoint()
+                    )  # the queue is not empty, so nothing else yields
+        finally:
+            self._unclaim()
+
+    async def _claimed_or_next(self) -> Delivery | None:
+        if not self._claimed:
+            delivery = await self._next_or_wait()
+            if delivery is None:
+                return None
+            self._claim(delivery)
+            if self._records.durable:
+                self._claim_following(delivery)
+                await self._records.claim(list(self._claimed))
+        return None if self._halted or self.is_sealed else self._claimed.popleft()
+
+    def _claim(self, delivery: Delivery) -> None:
+        delivery.attempt += 1
+        self._claimed.append(delivery)
+
+    def _claim_following(self, delivery: Delivery) -> None:
+        """Claims what comes after it for the same commit; a suspect is claimed alone."""
+        while len(self._claimed) < BATCH_EVENTS and not delivery.is_suspect:
+            following = self._next()
+            if following is None:
+                return
+            if following.is_suspect:
+                self._front.appendleft(following)
+                return
+            self._claim(following)
+
+    def _unclaim(self) -> None:
+        """Gives back what was claimed and is not in hand, ahead of all that waits."""
+        for delivery in reversed(self._claimed):
+            delivery.attempt -= 1
+            self._records.waits(delivery)
+            self._front.appendleft(delivery)
+        self._claimed.clear()
+
+    def _following(self) -> Delivery | None:
+        """The event to go on with in the batch under way."""
+        if not self._claimed and not self._records.durable and (delivery := self._next()):
+            self._claim(delivery)
+        if not self._claimed or self._halted or self.is_sealed:
+            return None
+        return self._claimed.popleft()
 
     async def _run_batch(
         self, delivery: Delivery, executor: Executor, interruption: Callable[[], Failure]
@@ -224,22 +293,22 @@ class Lane:
             # The inner scope is shielded when a handler is given up for wedged: what swallows a pending
             # cancellation would otherwise spin a core.
             with trio.CancelScope() as scope, trio.CancelScope() as give_up:
-                begun_s = self._clock()
+                begun_s = now = self._clock()
                 for _ in range(BATCH_EVENTS):
-                    attempt = self._begin(delivery, scope, give_up)
+                    attempt = self._begin(delivery, now, scope, give_up)
                     failure = await executor.handle(attempt)
                     if attempt.is_late:
                         break  # although it came back: the verdict cancelled the scope, which is spent
-                    ended_s = self._end(attempt, failure)
+                    now = self._end(attempt, failure)
                     attempt = None
-                    following = self._next()
+                    following = self._following()
                     if following is None:
                         return
                     delivery = following
-                    if ended_s - begun_s > SLICE_S:
+                    if now - begun_s > SLICE_S:
                         break
                 if attempt is None:
-                    self._front.appendleft(delivery)
+                    self._claimed.appendleft(delivery)
         except BaseException:
             # Only somebody else's cancellation comes here: what a handler raises is a value.
             if attempt is not None and not attempt.is_wedged:
@@ -253,11 +322,9 @@ class Lane:
             self._end(attempt, LATE)
 
     def _begin(
-        self, delivery: Delivery, scope: trio.CancelScope, give_up: trio.CancelScope
+        self, delivery: Delivery, now: float, scope: trio.CancelScope, give_up: trio.CancelScope
     ) -> Attempt:
-        delivery.attempt += 1
-        attempt = Attempt(delivery, self._clock(), self.limits, scope, give_up)
-        self.current = attempt
+        self.current = attempt = Attempt(delivery, now, self.limits, scope, give_up)
         return attempt
 
     def _end(self, attempt: Attempt, failure: Failure | None) -> float:

@@ -15,16 +15,19 @@ from yoi_daemon.plugins.admission import Admission
 from yoi_daemon.plugins.context import WorkersFor
 from yoi_daemon.plugins.host import PluginHost
 from yoi_daemon.plugins.loading import LoadedPlugin, Loader
+from yoi_daemon.plugins.records import restore
 from yoi_daemon.plugins.service import Parts, Service
 from yoi_daemon.plugins.source import LoadFailed
 from yoi_daemon.plugins.sources import run_timers
 from yoi_daemon.plugins.watchdog import run_watchdog
+from yoi_daemon.store.interface import Store
 
 
 @asynccontextmanager
 async def open_plugins(
     loader: Loader,
     settings: Settings,
+    store: Store,
     event_log: EventLog,
     ids: IdSource,
     workers_for: WorkersFor,
@@ -53,7 +56,9 @@ async def open_plugins(
     parts = Parts(
         event_log=event_log,
         workers_for=workers_for,
-        clock=trio.current_time,
+        # The clock itself: `trio.current_time` finds it anew each time, and a lane asks for every event.
+        clock=trio.lowlevel.current_clock().current_time,
+        age_s=store.age_s,
         wall_clock=wall_clock,
         uniform=uniform,
         load=load,
@@ -67,15 +72,19 @@ async def open_plugins(
             def spawn(service: Service) -> None:
                 nursery.start_soon(service.supervise, name=f"supervise {service.plugin_id}")
 
-            def make(plugin_id: str, plugin_settings: PluginSettings) -> Service:
-                return Service(plugin_id, plugin_settings, parts)
+            async def make(plugin_id: str, plugin_settings: PluginSettings) -> Service:
+                service = Service(plugin_id, plugin_settings, parts)
+                # Of one that was here before, the last words may still be on their way.
+                await event_log.recorded(event_log.record(()))
+                service.restore(await restore(store, plugin_id, trio.current_time()))
+                return service
 
             host = PluginHost(loader, admission, spawn, make)
             host.faults = discovery.faults
             nursery.start_soon(run_watchdog, host.watched)
             for plugin_id in discovery.found:
                 if settings.is_enabled(plugin_id):
-                    host.add(make(plugin_id, settings.for_plugin(plugin_id)))
+                    host.add(await make(plugin_id, settings.for_plugin(plugin_id)))
             try:
                 yield host
             finally:

@@ -29,6 +29,7 @@ from yoi_daemon.plugins.idempotency import DeliveryKeys
 from yoi_daemon.plugins.lane import Lane, lane_limits
 from yoi_daemon.plugins.lifecycle import Lifecycle
 from yoi_daemon.plugins.loading import LoadedPlugin
+from yoi_daemon.plugins.records import Records, Restored
 from yoi_daemon.plugins.restart import RestartPolicy
 from yoi_daemon.plugins.settlement import Settlement
 from yoi_daemon.plugins.source import LoadFailed
@@ -40,11 +41,15 @@ LOAD_TIMEOUT_S = 30.0
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the host gives every service. Clocks give seconds; `uniform(low, high)` is chance."""
+    """What the host gives every service. Clocks give seconds; `uniform(low, high)` is chance.
+
+    `age_s` is the store's own clock, which dead letters and keys age by.
+    """
 
     event_log: EventLog
     workers_for: WorkersFor
     clock: Callable[[], float]
+    age_s: Callable[[], float]
     wall_clock: Callable[[], float]
     uniform: Callable[[float, float], float]
     load: Callable[[str, PluginSettings], LoadedPlugin]
@@ -72,20 +77,26 @@ class Service:
         self.lifecycle = Lifecycle(
             plugin_id, parts.event_log, self._logger, clock=parts.clock, wall_clock=parts.wall_clock
         )
-        self.dead_letters = DeadLetters(plugin_id)
-        self.delivery_keys: DeliveryKeys[IngressReceipt] = DeliveryKeys(clock=parts.clock)
-        self._state = PluginState()
+        self.records = Records(plugin_id, parts.event_log)
+        self.dead_letters = DeadLetters(plugin_id, self.records, age_s=parts.age_s)
+        self.delivery_keys = DeliveryKeys(
+            plugin_id, IngressReceipt, parts.event_log.record, age_s=parts.age_s
+        )
+        self._state = PluginState(plugin_id, parts.event_log.record)
         self._redeliveries = RateLimit(parts.clock())
         self.settlement = Settlement(
             plugin_id,
             settings,
             parts.event_log,
             self.dead_letters,
+            self.records,
             self._logger,
             wall_clock=parts.wall_clock,
             uniform=parts.uniform,
         )
-        self.lane = Lane(lane_limits(settings), self.settlement.judge, clock=parts.clock)
+        self.lane = Lane(
+            lane_limits(settings), self.settlement.judge, self.records, clock=parts.clock
+        )
         self._supervisor = Supervisor(
             settings,
             lane=self.lane,
@@ -211,7 +222,7 @@ class Service:
         self._redeliveries.check(self._parts.clock(), self.settings.redeliver_per_s)
         self.lane.reserve(letter.delivery.size)
         self._redeliveries.count()
-        return self.dead_letters.remove(event_id).delivery
+        return self.dead_letters.take(event_id).delivery
 
     def report_unfinished(self) -> int:
         """Says how many accepted events are not handled, as an event and a log line; gives their count."""
@@ -222,6 +233,12 @@ class Service:
             self._append("plugin.ingress.unfinished", IngressUnfinished(count=count, kept=durable))
             self._logger.warning("events not handled", count=count, kept=durable)
         return count
+
+    def restore(self, restored: Restored) -> None:
+        """Takes up what an earlier run left in the store. Before `supervise`."""
+        self.settlement.restore(self.lane, restored)
+        self.delivery_keys.restore(restored.keys)
+        self._state.restore(restored.values)
 
     # -- the task
 
@@ -353,6 +370,7 @@ class Service:
     def on_tick(self, now: float) -> None:
         """See `Watched`. A service that was healthy long enough has its restarts forgotten."""
         self.settlement.report_displaced(now)
+        self.dead_letters.expire()
         healthy = self.lifecycle.state == "running" and (
             now - self.lifecycle.since_s >= self.settings.restart_healthy_s
         )

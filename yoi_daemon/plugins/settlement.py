@@ -17,6 +17,7 @@ from yoi_daemon.model.settings import PluginSettings
 from yoi_daemon.plugins.deadletters import DeadLetters
 from yoi_daemon.plugins.delivery import Attempt, AttemptRecord, Delivery, Failure, Fault
 from yoi_daemon.plugins.lane import LATE, Lane
+from yoi_daemon.plugins.records import CLAIMED_ALONE, NOT_CLAIMED, Records, Restored
 
 TIMES_KEPT = 256
 DURATION_BOUNDS_S = (
@@ -30,12 +31,18 @@ MAX_RETRY_AFTER_S = 86_400.0
 Displacement = Literal["dropped", "coalesced"]
 
 
+DIED = Failure(
+    outcome="interrupted",
+    code="process_died",
+    message="the daemon's process died while this event was in hand",
+)
+
+
 class _Displaced:
     """Events of one ingress that lost their place and were not reported yet."""
 
     def __init__(self) -> None:
-        self.count = 0
-        self.last_event_id = ""
+        self.deliveries: list[Delivery] = []
         self.reported_s = -inf
 
 
@@ -48,6 +55,7 @@ class Settlement:
         settings: PluginSettings,
         event_log: EventLog,
         dead_letters: DeadLetters,
+        records: Records,
         logger: FilteringBoundLogger,
         *,
         wall_clock: Callable[[], float],
@@ -57,6 +65,7 @@ class Settlement:
         self._settings = settings
         self._event_log = event_log
         self._dead_letters = dead_letters
+        self._records = records
         self._logger = logger
         self._wall_clock = wall_clock
         self._uniform = uniform
@@ -74,18 +83,20 @@ class Settlement:
     ) -> None:
         """See `lane.Judge`."""
         delivery = attempt.delivery
-        duration_ms = round(duration_s * 1000, 3)
+        duration_ms = _milliseconds(duration_s)
         self._times_ms.append(duration_ms)
         self.durations.observe(duration_s)
         if failure is None:
             self.counters["handled"] += 1
             self._emit("handled", delivery, duration_ms)
+            self._records.ended(delivery)
             lane.finish(delivery)
             return
         if failure.outcome == "interrupted":
             self.counters["interrupted"] += 1
             delivery.attempts.append(self._record(delivery, failure, duration_ms, duration_s))
             self._emit("interrupted", delivery, duration_ms, failure)
+            self._records.waits(delivery)
             lane.put_back(delivery)
             return
         delivery.failures += 1
@@ -98,29 +109,56 @@ class Settlement:
         self.note_error(failure, delivery.event_id)
         if is_last:
             self._emit(failure.outcome, delivery, duration_ms, failure)
-            self._bury(lane, delivery, failure)
+            self._bury(delivery, failure)
+            lane.finish(delivery)
             return
         delay_s = self._delay(delivery.failures, failure)
         if failure.outcome != "retry_scheduled":
             self.counters["retry_scheduled"] += 1
         self._emit(failure.outcome, delivery, duration_ms, failure, delay_s)
+        self._records.waits(delivery)
         (lane.hold if self._holds(delivery.ingress) else lane.park)(delivery, delay_s)
 
     def judge_wedged(self, attempt: Attempt, duration_s: float) -> None:
-        """The verdict on a handler that was given up. Its event ends with the lane: it stays unfinished."""
-        delivery, duration_ms = attempt.delivery, round(duration_s * 1000, 3)
+        """The verdict on a handler that was given up. Its event stays unfinished: the lane ends with it."""
+        delivery, duration_ms = attempt.delivery, _milliseconds(duration_s)
         self.counters[LATE.outcome] += 1
+        delivery.failures += 1
         self.durations.observe(duration_s)
         delivery.attempts.append(self._record(delivery, LATE, duration_ms, duration_s))
         self._emit(LATE.outcome, delivery, duration_ms, LATE)
+        self._records.waits(delivery)
+
+    def restore(self, lane: Lane, restored: Restored) -> None:
+        """Takes up what an earlier run left. Before any dispatch.
+
+        An event that was alone in hand when the process died is charged an attempt. One of several
+        is not, but is attempted by itself from now on.
+        """
+        for delivery, letter in restored.dead:
+            self._dead_letters.restore(delivery, letter)
+        lane.restore([delivery for delivery, _ in restored.waiting])
+        if restored.waiting:
+            self.counters["restored"] += len(restored.waiting)
+        for delivery, claim in restored.waiting:
+            delivery.is_suspect = claim != NOT_CLAIMED
+            if claim == CLAIMED_ALONE:
+                delivery.failures += 1
+                delivery.attempts.append(self._record(delivery, DIED, 0, 0))
+                self.counters[DIED.outcome] += 1
+                self._emit(DIED.outcome, delivery, 0, DIED)
+                self._records.waits(delivery)
+            if delivery.failures >= self._settings.attempts:
+                lane.withdraw(delivery)
+                self._bury(delivery, DIED)
 
     def displace(self, lane: Lane, delivery: Delivery, outcome: Displacement) -> None:
         """A newer event takes the place of one that waits: counted now, reported within a second."""
         self.counters[outcome] += 1
         lane.withdraw(delivery)
-        waiting = self._displaced.setdefault((outcome, delivery.ingress), _Displaced())
-        waiting.count += 1
-        waiting.last_event_id = delivery.event_id
+        self._displaced.setdefault((outcome, delivery.ingress), _Displaced()).deliveries.append(
+            delivery
+        )
 
     def take(self, digest: str, settings: PluginSettings, holds: Callable[[str], bool]) -> None:
         """Goes on for another version of the plugin. `holds` is whether an ingress keeps its order on a retry."""
@@ -131,14 +169,18 @@ class Settlement:
     def report_displaced(self, now: float, *, at_once: bool = False) -> None:
         """Tells how many events were displaced, at most once a second for each ingress and outcome."""
         for (outcome, ingress), waiting in self._displaced.items():
-            if waiting.count and (at_once or now - waiting.reported_s >= 1):
+            displaced = waiting.deliveries
+            if displaced and (at_once or now - waiting.reported_s >= 1):
                 data = IngressDropped(
-                    ingress=ingress, count=waiting.count, last_event_id=waiting.last_event_id
+                    ingress=ingress, count=len(displaced), last_event_id=displaced[-1].event_id
                 )
-                waiting.count, waiting.reported_s = 0, now
+                waiting.deliveries, waiting.reported_s = [], now
                 self._event_log.append(
                     Draft(kind=f"plugin.ingress.{outcome}", plugin_id=self._plugin_id, data=data)
                 )
+                # Forgotten with the report, so that no crash between the two hides a loss.
+                for delivery in displaced:
+                    self._records.ended(delivery)
 
     def note_error(self, fault: Fault, event_id: str | None = None) -> None:
         """Keeps the latest failure for the plugin's record, and logs it."""
@@ -162,7 +204,7 @@ class Settlement:
         cuts = quantiles(times, n=100, method="inclusive")
         return DispatchTimes(count=len(times), p50_ms=cuts[49], p99_ms=cuts[98], max_ms=times[-1])
 
-    def _bury(self, lane: Lane, delivery: Delivery, failure: Failure) -> None:
+    def _bury(self, delivery: Delivery, failure: Failure) -> None:
         self.counters["dead_lettered"] += 1
         self._dead_letters.add(delivery, self._digest, format_time(self._wall_clock()))
         if self._dead_letters.let_go > self.counters["dead_letters_let_go"]:
@@ -177,7 +219,6 @@ class Settlement:
             outcome=failure.outcome,
         )
         self._append("plugin.ingress.dead_lettered", delivery, data)
-        lane.finish(delivery)
 
     def _delay(self, failures: int, failure: Failure) -> float:
         settings = self._settings
@@ -207,16 +248,24 @@ class Settlement:
         failure: Failure | None = None,
         retry_in_s: float | None = None,
     ) -> None:
-        data = IngressAttempt(
-            event_id=delivery.event_id,
-            ingress=delivery.ingress,
-            attempt=delivery.attempt,
-            duration_ms=duration_ms,
-            code=None if failure is None else failure.code,
-            message=None if failure is None else failure.message,
-            where=None if failure is None else failure.where,
-            retry_in_s=retry_in_s,
-        )
+        if failure is None:
+            data = IngressAttempt(
+                event_id=delivery.event_id,
+                ingress=delivery.ingress,
+                attempt=delivery.attempt,
+                duration_ms=duration_ms,
+            )
+        else:
+            data = IngressAttempt(
+                event_id=delivery.event_id,
+                ingress=delivery.ingress,
+                attempt=delivery.attempt,
+                duration_ms=duration_ms,
+                code=failure.code,
+                message=failure.message,
+                where=failure.where,
+                retry_in_s=retry_in_s,
+            )
         self._append(f"plugin.ingress.{name}", delivery, data)
 
     def _append(self, kind: str, delivery: Delivery, data: IngressAttempt | IngressDead) -> None:
@@ -228,3 +277,8 @@ class Settlement:
                 data=data,
             )
         )
+
+
+def _milliseconds(seconds: float) -> float:
+    """To the microsecond."""
+    return round(seconds * 1e6) / 1000

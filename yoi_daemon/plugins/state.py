@@ -1,10 +1,12 @@
 """A plugin's own small key-value state. It outlives restarts of the service; with a memory store not the process."""
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
 
 from yoi_daemon.model.errors import Refused
+from yoi_daemon.store.tables import PLUGIN_VALUE, Changes, PluginValue
 
 MAX_KEY_CHARS = 200
 MAX_VALUE_BYTES = 65_536
@@ -13,9 +15,14 @@ MAX_STATE_BYTES = 1_048_576
 
 
 class PluginState:
-    """The state of one plugin: JSON values by key, held encoded, so that nothing is shared."""
+    """The state of one plugin: JSON values by key, held encoded, so that nothing is shared.
 
-    def __init__(self) -> None:
+    `record` has changes committed, and gives the ticket of the commit.
+    """
+
+    def __init__(self, plugin_id: str, record: Callable[[Changes], int]) -> None:
+        self._plugin_id = plugin_id
+        self._record = record
         self._values: dict[str, bytes] = {}
         self._bytes = 0
 
@@ -24,8 +31,14 @@ class PluginState:
         encoded = self._values.get(key)
         return None if encoded is None else msgspec.json.decode(encoded)
 
-    def set(self, key: str, value: Any) -> None:
-        """Keeps `value`. Raises `Refused`: `invalid_request`, `payload_too_large`, `limit_reached`."""
+    def restore(self, values: Iterable[PluginValue]) -> None:
+        """Takes up what an earlier run left."""
+        for row in values:
+            self._values[row.key] = row.value
+            self._bytes += self._size(row.key)
+
+    def set(self, key: str, value: Any) -> int:
+        """Keeps `value`; gives the ticket of its commit. Raises `Refused`: `invalid_request`, `payload_too_large`, `limit_reached`."""
         if not 1 <= len(key) <= MAX_KEY_CHARS:
             raise Refused("invalid_request", f"a key has 1 to {MAX_KEY_CHARS} characters")
         try:
@@ -44,11 +57,14 @@ class PluginState:
             )
         self._values[key] = encoded
         self._bytes = grown
+        row = PluginValue(self._plugin_id, key, encoded)
+        return self._record((PLUGIN_VALUE.put(row),))
 
-    def delete(self, key: str) -> None:
-        """Lets go of `key`; nothing happens where there is none."""
+    def delete(self, key: str) -> int:
+        """Lets go of `key`, if it is there; gives the ticket of the commit."""
         self._bytes -= self._size(key)
         self._values.pop(key, None)
+        return self._record((PLUGIN_VALUE.drop(self._plugin_id, key),))
 
     def keys(self) -> list[str]:
         """The keys there are, sorted."""

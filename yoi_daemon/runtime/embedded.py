@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -11,7 +11,7 @@ import trio
 
 from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.model.events import ObservationEvent
+from yoi_daemon.model.events import ObservationEvent, format_time
 from yoi_daemon.model.ids import EMBEDDED_RUNTIME_ID, IdSource
 from yoi_daemon.model.settings import RuntimeSettings
 from yoi_daemon.model.states import WorkerState
@@ -25,6 +25,7 @@ from yoi_daemon.model.workers import (
     WhenBusy,
     WorkerSummary,
 )
+from yoi_daemon.runtime.engines.lost import LostEngine
 from yoi_daemon.runtime.following import RuntimeEvents
 from yoi_daemon.runtime.interface import (
     DEFAULT_PAGE_ITEMS,
@@ -34,8 +35,10 @@ from yoi_daemon.runtime.interface import (
     WorkerPage,
 )
 from yoi_daemon.runtime.profiles import Profiles
+from yoi_daemon.runtime.records import KeptWorker, Records, restore
 from yoi_daemon.runtime.turn import RUNTIME_STOPPED
 from yoi_daemon.runtime.worker import Surroundings, Worker
+from yoi_daemon.store.interface import Store
 
 MAX_LABEL_CHARS = 200
 
@@ -68,6 +71,7 @@ class EmbeddedRuntime:
         self._around = Surroundings(
             runtime_id=runtime_id,
             event_log=event_log,
+            records=Records(runtime_id, event_log),
             ids=ids,
             settings=settings,
             wall_clock=wall_clock,
@@ -131,6 +135,7 @@ class EmbeddedRuntime:
     ) -> Receipt:
         engine = self._profiles.engine(profile)
         self._refuse_draining()
+        self._refuse_full()
         if len(label) > MAX_LABEL_CHARS:
             raise Refused("invalid_request", f"a label has at most {MAX_LABEL_CHARS} characters")
         if input is not None:
@@ -146,11 +151,10 @@ class EmbeddedRuntime:
             self._around,
             profile=profile,
             label=label,
-            correlation_id=correlation_id,
+            created_at=format_time(self._around.wall_clock()),
         )
-        self._workers[worker.worker_id] = worker
-        self._nursery.start_soon(worker.run, self._nursery, name=f"worker {worker.worker_id}")
-        seq = worker.created_seq
+        seq = worker.announce(correlation_id)
+        self._add(worker)
         if input is not None:
             seq = worker.send(input, "queue", correlation_id)
         return await self._receipt(worker, seq)
@@ -165,6 +169,7 @@ class EmbeddedRuntime:
     ) -> Receipt:
         worker = self._find(worker_id)
         self._check_input(text)
+        self._refuse_full()
         return await self._receipt(worker, worker.send(text, when_busy, correlation_id))
 
     async def cancel(self, worker_id: str) -> Receipt:
@@ -214,16 +219,47 @@ class EmbeddedRuntime:
         self._is_draining = True
 
     async def shutdown(self, budget_s: float) -> None:
-        """Drains and stops every worker; each is in a terminal state within `budget_s`, whatever its engine does.
+        """Drains and ends the execution of every worker within `budget_s`, whatever its engine does.
 
-        Cancelled, it has asked them all to end already.
+        On a durable store they are suspended: what they are is taken up by the next run. Else each
+        ends in a terminal state. Cancelled, it has asked them all to end already.
         """
         self.drain()
         alive = [worker for worker in self._workers.values() if not worker.is_over]
         for worker in alive:
-            worker.begin_stop(RUNTIME_STOPPED, budget_s)
+            if self._around.records.durable:
+                worker.suspend(budget_s)
+            else:
+                worker.begin_stop(RUNTIME_STOPPED, budget_s)
         for worker in alive:
-            await worker.over.wait()
+            await worker.left.wait()
+
+    def restore(self, kept: Sequence[KeptWorker]) -> None:
+        """Takes up the workers of earlier runs, in the order they come. Before anything else."""
+        for one in kept:
+            row = one.row
+            try:
+                engine = self._profiles.engine(row.profile)
+            except Refused:
+                engine = LostEngine()
+            worker = Worker(
+                row.worker_id,
+                engine,
+                self._around,
+                profile=row.profile,
+                label=row.label,
+                created_at=row.created_at,
+            )
+            self._workers[row.worker_id] = worker
+            worker.restore(one)
+            if not worker.is_over:
+                self._add(worker)
+            elif worker not in self._ended:
+                self._retain(worker)
+
+    def _add(self, worker: Worker) -> None:
+        self._workers[worker.worker_id] = worker
+        self._nursery.start_soon(worker.run, self._nursery, name=f"worker {worker.worker_id}")
 
     def wedged(self) -> tuple[str, ...]:
         """Workers, ended ones too, with a given-up turn that still runs: the process cannot wait for it."""
@@ -253,10 +289,15 @@ class EmbeddedRuntime:
             gone = self._ended.popleft()
             del self._workers[gone.worker_id]
             self._around.event_log.forget_worker(self._around.runtime_id, gone.worker_id)
+            self._around.records.forget(gone.worker_id, gone.transcript.numbers)
 
     def _note_wedged(self, worker: Worker) -> None:
         if worker not in self._wedged:
             self._wedged.append(worker)
+
+    def _refuse_full(self) -> None:
+        if (refused := self._around.event_log.refusal()) is not None:
+            raise refused
 
     def _refuse_draining(self) -> None:
         if self._is_draining:
@@ -292,20 +333,24 @@ async def open_embedded_runtime(
     profiles: Profiles,
     settings: RuntimeSettings,
     *,
+    store: Store | None = None,
     runtime_id: str = EMBEDDED_RUNTIME_ID,
     wall_clock: Callable[[], float] = time.time,
 ) -> AsyncGenerator[EmbeddedRuntime]:
-    """The runtime with no workers yet. Leaving it stops every worker; each ends in a terminal state.
+    """The runtime with the workers that `store` kept, or none. Leaving it ends their execution, as
+    `EmbeddedRuntime.shutdown` says.
 
     Its tasks are shielded: they end when they are told to, within `STOP_BUDGET_S`, so that an engine
     which ignores its cancellation is given up in order whoever is cancelled around us. A given-up engine
     that never ends cannot be left behind; a process that must end asks `wedged` before leaving.
     """
+    kept = [] if store is None else await restore(store, runtime_id)
     async with trio.open_nursery() as outer:
         nursery, leave = await outer.start(_hold)
         runtime = EmbeddedRuntime(
             event_log, ids, profiles, settings, runtime_id, wall_clock, nursery
         )
+        runtime.restore(kept)
         try:
             yield runtime
         finally:

@@ -1,6 +1,7 @@
 """A worker's transcript: bounded, and read in bounded pages that say what they cut."""
 
 from collections import deque
+from collections.abc import Iterable
 
 import msgspec
 
@@ -40,6 +41,17 @@ class Transcript:
 
     def __len__(self) -> int:
         return len(self._items)
+
+    @property
+    def numbers(self) -> range:
+        """The numbers of the items kept: they count from 0 and are never given again."""
+        return range(self.let_go, self.let_go + len(self._items))
+
+    def restore(self, let_go: int, items: Iterable[Item]) -> None:
+        """Takes up what an earlier run left, after `let_go` items that were gone by then."""
+        self.let_go = let_go
+        self._items.extend(items)
+        self._bytes = sum(item.size for item in self._items)
 
     def items(self) -> tuple[Item, ...]:
         """All items kept, oldest first."""

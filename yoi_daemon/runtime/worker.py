@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import msgspec
 import structlog
@@ -19,6 +20,7 @@ from yoi_daemon.model.events import (
     WorkerStateChanged,
     WorkerTurnFinished,
     WorkerTurnGivenUp,
+    WorkerTurnInterrupted,
     WorkerTurnStarted,
     format_time,
 )
@@ -27,6 +29,7 @@ from yoi_daemon.model.settings import RuntimeSettings
 from yoi_daemon.model.states import WORKER_TERMINAL, WORKER_TRANSITIONS, Machine, WorkerState
 from yoi_daemon.model.workers import Role, WhenBusy, WorkerSummary, cut_text
 from yoi_daemon.runtime.engines.interface import Engine
+from yoi_daemon.runtime.records import KeptWorker, Records
 from yoi_daemon.runtime.transcript import Item, Transcript
 from yoi_daemon.runtime.turn import RUNTIME_STOPPED, Input, RunningTurn, Verdict
 
@@ -38,6 +41,7 @@ MAX_GIVEN_UP_TURNS = 8
 
 CANCELLED = Verdict("cancelled", Reason("cancelled", "the turn was cancelled"))
 INTERRUPTED = Verdict("cancelled", Reason("interrupted", "another input took its place"))
+INTERRUPTED_BY_THE_END = Reason("turn_interrupted", "the daemon ended while a turn ran")
 STOPPED = Verdict("cancelled", Reason("stopped", "the worker was stopped"))
 
 
@@ -49,6 +53,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
 
     runtime_id: str
     event_log: EventLog
+    records: Records
     ids: IdSource
     settings: RuntimeSettings
     wall_clock: Callable[[], float]
@@ -67,12 +72,12 @@ class Worker:
         *,
         profile: str,
         label: str,
-        correlation_id: str | None,
+        created_at: str,
     ) -> None:
         self.worker_id = worker_id
         self.profile = profile
         self.label = label
-        self.created_at = format_time(surroundings.wall_clock())
+        self.created_at = created_at
         self.generation = 0
         """Counts the turns; what an earlier turn still writes changes nothing."""
         self.transcript = Transcript(
@@ -84,6 +89,8 @@ class Worker:
         self._machine: Machine[WorkerState] = Machine(WORKER_TRANSITIONS, "idle")
         self._reason: Reason | None = None
         self._inbox: deque[Input] = deque()
+        # The numbers of the inbox's first and last input, for their order in the store.
+        self._inbox_first = self._inbox_last = 0
         self._turn: RunningTurn | None = None
         self._given_up: list[RunningTurn] = []
         self._stop_reason: Reason | None = None
@@ -91,9 +98,47 @@ class Worker:
         self._changed = trio.Event()
         self.over = trio.Event()
         """Set when the worker has ended."""
-        data = WorkerCreated(profile=profile, label=label, state="idle")
-        self.seq = self.created_seq = self._append("worker.created", data, correlation_id)
-        """`seq` is the number of the event that last changed the worker's state."""
+        self.left = trio.Event()
+        """Set when nothing of it runs any more: it has ended, or was suspended."""
+        self._is_suspended = False
+        self.seq = 0
+        """The number of the event that last changed the worker's state."""
+
+    def announce(self, correlation_id: str | None) -> int:
+        """Tells of a new worker; gives the number of the event."""
+        data = WorkerCreated(profile=self.profile, label=self.label, state="idle")
+        self.seq = self._append("worker.created", data, correlation_id)
+        self._record()
+        return self.seq
+
+    def restore(self, kept: KeptWorker) -> None:
+        """Goes on as an earlier run left it. A turn that ran then is interrupted, and not run again."""
+        row = kept.row
+        self._machine = Machine(WORKER_TRANSITIONS, cast("WorkerState", row.state))
+        self._reason = kept.reason
+        self.generation, self.seq = row.generation, row.seq
+        self.transcript.restore(
+            row.let_go,
+            [
+                Item(
+                    item_id=item.item_id,
+                    role=cast("Role", item.role),
+                    text=item.text,
+                    time=item.time,
+                    size=len(item.text.encode("utf-8")),
+                )
+                for item in kept.items
+            ],
+        )
+        for one in kept.inbox:
+            self._inbox.append(Input(one.item_id, one.text, one.correlation_id))
+        if kept.inbox:
+            self._inbox_first, self._inbox_last = kept.inbox[0].number, kept.inbox[-1].number
+        if self.is_over:
+            self.over.set()
+            self.left.set()
+        elif self.state in ("running", "stopping"):
+            self._note_interrupted(None)
 
     @property
     def state(self) -> WorkerState:
@@ -131,6 +176,7 @@ class Worker:
         self.refuse_gone()
         if self.state == "stopping":
             raise self._gone()
+        self._refuse_suspended()
         busy = self.state == "running" or bool(self._inbox)
         if busy and when_busy == "reject":
             raise Refused(
@@ -148,13 +194,17 @@ class Worker:
         taken = Input(item_id, text, correlation_id)
         if busy and when_busy == "interrupt":
             self._inbox.appendleft(taken)
+            self._inbox_first = number = self._inbox_first - 1
             if self._turn is not None:
                 self._turn.end(INTERRUPTED, self._around.settings.cancel_grace_s)
         else:
             self._inbox.append(taken)
+            self._inbox_last = number = self._inbox_last + 1
         self._wake.set()
         data = WorkerInputAccepted(item_id=item_id, inbox_depth=len(self._inbox))
-        return self._append("worker.input_accepted", data, correlation_id)
+        seq = self._append("worker.input_accepted", data, correlation_id)
+        self._around.records.input(self.worker_id, number, taken)
+        return seq
 
     async def cancel(self) -> tuple[int, WorkerSummary]:
         """Ends the turn; the number of the event that left it, and the worker as it was then.
@@ -185,6 +235,7 @@ class Worker:
         A second call waits for the same end, and may shorten it. Raises `Refused` (`worker_gone`).
         """
         self.refuse_gone()
+        self._refuse_suspended()
         self.begin_stop(STOPPED, grace_s)
         await self.over.wait()
         return self.seq, self.summary()
@@ -201,6 +252,17 @@ class Worker:
         if self.state == "running":
             self._move("stopping", self._stop_reason)
         self._turn.end(verdict, grace_s)
+
+    def suspend(self, grace_s: float) -> None:
+        """Ends with the process, not for good: the turn is interrupted, the worker goes on in the next run."""
+        self._is_suspended = True
+        self._wake.set()
+        if self._turn is not None:
+            self._turn.end(RUNTIME_STOPPED, grace_s)
+
+    def _refuse_suspended(self) -> None:
+        if self._is_suspended:
+            raise Refused("draining", "the daemon is stopping; the worker goes on in the next run")
 
     def refuse_gone(self) -> None:
         """Raises `Refused` (`worker_gone`) with the final state of an ended worker."""
@@ -223,7 +285,7 @@ class Worker:
         A fault in it fails this worker alone.
         """
         try:
-            while not self.is_over:
+            while not self.is_over and not self._is_suspended:
                 if self._inbox:
                     await self._run_turn(turns, self._inbox.popleft())
                 else:
@@ -240,9 +302,10 @@ class Worker:
             if not self.is_over:
                 self._finish("failed", Reason("crashed", type(error).__name__))
         finally:
-            if not self.is_over:  # cancelled from outside
+            if not self.is_over and not self._is_suspended:  # cancelled from outside
                 self._abandon_turn()
                 self._finish("stopped", RUNTIME_STOPPED.reason)
+            self.left.set()
 
     async def _run_turn(self, turns: trio.Nursery, taken: Input) -> None:
         settings = self._around.settings
@@ -255,6 +318,7 @@ class Worker:
             due=now + settings.turn_timeout_s,
             clock=trio.current_time,
         )
+        self._around.records.inputs_gone(self.worker_id, (taken,))
         self._move("running", correlation_id=taken.correlation_id)
         data = WorkerTurnStarted(generation=self.generation, item_id=taken.item_id)
         self._append("worker.turn.started", data, taken.correlation_id)
@@ -270,8 +334,12 @@ class Worker:
         verdict = turn.verdict
         if turn.is_given_up:
             self._note_given_up(turn)
-        self._append_finished(turn, verdict)
         self._turn = None
+        if self._is_suspended and verdict is RUNTIME_STOPPED:
+            self._note_interrupted(turn.correlation_id)
+            turn.left = (self.seq, self.summary())
+            return
+        self._append_finished(turn, verdict)
         if self.state == "stopping":
             self._finish("stopped", self._stop_reason)
         elif verdict.crashed:
@@ -283,6 +351,15 @@ class Worker:
             self._move("idle", correlation_id=turn.correlation_id)
         turn.left = (self.seq, self.summary())
         self._note_changed()
+
+    def _note_interrupted(self, correlation_id: str | None) -> None:
+        """The turn and the process ended together; the worker goes on without it."""
+        data = WorkerTurnInterrupted(generation=self.generation)
+        self._append("worker.turn.interrupted", data, correlation_id)
+        if self.state == "stopping":
+            self._finish("stopped", self._reason)
+        else:
+            self._move("idle", INTERRUPTED_BY_THE_END, correlation_id=correlation_id)
 
     def _abandon_turn(self) -> None:
         turn, self._turn = self._turn, None
@@ -319,6 +396,7 @@ class Worker:
     def _finish(self, to: WorkerState, reason: Reason | None) -> None:
         """The worker's end: it is told, and nothing follows."""
         dropped = len(self._inbox)
+        self._around.records.inputs_gone(self.worker_id, self._inbox)
         self._inbox.clear()
         if self.state == "running" and to == "stopped":
             self._move("stopping", reason)
@@ -333,6 +411,7 @@ class Worker:
 
     def _add_item(self, item_id: str, role: Role, text: str, correlation_id: str | None) -> None:
         time = format_time(self._around.wall_clock())
+        before = self.transcript.numbers
         item = self.transcript.append(item_id=item_id, role=role, text=text, time=time)
         shown, full_bytes = cut_text(text, EVENT_TEXT_BYTES)
         data = WorkerItem(
@@ -343,6 +422,13 @@ class Worker:
             full_bytes=full_bytes,
         )
         self._append("worker.item", data, correlation_id)
+        let_go = range(before.start, self.transcript.numbers.start)
+        self._around.records.item(self.worker_id, before.stop, item, let_go)
+        if let_go:
+            self._record()
+
+    def _record(self) -> None:
+        self._around.records.worker(self.summary(), let_go=self.transcript.let_go, seq=self.seq)
 
     def _move(
         self,
@@ -362,6 +448,7 @@ class Worker:
             inputs_dropped=inputs_dropped,
         )
         self.seq = self._append("worker.state", data, correlation_id)
+        self._record()
         self._note_changed()
 
     def _append(self, kind: str, data: Data, correlation_id: str | None) -> int:

@@ -78,7 +78,8 @@ class Workers(Protocol):
 class State(Protocol):
     """A plugin's own small key-value state: JSON values up to 64 KiB, 1 MiB in all.
 
-    It outlives restarts of the service. Writes raise `AttemptClosedError` when the call was judged
+    It outlives restarts, of the service and of the daemon: a write is on the disk when it returns (with
+    `store.kind = "memory"` it is lost with the process). Writes raise `AttemptClosedError` when the call was judged
     already, and `Refused` for a value that is not JSON or too large.
     """
 

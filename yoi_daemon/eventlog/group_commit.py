@@ -1,13 +1,14 @@
-"""The event log in memory: the same interface and order of steps, without the promise to survive."""
+"""The event log: numbered at once, committed in groups by one writer, shown in order."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import NoReturn
 
 import msgspec
 import trio
 
 from yoi_daemon.eventlog.entry import Entry
-from yoi_daemon.eventlog.filter import Filter
+from yoi_daemon.eventlog.filter import Filter, lane_of
 from yoi_daemon.eventlog.interface import LogStatistics, Window
 from yoi_daemon.eventlog.ring import Ring
 from yoi_daemon.model.cursor import CursorCodec
@@ -15,11 +16,14 @@ from yoi_daemon.model.errors import Refused, StorageFailed
 from yoi_daemon.model.events import (
     MAX_EVENT_BYTES,
     Draft,
+    Lane,
     ObservationEvent,
     ends_worker,
     format_time,
 )
 from yoi_daemon.model.frames import text_frame
+from yoi_daemon.store.interface import Batch, Store
+from yoi_daemon.store.tables import WORKER_NUMBER, Change, Changes, LogEvent, WorkerNumber
 
 MAX_PENDING_BYTES = 16_777_216
 """Numbered and not committed: 16 MiB, a quarter of the default window. Beyond it `room` waits."""
@@ -27,32 +31,38 @@ MAX_PENDING_BYTES = 16_777_216
 _encoder = msgspec.json.Encoder()
 
 
-class MemoryEventLog:
+class GroupCommitLog:
     """See `EventLog`. `run` is its writer: nothing is committed unless it runs."""
-
-    durable = False
 
     def __init__(
         self,
-        epoch: str,
+        store: Store,
         ring: Ring,
         *,
         wall_clock: Callable[[], float],
-        clock: Callable[[], float],
         earlier_epochs: Collection[str] = (),
+        worker_seqs: Mapping[tuple[str, str], int] = MappingProxyType({}),
     ) -> None:
-        self.cursors = CursorCodec(epoch)
-        self._earlier_epochs = frozenset(earlier_epochs) - {epoch}
+        self.cursors = CursorCodec(store.epoch)
+        self.durable = store.durable
+        self._store = store
+        self._earlier_epochs = frozenset(earlier_epochs) - {store.epoch}
         self._ring = ring
         self._wall_clock = wall_clock
-        self._clock = clock
+        self._clock = store.age_s
         self.appended = ring.head
         self._commits = 0
-        self._pending: list[tuple[Entry, Callable[[], None] | None]] = []
+        self._changes: list[Change] = []
+        # How many calls of `record` there were, and how many of them are committed.
+        self._recorded = self._kept = 0
+        self._pending: list[Entry] = []
+        self._on_commit: list[Callable[[], None]] = []
         self._pending_bytes = 0
-        self._worker_seqs: dict[tuple[str, str], int] = {}
-        self._wake = trio.Event()
-        self._turn = trio.Event()
+        self._worker_seqs = dict(worker_seqs)
+        self._numbered: dict[tuple[str, str], int] = {}
+        self._writer = trio.lowlevel.ParkingLot()
+        self._waiting = trio.lowlevel.ParkingLot()
+        """Those who wait for the next commit."""
         self._closing = False
         self._ended = False
         self._failure: BaseException | None = None
@@ -87,7 +97,7 @@ class MemoryEventLog:
         )
         self.appended = seq
         if worker is not None and worker_seq is not None:
-            self._worker_seqs[worker] = worker_seq
+            self._worker_seqs[worker] = self._numbered[worker] = worker_seq
         frame = text_frame(message)
         entry = Entry(
             seq,
@@ -96,12 +106,42 @@ class MemoryEventLog:
             draft.plugin_id,
             self._clock(),
             frame,
-            is_last=ends_worker(draft),
+            is_last=worker is not None and ends_worker(draft),
         )
-        self._pending.append((entry, on_commit))
+        if not self._pending:
+            self._writer.unpark()
+        self._pending.append(entry)
+        if on_commit is not None:
+            self._on_commit.append(on_commit)
         self._pending_bytes += len(frame)
-        self._wake.set()
         return seq
+
+    def record(self, changes: Changes) -> int:
+        if self._closing or self._ended:
+            self._raise_failed()
+        self._changes.extend(changes)
+        self._recorded += 1
+        self._writer.unpark()
+        return self._recorded
+
+    async def recorded(self, ticket: int) -> None:
+        while self._kept < ticket:
+            await self._next_turn()
+
+    def refusal(self) -> Refused | None:
+        if self._store.is_low:
+            return Refused(
+                "storage_low",
+                "the daemon's disk is nearly full, so nothing more is accepted; free some space",
+                retry_after_s=5.0,
+            )
+        if self._pending_bytes > MAX_PENDING_BYTES:
+            return Refused(
+                "queue_full",
+                "more is being written than the disk takes; send again later",
+                retry_after_s=1.0,
+            )
+        return None
 
     async def committed(self, seq: int) -> None:
         while self._ring.head < seq:
@@ -138,7 +178,11 @@ class MemoryEventLog:
         return epoch in self._earlier_epochs
 
     def forget_worker(self, runtime_id: str, worker_id: str) -> None:
-        self._worker_seqs.pop((runtime_id, worker_id), None)
+        worker = (runtime_id, worker_id)
+        self._worker_seqs.pop(worker, None)
+        self._numbered.pop(worker, None)
+        if self.durable and not self._closing:
+            self.record((WORKER_NUMBER.drop(*worker),))
 
     def statistics(self) -> LogStatistics:
         return LogStatistics(
@@ -155,47 +199,81 @@ class MemoryEventLog:
     def close(self) -> None:
         """Tells the writer to leave once nothing is pending. Appending ends here."""
         self._closing = True
-        self._wake.set()
+        self._writer.unpark()
 
     async def run(self) -> None:
         """The writer. It leaves when it was told to and has nothing pending, never by cancellation."""
         # Shielded: it outlives its users, whose clean-up still appends while they are cancelled.
         with trio.CancelScope(shield=True):
             try:
-                while not self._closing or self._pending:
-                    while not self._pending and not self._closing:
-                        self._wake = trio.Event()
-                        await self._wake.wait()
-                    # The commit: with a store it is a thread's fsync, here one turn of the loop.
-                    await trio.lowlevel.cancel_shielded_checkpoint()
-                    self._announce()
+                while not self._closing or self._has_uncommitted():
+                    if self._has_uncommitted() or self._store.is_behind:
+                        await self._commit()
+                    else:
+                        await self._writer.park()
             except BaseException as error:
                 self._failure = error
                 raise
             finally:
                 self._ended = True
-                self._turn.set()
+                self._waiting.unpark_all()
 
-    def _announce(self) -> None:
-        """Shows what is committed, in order of number, in one stretch without a checkpoint."""
+    def _has_uncommitted(self) -> bool:
+        return bool(self._pending) or self._recorded > self._kept
+
+    async def _commit(self) -> None:
+        """Commits all there is, then shows it in order of number, in one stretch without a checkpoint."""
         batch, self._pending = self._pending, []
-        self._pending_bytes = 0
+        announced, self._on_commit = self._on_commit, []
+        numbered, self._numbered = self._numbered, {}
+        changes, self._changes = self._changes, []
+        recorded, size = self._recorded, self._pending_bytes
+        await self._store.commit(self._batch(batch, numbered, changes))
         self._commits += bool(batch)
-        for entry, _ in batch:
-            self._ring.push(entry)
-        for _, on_commit in batch:
-            if on_commit is not None:
-                on_commit()
-        turn, self._turn = self._turn, trio.Event()
-        turn.set()
+        self._kept = recorded
+        self._pending_bytes -= size
+        self._ring.extend(batch)
+        for on_commit in announced:
+            on_commit()
+        self._waiting.unpark_all()
+
+    def _batch(
+        self, batch: list[Entry], numbered: Mapping[tuple[str, str], int], changes: list[Change]
+    ) -> Batch:
+        if not self.durable:
+            return NOTHING
+        events: dict[Lane, list[LogEvent]] = {"lifecycle": [], "volume": []}
+        for entry in batch:
+            events[lane_of(entry)].append(_row(entry))
+        changes += [
+            WORKER_NUMBER.put(WorkerNumber(*worker, seq)) for worker, seq in numbered.items()
+        ]
+        return Batch(events, changes, self._ring.floors())
 
     async def _next_turn(self) -> None:
         if self._ended:
             self._raise_failed()
-        await self._turn.wait()
+        await self._waiting.park()
 
     def _raise_failed(self) -> NoReturn:
         raise StorageFailed("the event log is closed") from self._failure
+
+
+NOTHING = Batch({}, (), {})
+
+
+def _row(entry: Entry) -> LogEvent:
+    runtime_id, worker_id = entry.worker or (None, None)
+    return LogEvent(
+        entry.seq,
+        entry.kind,
+        runtime_id,
+        worker_id,
+        entry.plugin_id,
+        entry.is_last,
+        entry.monotonic_s,
+        entry.message,
+    )
 
 
 def _encode(event: ObservationEvent) -> bytes:

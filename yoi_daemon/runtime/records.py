@@ -1,0 +1,125 @@
+"""What the store is told of a runtime's workers, and what it gives back after a restart."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from yoi_daemon.eventlog.interface import EventLog
+from yoi_daemon.model.events import Reason
+from yoi_daemon.model.workers import WorkerSummary
+from yoi_daemon.runtime.transcript import Item
+from yoi_daemon.runtime.turn import Input
+from yoi_daemon.store.interface import Store
+from yoi_daemon.store.tables import (
+    INBOX_INPUT,
+    TRANSCRIPT_ITEM,
+    WORKER,
+    Change,
+    InboxRow,
+    Table,
+    TranscriptRow,
+    WorkerRow,
+)
+
+_reason = msgspec.json.Decoder(Reason)
+
+
+class Records:
+    """Writes down what becomes of one runtime's workers, in the commit of what is appended with it."""
+
+    def __init__(self, runtime_id: str, event_log: EventLog) -> None:
+        self._runtime_id = runtime_id
+        self._event_log = event_log
+        self.durable = event_log.durable
+
+    def worker(self, summary: WorkerSummary, *, let_go: int, seq: int) -> None:
+        """The worker as it is; `seq` is the number of the event that last changed its state."""
+        if not self.durable:
+            return
+        row = WorkerRow(
+            self._runtime_id,
+            summary.worker_id,
+            summary.profile,
+            summary.label,
+            summary.created_at,
+            summary.state,
+            summary.generation,
+            None if summary.reason is None else msgspec.json.encode(summary.reason),
+            let_go,
+            seq,
+        )
+        self._event_log.record((WORKER.put(row),))
+
+    def item(self, worker_id: str, number: int, item: Item, let_go: range) -> None:
+        """An item of the transcript, and the numbers of those it had to make room for."""
+        if not self.durable:
+            return
+        row = TranscriptRow(
+            self._runtime_id, worker_id, number, item.item_id, item.role, item.text, item.time
+        )
+        changes: list[Change] = [TRANSCRIPT_ITEM.put(row)]
+        changes += [TRANSCRIPT_ITEM.drop(self._runtime_id, worker_id, gone) for gone in let_go]
+        self._event_log.record(changes)
+
+    def input(self, worker_id: str, number: int, taken: Input) -> None:
+        """An input that waits, in the order of `number`."""
+        if self.durable:
+            row = InboxRow(
+                self._runtime_id,
+                worker_id,
+                taken.item_id,
+                number,
+                taken.text,
+                taken.correlation_id,
+            )
+            self._event_log.record((INBOX_INPUT.put(row),))
+
+    def inputs_gone(self, worker_id: str, inputs: Iterable[Input]) -> None:
+        """Inputs that wait no more."""
+        if self.durable:
+            self._event_log.record(
+                [INBOX_INPUT.drop(self._runtime_id, worker_id, one.item_id) for one in inputs]
+            )
+
+    def forget(self, worker_id: str, items: range) -> None:
+        """An ended worker is no longer kept; `items` are the numbers of its transcript."""
+        if self.durable:
+            changes: list[Change] = [WORKER.drop(self._runtime_id, worker_id)]
+            changes += [TRANSCRIPT_ITEM.drop(self._runtime_id, worker_id, one) for one in items]
+            self._event_log.record(changes)
+
+
+class KeptWorker(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker of an earlier run, with its transcript and what waits in its inbox, in order."""
+
+    row: WorkerRow
+    items: tuple[TranscriptRow, ...] = ()
+    inbox: tuple[InboxRow, ...] = ()
+
+    @property
+    def reason(self) -> Reason | None:
+        """Why it is in the state it is in."""
+        return None if self.row.reason is None else _reason.decode(self.row.reason)
+
+
+async def restore(store: Store, runtime_id: str) -> list[KeptWorker]:
+    """The workers of earlier runs, in the order in which they last changed their states. Raises `StorageFailed`."""
+    items = await _by_worker(store, TRANSCRIPT_ITEM, runtime_id)
+    inboxes = await _by_worker(store, INBOX_INPUT, runtime_id)
+    rows = await store.rows(WORKER, runtime_id=runtime_id)
+    return [
+        KeptWorker(
+            row=row,
+            items=tuple(items.get(row.worker_id, ())),
+            inbox=tuple(sorted(inboxes.get(row.worker_id, ()), key=lambda one: one.number)),
+        )
+        for row in sorted(rows, key=lambda row: row.seq)
+    ]
+
+
+async def _by_worker(store: Store, table: Table[Any], runtime_id: str) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for row in await store.rows(table, runtime_id=runtime_id):
+        found.setdefault(row.worker_id, []).append(row)
+    return found

@@ -1,0 +1,198 @@
+"""The tables: one row type each, its key first. What the daemon keeps is written as changes of rows."""
+
+from collections.abc import Sequence
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+
+R = TypeVar("R", bound=tuple[Any, ...])
+
+
+class Table(Generic[R]):
+    """A table of rows that are put and dropped by their key, the first `key_columns` columns."""
+
+    __slots__ = ("columns", "key_columns", "name", "row_type")
+
+    def __init__(self, name: str, row_type: type[R], key_columns: int = 1) -> None:
+        self.name = name
+        self.row_type = row_type
+        self.columns: tuple[str, ...] = tuple(row_type.__annotations__)
+        self.key_columns = key_columns
+
+    def put(self, row: R) -> "Change":
+        """The row with this key is `row` from now on."""
+        return (self, row[: self.key_columns], row)
+
+    def drop(self, *key: str | int) -> "Change":
+        """There is no row with this key from now on."""
+        return (self, key, None)
+
+
+Change: TypeAlias = tuple[Table[Any], tuple[Any, ...], tuple[Any, ...] | None]
+"""A table, a key, and the row that it is from now on; None drops it. The last of one commit counts."""
+
+Changes: TypeAlias = Sequence[Change]
+
+
+class LogEvent(NamedTuple):
+    """An event of the log as subscribers see it; `age_s` is when, by the store's own clock."""
+
+    seq: int
+    kind: str
+    runtime_id: str | None
+    worker_id: str | None
+    plugin_id: str | None
+    is_last: bool
+    age_s: float
+    message: bytes
+
+
+class Watermark(NamedTuple):
+    """The last event that a retention lane let go of in a scope; `scope` is JSON."""
+
+    lane: str
+    scope: str
+    seq: int
+
+
+class WorkerNumber(NamedTuple):
+    """The number of a worker's latest event among its own."""
+
+    runtime_id: str
+    worker_id: str
+    worker_seq: int
+
+
+class IngressEvent(NamedTuple):
+    """An accepted event as it came; it stays while it waits or is a dead letter. `headers` is JSON."""
+
+    event_id: str
+    plugin_id: str
+    ingress: str
+    correlation_id: str
+    created_at: str
+    payload: bytes
+    body: bytes
+    headers: bytes
+
+
+class Progress(NamedTuple):
+    """How far an accepted event is. `position` is the number of its acceptance.
+
+    `claim` is 0 where no attempt is under way, 1 where one was claimed together with others, and 2
+    where it alone was; `attempts` is JSON, how each attempt ended.
+    """
+
+    event_id: str
+    plugin_id: str
+    position: int
+    source: str
+    redelivery_of: str | None
+    attempt: int
+    failures: int
+    claim: int
+    attempts: bytes
+
+
+class DeadLetterRow(NamedTuple):
+    """An event that no attempt could handle; its bytes are in `ingress_event`."""
+
+    event_id: str
+    plugin_id: str
+    digest: str
+    died_at: str
+    age_s: float
+
+
+class IdempotencyKey(NamedTuple):
+    """A key and the first answer to it. `owner` is a plugin's id, or empty for the API's own keys."""
+
+    owner: str
+    scope: str
+    key: str
+    number: int
+    digest: bytes
+    age_s: float
+    answer: bytes
+
+
+class PluginValue(NamedTuple):
+    """A value of a plugin's own state, as JSON."""
+
+    plugin_id: str
+    key: str
+    value: bytes
+
+
+class WorkerRow(NamedTuple):
+    """A worker; `reason` is JSON, `seq` the number of the event that last changed its state."""
+
+    runtime_id: str
+    worker_id: str
+    profile: str
+    label: str
+    created_at: str
+    state: str
+    generation: int
+    reason: bytes | None
+    let_go: int
+    seq: int
+
+
+class TranscriptRow(NamedTuple):
+    """An item of a worker's transcript."""
+
+    runtime_id: str
+    worker_id: str
+    number: int
+    item_id: str
+    role: str
+    text: str
+    time: str
+
+
+class InboxRow(NamedTuple):
+    """An accepted input that waits for its turn, in the order of `number`."""
+
+    runtime_id: str
+    worker_id: str
+    item_id: str
+    number: int
+    text: str
+    correlation_id: str | None
+
+
+class Fact(NamedTuple):
+    """A named value about the store itself."""
+
+    name: str
+    value: str | int | float
+
+
+LIFECYCLE_EVENT = Table("lifecycle_event", LogEvent)
+VOLUME_EVENT = Table("volume_event", LogEvent)
+WATERMARK = Table("watermark", Watermark, 2)
+WORKER_NUMBER = Table("worker_number", WorkerNumber, 2)
+INGRESS_EVENT = Table("ingress_event", IngressEvent)
+PROGRESS = Table("progress", Progress)
+DEAD_LETTER = Table("dead_letter", DeadLetterRow)
+IDEMPOTENCY_KEY = Table("idempotency_key", IdempotencyKey, 3)
+PLUGIN_VALUE = Table("plugin_value", PluginValue, 2)
+WORKER = Table("worker", WorkerRow, 2)
+TRANSCRIPT_ITEM = Table("transcript_item", TranscriptRow, 3)
+INBOX_INPUT = Table("inbox_input", InboxRow, 3)
+FACT = Table("fact", Fact)
+
+TABLES: tuple[Table[Any], ...] = (
+    LIFECYCLE_EVENT,
+    VOLUME_EVENT,
+    WATERMARK,
+    WORKER_NUMBER,
+    INGRESS_EVENT,
+    PROGRESS,
+    DEAD_LETTER,
+    IDEMPOTENCY_KEY,
+    PLUGIN_VALUE,
+    WORKER,
+    TRANSCRIPT_ITEM,
+    INBOX_INPUT,
+    FACT,
+)
