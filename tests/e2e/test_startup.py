@@ -46,6 +46,24 @@ def test_a_bad_configuration_is_told_whole_and_ends_78(tmp_path, config, toml, s
     assert "hunter2" not in ended.stderr
 
 
+@pytest.mark.parametrize("at", ["plugins", ".", "plugins/gen.py"])
+def test_what_others_could_have_written_is_not_run(tmp_path, config, start_daemon, at):
+    mark = tmp_path / "ran"
+    (config / "plugins" / "gen.py").write_text(f"open({str(mark)!r}, 'w').close()\n")
+    (config / at).chmod(0o777)
+    if at == "plugins/gen.py":
+        page = start_daemon(config).request("GET", "/api/plugins/gen")[1]
+        assert (page["state"], page["reason"]["code"]) == ("failed", "not_trusted")
+        assert "plugins/gen.py: may be written by everyone; chmod o-w" in page["reason"]["message"]
+    else:
+        listen = {"YOI__API__LISTEN": "127.0.0.1:0", "YOI__OBSERVE__LISTEN": "127.0.0.1:0"}
+        ended = run_to_the_end(config, tmp_path / "state", "run", **listen)
+        assert ended.returncode == 78
+        assert f"{(config / at).resolve()}: may be written by everyone; chmod o-w" in ended.stderr
+        assert "Traceback" not in ended.stderr
+    assert not mark.exists()
+
+
 def test_a_port_in_use_is_said(tmp_path, config):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
