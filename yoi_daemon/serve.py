@@ -28,7 +28,7 @@ from yoi_daemon.daemon.statedir import (
 from yoi_daemon.front.access import Tokens, names_of
 from yoi_daemon.front.http import serve_http
 from yoi_daemon.front.sockets import ListenFailed, ListeningSocket, open_sockets
-from yoi_daemon.model.addresses import parse_listen, url
+from yoi_daemon.model.addresses import TcpAddress, parse_listen, url
 from yoi_daemon.model.configuration import listen_addresses
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import ConfigFault, ConfigurationError
@@ -207,7 +207,9 @@ async def _serve_observe(
 async def _announce(daemon: Daemon, bound: Bound, announce: Callable[[str], None]) -> None:
     api = url(bound.api[0].address, "http")
     observe = url(bound.observe[0].address, "ws") if bound.observe else None
-    daemon.observed.url = observe
+    daemon.observed.enabled = observe is not None
+    ports = [one.address.port for one in bound.observe if isinstance(one.address, TcpAddress)]
+    daemon.observed.port = next(iter(ports), None)
     content: dict[str, Any] = {
         "pid": os.getpid(),
         "api": api,

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from yoi_daemon.api.routing import Answer, Call, Lines, Route
-from yoi_daemon.model.errors import Refused
+from yoi_daemon.model.errors import Code, Refused
 from yoi_daemon.model.plugins import IngressReceipt
 from yoi_daemon.plugins.service import Service
 
@@ -34,7 +34,20 @@ class BatchLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     key: str | None = None
 
 
-async def post_batch(call: Call) -> Lines:
+class BatchAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """One line's answer: the event's receipt, or its refusal, to which codes add members of their own."""
+
+    status: int
+    event_id: str | msgspec.UnsetType = msgspec.UNSET
+    correlation_id: str | msgspec.UnsetType = msgspec.UNSET
+    queue_depth: int | msgspec.UnsetType = msgspec.UNSET
+    cursor: str | msgspec.UnsetType = msgspec.UNSET
+    code: Code | msgspec.UnsetType = msgspec.UNSET
+    detail: str | msgspec.UnsetType = msgspec.UNSET
+    retry_after_s: float | msgspec.UnsetType = msgspec.UNSET
+
+
+async def post_batch(call: Call) -> Lines[dict[str, Any]]:
     """Accepts NDJSON; answers one line for each, in order, as each is committed or refused."""
     service = call.daemon.plugins.service(call.params["plugin_id"])
 
@@ -104,6 +117,14 @@ async def post_hook(call: Call) -> Answer:
     return Answer(receipt, status=202)
 
 
+_OF_INGRESS: tuple[Code, ...] = (
+    "ingress_not_found",
+    "invalid_event",
+    "delivery_id_conflict",
+    "queue_full",
+    "service_unavailable",
+    "service_failed",
+)
 ROUTES = (
     Route(
         "POST",
@@ -112,15 +133,18 @@ ROUTES = (
         post_ingress,
         gives=IngressReceipt,
         status=202,
+        refuses=("plugin_not_found", *_OF_INGRESS),
         takes=Any,
+        takes_key=True,
     ),
     Route(
         "POST",
         "/api/plugins/<plugin_id>/ingress",
         "ingress:write",
         post_batch,
-        gives=Lines,
-        takes=Lines,
+        gives=Lines[BatchAnswer],
+        refuses=("plugin_not_found",),
+        takes=Lines[BatchLine],
     ),
     Route(
         "POST",
@@ -129,6 +153,7 @@ ROUTES = (
         post_hook,
         gives=IngressReceipt,
         status=202,
+        refuses=("unauthenticated", *_OF_INGRESS),
         takes=bytes,
     ),
 )

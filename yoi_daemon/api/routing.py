@@ -3,7 +3,7 @@
 import re
 from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
-from typing import Any, Literal, Self, TypeVar, cast
+from typing import Any, Generic, Literal, Self, TypeVar, cast
 
 import msgspec
 import trio
@@ -15,7 +15,7 @@ from werkzeug.local import LocalProxy
 
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.front.access import Principal, Scope
-from yoi_daemon.model.errors import Refused
+from yoi_daemon.model.errors import Code, Refused
 from yoi_daemon.model.problem import CONTENT_TYPE
 
 T = TypeVar("T")
@@ -45,10 +45,10 @@ class Text(msgspec.Struct, frozen=True):
     content_type: str
 
 
-class Lines(msgspec.Struct, frozen=True):
-    """A streamed answer: one JSON value a line, each sent when it is there. `following` gives None at the end."""
+class Lines(msgspec.Struct, Generic[T], frozen=True):
+    """A streamed answer: one JSON `T` a line, each sent when it is there. `following` gives None at the end."""
 
-    following: Callable[[], Awaitable[Any]]
+    following: Callable[[], Awaitable[T | None]]
 
 
 class Call:
@@ -194,8 +194,17 @@ class _LinesBody(ResponseBody):
         return msgspec.json.encode(value) + b"\n"
 
 
-Answered = Answer | Lines | Text
+Answered = Answer | Lines[Any] | Text
 Handler = Callable[[Call], Awaitable[Answered]]
+
+
+GENERAL: tuple[Code, ...] = (
+    "invalid_request",
+    "host_not_allowed",
+    "origin_not_allowed",
+    "internal",
+)
+"""What any request may be refused with; `Route.codes` adds what those with a token, a body or a key may."""
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -206,14 +215,34 @@ class Route(msgspec.Struct, frozen=True):
     access: Access
     handler: Handler
     gives: Any = None
-    """The type of a good answer, for the OpenAPI page; `Lines` for one that is streamed, `Text` for plain text."""
+    """The type of a good answer, for the OpenAPI page; `Lines[T]` for one that is streamed, `Text` for plain text."""
     status: int = 200
+    other_status: int | None = None
+    """A second status of such an answer: readiness says no with one."""
+    refuses: tuple[Code, ...] = ()
+    """What a well-formed request may be refused with, by the state of things; see also `GENERAL`."""
     takes: Any = None
-    """The type of a JSON body; `bytes` for any bytes, `Lines` for NDJSON; with `| None` it may be left out."""
+    """The type of a JSON body; `bytes` for any bytes, `Lines[T]` for NDJSON; with `| None` it may be left out."""
     query: Mapping[str, Any] = {}
     """The query's parameters and their types."""
     is_keyed: bool = False
-    """Whether the dispatcher honours `Idempotency-Key`; an ingress does by itself."""
+    """Whether the dispatcher honours `Idempotency-Key`."""
+    takes_key: bool = False
+    """Whether its handler does so by itself."""
+
+    def codes(self) -> tuple[Code, ...]:
+        """Every code it may answer with, `refuses` and what any request of its kind is refused with."""
+        reads_body = self.takes is not None or self.is_keyed
+        says_its_type = self.takes not in (None, bytes)
+        general: list[tuple[bool, tuple[Code, ...]]] = [
+            (True, GENERAL),
+            (self.access not in ("public", "signed"), ("unauthenticated", "forbidden")),
+            (reads_body, ("payload_too_large", "request_timeout")),
+            (says_its_type, ("unsupported_media_type",)),
+            (self.is_keyed or self.takes_key, ("delivery_id_conflict",)),
+        ]
+        codes: list[Code] = [code for holds, those in general if holds for code in those]
+        return tuple(dict.fromkeys((*codes, *self.refuses)))
 
 
 def answer_json(answer: Answer, request_id: str) -> Response:
@@ -232,7 +261,7 @@ def answer_text(text: Text, request_id: str) -> Response:
     return response
 
 
-def answer_lines(lines: Lines, request_id: str) -> Response:
+def answer_lines(lines: Lines[Any], request_id: str) -> Response:
     """A streamed answer on the wire."""
     response = Response(_LinesBody(lines.following), content_type="application/x-ndjson")
     response.headers["X-Request-Id"] = request_id

@@ -152,7 +152,7 @@ class ObserveServer:
         worker: WorkerScope | None = None
         final = None
         if target.worker_id is not None:
-            worker = await check_target(registry, target, may_be_missing=asked.await_worker)
+            worker = await check_target(registry, log, target, may_be_missing=asked.await_worker)
             final = await worker.final()
         elif target.plugin_id is not None:
             self._check_plugin(target.plugin_id)
