@@ -46,7 +46,7 @@ async def fail(ctx: Context[Settings], event: IngressEvent) -> None:
 async def daemon(tmp_path, wall_clock, monkeypatch) -> AsyncGenerator[Daemon]:
     """A whole daemon with a plugin, and with a profile whose turns last until they are cancelled."""
     (tmp_path / "config" / "plugins").mkdir(parents=True)
-    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets").mkdir(mode=0o700)
     (tmp_path / "config" / "plugins" / "p.py").write_text(MODULE)
     (tmp_path / "config" / "yoi-daemon.toml").write_text(
         "[plugins.p]\nattempts = 1\nconfig = {secret = 'it'}\n"

@@ -16,6 +16,7 @@ from yoi_daemon.api import (
     deadletters,
     health,
     ingress,
+    metrics,
     openapi,
     plugins,
     status,
@@ -32,10 +33,12 @@ from yoi_daemon.api.routing import (
     Call,
     Lines,
     Route,
+    Text,
     address_of_request,
     answer_json,
     answer_lines,
     answer_problem,
+    answer_text,
     refusal_of,
     require_json,
 )
@@ -52,6 +55,7 @@ DESCRIBED: tuple[Route, ...] = (
     *health.ROUTES,
     *status.ROUTES,
     *tokens.ROUTES,
+    *metrics.ROUTES,
     *plugins.ROUTES,
     *ingress.ROUTES,
     *deadletters.ROUTES,
@@ -166,11 +170,13 @@ class Application:
                 return answer_problem(internal_problem(request_id), request_id)
             if isinstance(answer, Lines):
                 return answer_lines(answer, request_id)
+            if isinstance(answer, Text):
+                return answer_text(answer, request_id)
             return answer_json(answer, request_id)
 
         return view
 
-    async def _answer(self, route: Route, params: Mapping[str, str]) -> Answer | Lines[Any]:
+    async def _answer(self, route: Route, params: Mapping[str, str]) -> Answer | Lines[Any] | Text:
         caller = self._authorise(route, params)
         if route.access != "signed":
             require_json()

@@ -1,12 +1,11 @@
 """`Idempotency-Key` of a mutation: the same key, token and address have one effect and one answer."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import msgspec
 import trio
 
-from yoi_daemon.api.routing import Answer, Call, Handler, Lines
+from yoi_daemon.api.routing import Answer, Answered, Call, Handler
 from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.plugins.idempotency import DeliveryKeys
 
@@ -27,7 +26,7 @@ class Replies:
         self._event_log = event_log
         self._draining = draining
 
-    async def answer(self, call: Call, address: str, handler: Handler) -> Answer | Lines[Any]:
+    async def answer(self, call: Call, address: str, handler: Handler) -> Answered:
         """What `handler` answers, or answered to the first call with this key.
 
         Raises what the handler raises, `delivery_id_conflict` for another body, and `invalid_request`
@@ -55,14 +54,12 @@ class Replies:
             else:
                 self._keys.settle(at, key, body, first)
 
-    async def _carry_out(
-        self, handler: Callable[[], Awaitable[Answer | Lines[Any]]]
-    ) -> Answer | Lines[Any]:
+    async def _carry_out(self, handler: Callable[[], Awaitable[Answered]]) -> Answered:
         """To its end though the client is gone: or the effect is there and its key is free again.
 
         Once the daemon drains, a request whose client is gone is cancelled after all.
         """
-        answer: Answer | Lines[Any] | None = None
+        answer: Answered | None = None
         error: Exception | None = None
         effect, watch = trio.CancelScope(shield=True), trio.CancelScope(shield=True)
 

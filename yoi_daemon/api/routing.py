@@ -51,6 +51,13 @@ class Answer(msgspec.Struct, frozen=True):
     kept: Any = msgspec.UNSET
 
 
+class Text(msgspec.Struct, frozen=True):
+    """An answer that is no JSON, encoded already."""
+
+    content: bytes
+    content_type: str
+
+
 class Lines(msgspec.Struct, Generic[T], frozen=True):
     """A streamed answer: one JSON `T` a line. `following` gives those that are there next, none at the end."""
 
@@ -220,7 +227,8 @@ class _LinesBody(ResponseBody):
         return msgspec.json.Encoder().encode_lines(values)
 
 
-Handler = Callable[[Call], Awaitable[Answer | Lines[Any]]]
+Answered = Answer | Lines[Any] | Text
+Handler = Callable[[Call], Awaitable[Answered]]
 
 
 GENERAL: tuple[Code, ...] = (
@@ -244,7 +252,7 @@ class Route(msgspec.Struct, frozen=True):
     access: Access
     handler: Handler
     gives: Any = None
-    """The type of a good answer, for the OpenAPI page; `Lines[T]` for one that is streamed."""
+    """The type of a good answer, for the OpenAPI page; `Lines[T]` for one that is streamed, `Text` for plain text."""
     status: int = 200
     other_status: int | None = None
     """A second status of such an answer: readiness says no with one."""
@@ -311,6 +319,13 @@ def require_json() -> None:
 def answer_json(answer: Answer, request_id: str) -> Response:
     """An answer on the wire."""
     response = Response(msgspec.json.encode(answer.value), status=answer.status, content_type=JSON)
+    response.headers["X-Request-Id"] = request_id
+    return response
+
+
+def answer_text(text: Text, request_id: str) -> Response:
+    """Text on the wire."""
+    response = Response(text.content, content_type=text.content_type)
     response.headers["X-Request-Id"] = request_id
     return response
 

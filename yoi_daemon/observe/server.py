@@ -51,6 +51,7 @@ class ObserveServer:
         self._names = names
         self._uniform = uniform
         self._fanout = Fanout(daemon.event_log)
+        daemon.observed.lag_events = self._fanout.lag_events
         self._by_token: Counter[str] = Counter()
         self._drain = Drain(
             daemon.draining,

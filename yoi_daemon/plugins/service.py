@@ -29,10 +29,11 @@ from yoi_daemon.plugins.generation import Generation
 from yoi_daemon.plugins.idempotency import DeliveryKeys
 from yoi_daemon.plugins.lane import Lane, lane_limits
 from yoi_daemon.plugins.lifecycle import Lifecycle
-from yoi_daemon.plugins.loading import LoadedPlugin, LoadFailed, forget_module
+from yoi_daemon.plugins.loading import LoadedPlugin
 from yoi_daemon.plugins.records import Records, Restored
 from yoi_daemon.plugins.restart import RestartPolicy
 from yoi_daemon.plugins.settlement import Settlement
+from yoi_daemon.plugins.source import LoadFailed
 from yoi_daemon.plugins.state import PluginState
 from yoi_daemon.plugins.supervision import Command, Supervisor
 
@@ -54,6 +55,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     uniform: Callable[[float, float], float]
     load: Callable[[str, PluginSettings], LoadedPlugin]
     """Blocking; raises `LoadFailed`."""
+    forget: Callable[[LoadedPlugin], None]
+    """Lets go of a module that another version has taken over from."""
     timers: Callable[["Service", LoadedPlugin], Awaitable[None]]
     """Runs a plugin's timers until cancelled."""
 
@@ -283,7 +286,7 @@ class Service:
         supervisor.loaded, supervisor.settings = loaded, settings
         supervisor.policy.settings = settings
         if before is not None and before.module != loaded.module:
-            forget_module(before)
+            self._parts.forget(before)
         if self.lifecycle.state in ("failed", "stopped") and not loaded.plugin.has_service:
             self.lifecycle.move("ready", "loaded", "the module is loaded")
         if self.lifecycle.state == "ready":
