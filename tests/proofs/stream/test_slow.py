@@ -32,7 +32,7 @@ EACH_BYTES = 192 * 1024
 """What one that never reads may hold: a joined write, the chunk of it that is being written, and its tasks."""
 
 
-ATTEMPTS = 2
+ATTEMPTS = 3
 """At most; lateness is the machine's as well as the daemon's."""
 
 NOISE_BYTES = 4 << 20
@@ -83,13 +83,17 @@ def measure(
         begun = time.monotonic()
         call(daemon, "publish", rate=size.rate, size=EVENT_BYTES - 182, count=count)
         cut_s = 0.0
-        while not (published := call(daemon, "published"))["is_over"] or (
+        while (seconds := time.monotonic() - begun) < size.seconds or (
             not is_control and stalled and not cut_s
         ):
-            assert time.monotonic() - begun < PATIENCE_S + size.seconds
-            if stalled and not cut_s and slow_consumers(daemon) == stalled:
+            assert seconds < PATIENCE_S + size.seconds
+            # Seldom, and in every run: asking is work for the daemon too.
+            if slow_consumers(daemon) == stalled > 0 and not cut_s:
                 cut_s = time.monotonic() - begun
-            time.sleep(0.2)
+            time.sleep(1)
+        while not (published := call(daemon, "published"))["is_over"]:
+            assert time.monotonic() - begun < PATIENCE_S + size.seconds
+            time.sleep(1)
         if not is_control:
             check_healthy(readers, count)
             assert slow_consumers(daemon) == stalled
@@ -131,7 +135,7 @@ def check_resumed(daemon, stream: Stream, cursor: str, count: int) -> None:
 def is_as_without(without: Measured, beside: Measured, stalled: int) -> bool:
     more_bytes = beside.most_bytes - without.most_bytes
     return (
-        beside.p99_ms <= 2 * without.p99_ms + 10
+        beside.p99_ms <= 2 * without.p99_ms + 25
         and more_bytes <= stalled * EACH_BYTES + NOISE_BYTES
     )
 
@@ -166,7 +170,7 @@ put = Outbox.put
 def waiting(self, data):
     if self._descriptor is not None:
         select.select([], [self._descriptor], [], 0.1)
-    put(self, data)
+    return put(self, data)
 
 Outbox.put = waiting
 """
@@ -177,14 +181,14 @@ from yoi_daemon.front.websocket import _Session
 from yoi_daemon.sdk import Plugin
 plugin = Plugin("broken")
 
+put = _Session.offer
+
 def offer(self, frames):
-    self._require_open()
-    self._outbox.put(bytes(bytearray(frames)))
+    put(self, bytes(bytearray(frames)))
     return True
 
 async def drained(self):
     await trio.lowlevel.checkpoint()
-    self._require_open()
 
 _Session.offer = offer
 _Session.drained = drained
