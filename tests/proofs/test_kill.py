@@ -154,7 +154,7 @@ class House:
                 yield
                 clients.send_signal(signal.SIGTERM)
                 _, errors = clients.communicate(timeout=120)
-                assert (clients.returncode, errors) == (0, "")
+                assert (clients.returncode, errors) == (0, ""), errors[-1500:]
             finally:
                 clients.kill()
 
