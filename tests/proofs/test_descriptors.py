@@ -31,10 +31,12 @@ async def take(ctx: Context, event: IngressEvent) -> None:
 
 
 @pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[DaemonProcess]:
+def daemon(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[DaemonProcess]:
+    """A daemon that may have so many descriptors, or another program in its place."""
     (tmp_path / "config" / "plugins").mkdir(parents=True)
     (tmp_path / "config" / "plugins" / "gen.py").write_text(PLUGIN)
-    limited = ("prlimit", f"--nofile={LIMIT}:{LIMIT}", sys.executable, "-m", "yoi_daemon")
+    program = getattr(request, "param", ("-m", "yoi_daemon"))
+    limited = ("prlimit", f"--nofile={LIMIT}:{LIMIT}", sys.executable, *program)
     started = DaemonProcess(tmp_path / "config", tmp_path / "state", limited).wait_ready()
     yield started
     started.end()
@@ -61,10 +63,7 @@ def test_more_connections_than_descriptors(
     at = urlsplit(daemon.api if listener == "api" else daemon.observe)
     answered_s: list[float] = []
     with ExitStack() as opened:
-        for _ in range(CONNECTS):
-            one = opened.enter_context(socket.socket())
-            one.setblocking(False)
-            one.connect_ex((at.hostname, at.port))
+        flood(opened, at.hostname, at.port)
         # Somebody new is answered while they are there, and accepts events: the store commits.
         until = time.monotonic() + 3
         while time.monotonic() < until:
@@ -82,6 +81,29 @@ def test_more_connections_than_descriptors(
     assert recovered_s < RECOVERY_S + NOISE_S
     assert daemon.stop() == 0
     assert not [line for line in daemon.lines if "Traceback" in line]
+
+
+@pytest.mark.parametrize(
+    "daemon", [(str(Path(__file__).with_name("weak_daemon.py")), "crowded")], indirect=True
+)
+def test_the_negative_control_nobody_new_is_answered(daemon: DaemonProcess) -> None:
+    """Without a listener's part, and without ending who does not ask, a watcher would restart it."""
+    at = urlsplit(daemon.api)
+    with ExitStack() as opened:
+        flood(opened, at.hostname, at.port)
+        deadline = time.monotonic() + 20
+        while descriptors(daemon) < LIMIT:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        with pytest.raises(TimeoutError):
+            health(daemon, 3)
+
+
+def flood(opened: ExitStack, host: str | None, port: int | None) -> None:
+    for _ in range(CONNECTS):
+        one = opened.enter_context(socket.socket())
+        one.setblocking(False)
+        one.connect_ex((host, port))
 
 
 def answered(daemon: DaemonProcess) -> float:

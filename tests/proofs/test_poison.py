@@ -1,8 +1,12 @@
 """An event that ends its process every time it is tried: dead after its attempts, and nothing else is."""
 
+import json
 import os
+import subprocess
+import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
 from pathlib import Path
 from statistics import quantiles
@@ -80,10 +84,8 @@ def test_it_is_dead_after_its_attempts_and_the_others_do_not_feel_it(
         while True:
             try:
                 daemon.wait(8)
-            except TimeoutError:
-                raise
-            except Exception:  # noqa: BLE001 (subprocess's own: it lives)
-                break
+            except subprocess.TimeoutExpired:
+                break  # it lives
             deaths += 1
             assert deaths < 10
             daemons.append(DaemonProcess(config, state, LEDGER=str(ledger)))
@@ -126,9 +128,6 @@ def test_it_is_dead_after_its_attempts_and_the_others_do_not_feel_it(
 
 def send_batch(daemon: DaemonProcess, lines: list[bytes]) -> tuple[list[str], str]:
     """Sends NDJSON; the events' ids, and the poison's."""
-    import json
-    import urllib.request
-
     request = urllib.request.Request(
         f"{daemon.api}/api/plugins/bad/ingress",
         b"\n".join(lines),
@@ -149,3 +148,23 @@ def wait_handled(ledger: Path, sent: dict[str, tuple[float, int]]) -> None:
 
 def p99(times: list[float]) -> float:
     return quantiles(times, n=100, method="inclusive")[98]
+
+
+def test_the_negative_control_a_crash_that_does_not_count_goes_on_for_ever(tmp_path: Path) -> None:
+    """What is tried before it is noted is tried for the first time again and again."""
+    config, state, ledger = tmp_path / "config", tmp_path / "state", tmp_path / "ledger"
+    (config / "plugins").mkdir(parents=True)
+    code = PLUGIN.format(name="bad", end=ENDS["exited"], delay_s=0.5)
+    (config / "plugins" / "bad.py").write_text(code)
+    weak = (sys.executable, str(Path(__file__).with_name("weak_daemon.py")), "forgetful")
+    deaths = 0
+    for life in range(6):  # more than its attempts, and one among others
+        daemon = DaemonProcess(config, state, weak, LEDGER=str(ledger))
+        try:
+            if not life:
+                daemon.wait_ready()
+                daemon.request("POST", "/api/plugins/bad/ingress/take", "poison")
+            deaths += daemon.wait(30) == 1
+        finally:
+            daemon.end()
+    assert deaths == 6

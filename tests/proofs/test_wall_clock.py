@@ -5,8 +5,9 @@ Needs libfaketime (Debian's package `libfaketime`); YOI_LIBFAKETIME names the li
 
 import json
 import os
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,10 @@ async def take(ctx: Context, event: IngressEvent) -> None:
     if event.payload == "again" and event.attempt == 1:
         raise Retry(after_s={retry_s})
 """
+PROGRAM = (sys.executable, "-m", "yoi_daemon")
 RETRY_S = 4.0
 SLACK_S = 20.0
 OFFSETS = ("+0", "+10y", "-10y")
-YEARS = {"+0": 0, "+10y": 10, "-10y": -10}
 
 
 def libfaketime() -> Path | None:
@@ -60,7 +61,7 @@ class Clock:
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            "DONT_FAKE_MONOTONIC": "1",
+            "NO_FAKE_STAT": "1",
         }
 
     def set(self, offset: str) -> None:
@@ -94,8 +95,8 @@ def start(tmp_path: Path, clock: Clock) -> Iterator[Any]:
         "GATE": str(tmp_path / "gate"),
     }
 
-    def start_one() -> DaemonProcess:
-        started.append(DaemonProcess(config, state, **environ))
+    def start_one(program: Sequence[str] = PROGRAM) -> DaemonProcess:
+        started.append(DaemonProcess(config, state, program, **environ))
         return started[-1].wait_ready()
 
     yield start_one
@@ -209,3 +210,13 @@ def test_what_waited_over_a_jump_is_handled_in_order(
     noted = lines(tmp_path, "gen", 10)
     assert [payload for payload, *_ in noted] == [str(number) for number in range(10)]
     assert daemon.stop() == 0
+
+
+def test_the_negative_control_ages_by_the_wall_clock(clock: Clock, start: Any) -> None:
+    """A key is remembered for a day: ten years later it is forgotten, and the event taken twice."""
+    weak = Path(__file__).with_name("weak_daemon.py")
+    daemon = start((sys.executable, str(weak), "wall"))
+    first = send(daemon, "gen", 1, "k")
+    assert send(daemon, "gen", 1, "k") == first
+    clock.set("+10y")
+    assert send(daemon, "gen", 1, "k")["event_id"] != first["event_id"]
