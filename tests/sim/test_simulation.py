@@ -14,7 +14,7 @@ from yoi_daemon.plugins.records import Records
 
 pytestmark = pytest.mark.prove
 
-VICTIMS = ("victim", "drops6", "held1", "redeliverer", "stopper", WHOLE, POWER, POWERS)
+VICTIMS = ("victim", "drops6", "waits1", "held1", "redeliverer", "stopper", WHOLE, POWER, POWERS)
 ODD = 97
 """A stride that is no multiple of anything in the story."""
 

@@ -289,13 +289,20 @@ class Life:
     async def _accept_all(self) -> None:
         """With and without room, the same key twice; it is retried, fails, waits in order, is dropped."""
         async with trio.open_nursery() as nursery:
-            for name, what in (("first", "ok"), ("victim", "retry"), ("bad", "bad")):
+            for name, what in (
+                ("first", "ok"),
+                ("victim", "retry"),
+                ("bad", "bad"),
+                ("crash", "crash"),
+            ):
                 nursery.start_soon(self._send, name, "go", what)
             nursery.start_soon(self._send, "victim", "go", "retry")
         await self._send("slow", "go", "slow")
         async with trio.open_nursery() as nursery:
             for number in range(8):
                 nursery.start_soon(self._send, f"drops{number}", "drops", "ok")
+            for number in range(3):
+                nursery.start_soon(self._send, f"waits{number}", "waits", "ok")
         for number in range(2):
             await self._send(f"held{number}", "keeps_order", "retry")
         await trio.sleep(self.world.chance.choice((0, 1, 10)))
@@ -376,8 +383,12 @@ class Life:
     def _plugin(self) -> Plugin:
         plugin = Plugin("p")
 
+        async def explode() -> None:
+            raise ValueError("a task of the service")
+
         @plugin.start
-        async def start(ctx) -> None: ...
+        async def start(ctx) -> None:
+            self.resource = await ctx.enter(trio.open_nursery())
 
         async def handle(ctx, event) -> None:
             if not self.is_dead:
@@ -392,6 +403,9 @@ class Life:
                 raise Retry(after_s=2)
             if what == "bad" and event.source != "redelivery":
                 raise ValueError("bad")
+            if what == "crash" and event.attempt == 1:
+                self.resource.start_soon(explode)
+                await trio.sleep(1)
             if what == "hang" and event.attempt == 1:
                 await trio.sleep_forever()
             await ctx.emit("done")
@@ -399,4 +413,5 @@ class Life:
         plugin.ingress("go")(handle)
         plugin.ingress("keeps_order", on_retry="hold")(handle)
         plugin.ingress("drops", overflow="drop_oldest")(handle)
+        plugin.ingress("waits", overflow="wait", wait_s=20)(handle)
         return plugin
