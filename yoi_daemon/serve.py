@@ -26,9 +26,10 @@ from yoi_daemon.daemon.statedir import (
     write_daemon_file,
 )
 from yoi_daemon.front.access import Tokens, names_of
-from yoi_daemon.front.http import serve_http
+from yoi_daemon.front.descriptors import API_PART, connections, raise_limit
+from yoi_daemon.front.http import HttpLimits, serve_http
 from yoi_daemon.front.sockets import ListenFailed, ListeningSocket, open_sockets
-from yoi_daemon.model.addresses import parse_listen, url
+from yoi_daemon.model.addresses import TcpAddress, parse_listen, url
 from yoi_daemon.model.configuration import listen_addresses
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import ConfigFault, ConfigurationError
@@ -70,6 +71,7 @@ def run(
     settings = read_settings(directories, environ)
     configure_logs(settings.daemon.log_level)
     wants_observe = _wants_observe(settings, directories)
+    raise_limit()
     with hold_state_directory(directories), ExitStack() as sockets:
         tokens = Tokens(admin_token(directories))
         bound = Bound(
@@ -166,6 +168,7 @@ async def _serve_api(
         [one.socket for one in bound.api],
         draining=daemon.draining,
         graceful_s=graceful_s,
+        limits=HttpLimits(connections=connections(API_PART, HttpLimits.connections)),
         new_request_id=partial(daemon.ids.new, "req"),
         task_status=task_status,
     )
@@ -189,7 +192,9 @@ async def _serve_observe(
 async def _announce(daemon: Daemon, bound: Bound, announce: Callable[[str], None]) -> None:
     api = url(bound.api[0].address, "http")
     observe = url(bound.observe[0].address, "ws") if bound.observe else None
-    daemon.observed.url = observe
+    daemon.observed.enabled = observe is not None
+    ports = [one.address.port for one in bound.observe if isinstance(one.address, TcpAddress)]
+    daemon.observed.port = next(iter(ports), None)
     content: dict[str, Any] = {
         "pid": os.getpid(),
         "api": api,

@@ -9,7 +9,6 @@ from tests.api.conftest import NAMES, TOKEN
 from yoi_daemon.api.app import ROUTES, make_app
 from yoi_daemon.api.routing import Answer, Route
 from yoi_daemon.front.access import ALL_SCOPES, Principal
-from yoi_daemon.model.cursor import decode_cursor
 from yoi_daemon.model.errors import Refused
 
 WORKERS = "/api/runtimes/backend-internal/workers"
@@ -26,41 +25,6 @@ def seen(daemon, kind: str) -> int:
 async def settled(daemon) -> None:
     await wait_all_tasks_blocked(0.01)
     await daemon.event_log.committed(daemon.event_log.appended)
-
-
-async def test_create_input_and_stop_have_one_effect_for_a_key(client, daemon):
-    steps = [("", {"label": "x"}, "worker.created")]
-    first = await client("POST", WORKERS, {"label": "x"}, idempotency_key="k")
-    worker = f"{WORKERS}/{first.json['worker']['worker_id']}"
-    steps = [
-        (WORKERS, {"label": "x"}, "worker.created", first),
-        (f"{worker}/input", {"text": "hello"}, "worker.input_accepted", None),
-        (f"{worker}/stop", {}, "worker.state", None),
-    ]
-    for path, body, kind, answer in steps:
-        answer = answer or await client("POST", path, body, idempotency_key="k")
-        assert answer.status < 300, answer.body
-        await settled(daemon)
-        events = daemon.event_log.appended
-        again = await client("POST", path, body, idempotency_key="k")
-        assert (again.status, again.body) == (answer.status, answer.body)
-        assert daemon.event_log.appended == events
-        assert seen(daemon, kind) >= 1
-        # Its control: without the key it has an effect, or is refused.
-        other = await client("POST", path, body)
-        assert other.body != answer.body
-
-
-async def test_cancel_has_one_effect_for_a_key(client, daemon):
-    worker_id = await create(client, input="x")
-    path = f"{WORKERS}/{worker_id}/cancel"
-    await settled(daemon)
-    refused = await client("POST", path, idempotency_key="k")
-    assert (refused.status, refused.json["code"]) == (409, "invalid_state")
-    # A refusal is not kept: the key is free until there is an effect.
-    await client("POST", f"{WORKERS}/{worker_id}/input", {"text": "y"})
-    answer = await client("POST", path, idempotency_key="k")
-    assert answer.status in (200, 409)
 
 
 async def test_another_body_is_a_conflict(client):
@@ -168,22 +132,3 @@ def test_every_mutation_is_keyed():
         "/hooks/<plugin_id>/<ingress>",  # the sender's delivery id
         "/api/tools/<plugin_id>/<tool>",  # changes nothing of the daemon's
     }
-
-
-async def test_every_mutations_cursor_joins_the_stream_at_its_place(client, daemon):
-    """What the answer shows is at or before the cursor, and nothing of the next step is."""
-    worker_id = await create(client)
-    worker = f"{WORKERS}/{worker_id}"
-    places = []
-    for path, body, kind in (
-        (WORKERS, {}, "worker.created"),
-        (f"{worker}/input", {"text": "x"}, "worker.input_accepted"),
-        (f"{worker}/stop", {}, "worker.state"),
-        ("/api/reload", {}, "daemon.reloaded"),
-    ):
-        answer = await client("POST", path, body)
-        seq = decode_cursor(answer.json["cursor"]).seq
-        (entry,) = [one for one in daemon.event_log.read(seq - 1, 1) if one.seq == seq]
-        assert entry.kind == kind
-        places.append(seq)
-    assert places == sorted(places)

@@ -34,19 +34,24 @@ async def tell(socket: trio_websocket.WebSocketConnection, *messages: dict[str, 
 
 
 async def finish(cursor: str, socket: trio_websocket.WebSocketConnection) -> None:
-    await tell(socket, HELLO, event(9), {"type": "end", "state": "stopped"})
+    worker = {"runtime_id": "r", "worker_id": "w", "state": "stopped"}
+    await tell(socket, HELLO, event(9), {"type": "end", "worker": worker})
     await socket.get_message()
 
 
 async def follow(
     state: Path, scripts: list[Script], cursor: str = "latest", **options: Any
 ) -> list[str]:
-    """Follows a daemon with one script for each connection; gives the cursors it was asked for."""
+    """Follows a daemon with one script for each connection; gives the cursors it was asked for.
+
+    Each says so where no gap after it is taken.
+    """
     asked: list[str] = []
 
     async def handle(request: trio_websocket.WebSocketRequest) -> None:
-        cursor = parse_qs(urlsplit(request.path).query)["cursor"][0]
-        asked.append(cursor)
+        query = parse_qs(urlsplit(request.path).query)
+        cursor = query["cursor"][0]
+        asked.append(cursor if query["on_gap"] == ["earliest"] else f"{cursor} and no gap")
         socket = await request.accept()
         try:
             await scripts[len(asked) - 1](cursor, socket)
@@ -87,7 +92,7 @@ async def test_one_line_an_event(tmp_path: Path, capsys: pytest.CaptureFixture[s
         't gen.\\x1b[2J "a\\nb"',
         't gen.tick {"n":9}',
     ]
-    assert err.startswith("yoi-daemon: the end: ")
+    assert err == "yoi-daemon: the end: worker r/w is stopped\n"
 
 
 async def test_json_is_the_event(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,41 +125,71 @@ async def test_a_cut_is_said_once_and_resumed(
     assert err.count("connected again") == 1
 
 
-@pytest.mark.parametrize(
-    ("code", "close", "reason", "said"),
-    [
-        ("cursor_expired", 4410, "epoch_changed", "events before its restart are gone"),
-        ("cursor_unknown", 4422, "foreign_epoch", "events before its restart are gone"),
-        ("cursor_expired", 4410, "evicted", "have left the log"),
-    ],
-)
-async def test_a_lost_position_is_said_and_it_goes_on_from_the_earliest(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    code: str,
-    close: int,
-    reason: str,
-    said: str,
-) -> None:
-    async def cut(cursor: str, socket: trio_websocket.WebSocketConnection) -> None:
-        await tell(socket, HELLO, event(1))
-        await socket.aclose(1012)
+async def cut_off(cursor: str, socket: trio_websocket.WebSocketConnection) -> None:
+    await tell(socket, HELLO, event(1))
+    await socket.aclose(1012)
 
-    async def refuse(cursor: str, socket: trio_websocket.WebSocketConnection) -> None:
+
+def refuse(code: str, close: int, reason: str) -> Script:
+    async def script(cursor: str, socket: trio_websocket.WebSocketConnection) -> None:
         await tell(socket, {"type": "error", "code": code, "reason": reason})
         await socket.aclose(close)
 
+    return script
+
+
+def gap(reason: str) -> Script:
+    async def script(cursor: str, socket: trio_websocket.WebSocketConnection) -> None:
+        lost = {"type": "gap", "from": cursor, "to": "c8", "cursor": "c8", "reason": reason}
+        await tell(socket, {**HELLO, "resume": "earliest"}, lost)
+        await finish(cursor, socket)
+
+    return script
+
+
+EXPIRED = refuse("cursor_expired", 4410, "evicted")
+FOREIGN = refuse("cursor_unknown", 4422, "foreign_epoch")
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        (gap("epoch_changed"), "events before its restart are gone"),
+        (gap("evicted"), "those after c1 up to c8 are lost"),
+    ],
+)
+async def test_what_is_gone_is_taken_as_a_gap_and_said(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    script: Script,
+    said: str,
+) -> None:
     monkeypatch.setattr("yoi_daemon.cli.follow.BACKOFF", BACKOFF.__class__(first_s=0.001))
-    asked = await follow(tmp_path, [cut, refuse, finish])
-    assert asked == ["latest", "c1", "earliest"]
+    assert await follow(tmp_path, [cut_off, script]) == ["latest", "c1"]
     out, err = capsys.readouterr()
     assert [line for line in err.splitlines() if said in line] != []
     assert len(out.splitlines()) == 2
 
-    # A position that a person gave, and that never was good, is their mistake and not a restart.
-    with pytest.RaisesGroup(StreamRefused):
-        await follow(tmp_path, [refuse], cursor="old")
+
+async def test_a_log_that_does_not_know_the_position_is_read_from_its_earliest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("yoi_daemon.cli.follow.BACKOFF", BACKOFF.__class__(first_s=0.001))
+    assert await follow(tmp_path, [cut_off, FOREIGN, finish]) == ["latest", "c1", "earliest"]
+    assert "events before its restart are gone" in capsys.readouterr().err
+
+
+async def test_a_position_that_a_person_gave_is_theirs_until_it_was_good(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("yoi_daemon.cli.follow.BACKOFF", BACKOFF.__class__(first_s=0.001))
+    for script in (EXPIRED, FOREIGN):
+        with pytest.RaisesGroup(StreamRefused):
+            await follow(tmp_path, [script], cursor="old")
+    asked = await follow(tmp_path, [cut_off, EXPIRED, gap("evicted")], cursor="c0")
+    assert asked == ["c0 and no gap", "c1 and no gap", "c1"]
+    assert "those after c1 up to c8 are lost" in capsys.readouterr().err
 
 
 def test_scopes() -> None:
@@ -163,10 +198,14 @@ def test_scopes() -> None:
 
 
 def test_a_daemon_without_a_stream_says_so(run: Any, daemon: Any) -> None:
-    daemon.answers["GET /api/status"] = (200, {"observe": {"enabled": False, "url": None}})
+    daemon.answers["GET /api/status"] = (200, {"observe": {"enabled": False, "port": None}})
     outcome = run("events", "--state", str(daemon.state))
     assert outcome.code == 69
     assert "offers no event stream" in outcome.err
+    daemon.answers["GET /api/status"] = (200, {"observe": {"enabled": True, "port": None}})
+    outcome = run("events", "--state", str(daemon.state))
+    assert outcome.code == 69
+    assert "is on a unix socket" in outcome.err
 
 
 def test_ctrl_c_ends_it_quietly(run: Any, daemon: Any, monkeypatch: pytest.MonkeyPatch) -> None:

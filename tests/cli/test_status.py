@@ -9,7 +9,7 @@ STATUS = {
     "uptime_s": 75,
     "store": {"kind": "memory", "durable": False, "note": "a restart forgets everything"},
     "log": {"epoch": "e1", "floor": 0, "head": 9, "events": 9, "bytes": 2048},
-    "observe": {"enabled": True, "url": "ws://127.0.0.1:7421", "subscribers": 2},
+    "observe": {"enabled": True, "port": 7421, "subscribers": 2},
     "plugins": [
         {"plugin_id": "gen", "state": "running", "queue_depth": 0, "queue_capacity": 256},
     ],

@@ -3,10 +3,12 @@
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from yoi_daemon.api.app import ROUTES
 from yoi_daemon.cli.main import COMMANDS
+from yoi_daemon.registry.records import Record, RecordedItem
 from yoi_daemon.sdk.testing import open_plugin
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -39,3 +41,18 @@ def test_every_route_is_named(route):
     table = README.partition("## HTTP API")[2].partition("##")[0]
     fixed = [part for part in route.rule.split("/") if part and not part.startswith("<")]
     assert fixed[-1] in table
+
+
+def test_a_records_keys_are_all_told():
+    """What is optional says so, and nothing else does."""
+    told = README.partition("| key | |")[2].partition("\n\n")[0].splitlines()[2:]
+    keys: dict[str, bool] = {}
+    for row in told:
+        names, says = row.strip("| ").split(" | ", 1)
+        for name in re.findall(r"`(\w+)", names):
+            keys[name] = "optional" in says
+    fields = msgspec.structs.fields(Record)
+    assert keys == {field.name: not field.required for field in fields}
+    (items,) = [row for row in told if row.startswith("| `items`")]
+    named = re.findall(r"\w+", items.partition("{")[2].partition("}")[0])
+    assert set(RecordedItem.__struct_fields__) <= set(named)

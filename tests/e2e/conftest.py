@@ -5,25 +5,41 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from queue import Queue
 
 import pytest
 
+from tests.e2e.canaries import MARK, PLAIN, STEM, hits
+
+RECORDING = Path(__file__).parent / "recording"
 READY_WITHIN_S = 20
 """A bound against hanging, wide enough for a busy machine; what is promised is measured elsewhere."""
 
 
 class DaemonProcess:
-    """The real program, as a user starts it, on kernel-chosen ports."""
+    """The real program, as a user starts it, on kernel-chosen ports; `program` is another way to start it."""
 
-    def __init__(self, config: Path, state: Path, **environ: str) -> None:
+    def __init__(
+        self,
+        config: Path,
+        state: Path,
+        program: Sequence[str] = (sys.executable, "-m", "yoi_daemon"),
+        *,
+        record: Path | None = None,
+        **environ: str,
+    ) -> None:
         self.config = config
         self.state = state
+        self._record = record
         env = {key: value for key, value in os.environ.items() if not key.startswith("YOI__")}
         env |= {"YOI__API__LISTEN": "127.0.0.1:0", "YOI__OBSERVE__LISTEN": "127.0.0.1:0"} | environ
+        if record is not None:
+            env |= {"YOI_TEST_RECORD": str(record), "YOI_TEST_VALUE": f"{PLAIN} value"}
+            env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(RECORDING), *sys.path]))
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "yoi_daemon", "run", "--config", config, "--state", state],
+            [*program, "run", "--config", config, "--state", state],
             env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -72,6 +88,30 @@ class DaemonProcess:
             with error:
                 return error.code, json.load(error)
 
+    def sent(self) -> list[bytes]:
+        """Every byte it has sent to any client, by connection; whole once it has ended."""
+        assert self._record is not None
+        return [file.read_bytes() for file in sorted(self._record.iterdir())]
+
+    def canaries(self) -> list[str]:
+        """What no client may be told: marked paths and values, the token, the secrets' contents."""
+        secrets = [*(self.state / "secrets").glob("*"), self.state / "admin.token"]
+        texts = [file.read_text().strip() for file in secrets if file.is_file()]
+        return [
+            MARK,
+            STEM,
+            PLAIN,
+            PLAIN.lower(),
+            str(self.state),
+            str(self.config),
+            sys.prefix,
+            *texts,
+        ]
+
+    def leaks(self) -> set[bytes]:
+        """The forms of its canaries that it has sent to anyone."""
+        return {hit for data in self.sent() for hit in hits(data, self.canaries())}
+
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
 
@@ -96,18 +136,48 @@ class DaemonProcess:
 
 
 @pytest.fixture
-def start_daemon(tmp_path):
-    """Starts daemons; ends whatever of them is left."""
-    started: list[DaemonProcess] = []
+def tmp_path(tmp_path: Path) -> Path:
+    """Every path of a test's daemons has a canary in it."""
+    marked = tmp_path / MARK
+    marked.mkdir()
+    return marked
 
-    def start(config: Path, state: Path | None = None, ready: bool = True, **environ: str):
-        daemon = DaemonProcess(config, state or tmp_path / "state", **environ)
-        started.append(daemon)
+
+class Daemons:
+    """Starts daemons, and keeps them."""
+
+    def __init__(self, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+        self.started: list[DaemonProcess] = []
+        self.may_leak = False
+        self._tmp_path = tmp_path
+        self._factory = tmp_path_factory
+
+    def __call__(
+        self,
+        config: Path,
+        state: Path | None = None,
+        ready: bool = True,
+        code: str = "",
+        **environ: str,
+    ) -> DaemonProcess:
+        """`code` is run in place of `python -m yoi_daemon`."""
+        record = self._factory.mktemp("record")
+        state = state or self._tmp_path / "state"
+        program = (sys.executable, "-c", code) if code else (sys.executable, "-m", "yoi_daemon")
+        daemon = DaemonProcess(config, state, program, record=record, **environ)
+        self.started.append(daemon)
         return daemon.wait_ready() if ready else daemon
 
-    yield start
-    for daemon in started:
+
+@pytest.fixture
+def start_daemon(tmp_path, tmp_path_factory):
+    """Starts daemons; ends whatever of them is left, and searches all they ever sent for canaries."""
+    daemons = Daemons(tmp_path, tmp_path_factory)
+    yield daemons
+    for daemon in daemons.started:
         daemon.end()
+    if not daemons.may_leak:
+        assert [daemon.leaks() for daemon in daemons.started] == [set()] * len(daemons.started)
 
 
 @pytest.fixture

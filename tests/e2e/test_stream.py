@@ -1,6 +1,7 @@
 """The stream across restarts of the real daemon, followed by a client that is not ours and by our command."""
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -125,6 +126,116 @@ def test_the_command_follows_across_a_restart(start_daemon, config, tmp_path, st
         assert following.stderr
         told = following.stderr.read()
     assert ("the daemon has begun a new log" in told) == (store == "memory")
+
+
+def test_the_command_finds_the_stream_by_the_apis_url(start_daemon, config):
+    daemon = start_daemon(config)
+    where = ["--url", daemon.api, "--token-file", daemon.state / "admin.token"]
+    command = [sys.executable, "-m", "yoi_daemon", "events", "--json", "--from", "earliest"]
+    with subprocess.Popen([*command, *where], stdout=subprocess.PIPE) as following:
+        assert following.stdout
+        try:
+            assert json.loads(following.stdout.readline())["seq"] == 1
+        finally:
+            following.terminate()
+
+
+WORKERS = "/api/runtimes/backend-internal/workers"
+
+
+def make_worker(daemon) -> str:
+    wanted = {"profile": "builtin:echo", "label": "", "input": "hello"}
+    status, receipt = daemon.request("POST", WORKERS, wanted)
+    assert status == 201, receipt
+    return receipt["worker"]["worker_id"]
+
+
+def stop_worker(daemon, worker_id: str) -> None:
+    status, receipt = daemon.request("POST", f"{WORKERS}/{worker_id}/stop", {})
+    assert (status, receipt["worker"]["state"]) == (200, "stopped")
+
+
+def read_to_the_close(stream) -> tuple[list[dict], int]:
+    messages = []
+    try:
+        while True:
+            messages += read(stream, 1)
+    except ConnectionClosed:
+        return messages, stream.close_code
+
+
+def test_a_workers_stream_ends_when_it_is_stopped_and_everything_was_delivered(
+    start_daemon, config
+):
+    daemon = start_daemon(config)
+    worker_id = make_worker(daemon)
+    path = f"/v1/workers/{worker_id}/events"
+    with (
+        subscribe(daemon, "cursor=earliest", path) as live,
+        subscribe(daemon, "cursor=latest") as everything,
+    ):
+        before = read_to_live(live)
+        stop_worker(daemon, worker_id)
+        after, code = read_to_the_close(live)
+        assert code == 1000
+        # Only its own stream is finished.
+        read_to_live(everything)
+        stopped = read(everything, 1)[0]
+        assert (stopped["kind"], stopped["data"]["state"]) == ("worker.state", "stopped")
+    messages = before + after
+    end = messages[-1]
+    assert (end["type"], end["reason"]) == ("end", "worker_gone")
+    assert (end["worker"]["worker_id"], end["worker"]["state"]) == (worker_id, "stopped")
+    whole = [message for message in messages if message["type"] == "event"]
+    assert [event["worker_seq"] for event in whole] == [*range(1, len(whole) + 1)]
+    assert whole[-1]["data"]["state"] == "stopped"
+
+    # Any cursor it told resumes: the exact rest, and then `end`.
+    for told in (whole[0], whole[len(whole) // 2], whole[-1], end):
+        with subscribe(daemon, f"cursor={told['cursor']}", path) as stream:
+            again, code = read_to_the_close(stream)
+        rest = [message for message in again if message["type"] == "event"]
+        assert rest == whole[whole.index(told) + 1 :] if told is not end else not rest
+        assert (again[-1]["type"], again[-1]["worker"], code) == ("end", end["worker"], 1000)
+
+    # Only where nothing can come is it refused, with the final state.
+    with subscribe(daemon, "cursor=latest", path) as stream:
+        (refused,), code = read_to_the_close(stream)
+    assert (refused["code"], refused["worker"], code) == ("worker_gone", end["worker"], 4404)
+
+
+def test_a_cut_is_not_the_end(start_daemon, config):
+    """The control of the above: a daemon that stops says where to go on, and never `end`."""
+    daemon = start_daemon(config)
+    worker_id = make_worker(daemon)
+    with subscribe(daemon, "cursor=earliest", f"/v1/workers/{worker_id}/events") as stream:
+        read_to_live(stream)
+        daemon.signal(signal.SIGTERM)
+        messages, code = read_to_the_close(stream)
+    assert code == 1012
+    assert [m["type"] for m in messages if m["type"] != "event"][-2:] == ["bookmark", "error"]
+    assert daemon.wait() == 0
+
+
+def test_the_command_ends_with_its_worker(start_daemon, config):
+    daemon = start_daemon(config)
+    worker_id = make_worker(daemon)
+    command = [sys.executable, "-m", "yoi_daemon", "events", "--from", "earliest"]
+    with subprocess.Popen(
+        [*command, "--worker", worker_id, "--state", daemon.state],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as following:
+        assert following.stdout
+        assert "worker.created" in following.stdout.readline()
+        stop_worker(daemon, worker_id)
+        out, err = following.communicate(timeout=20)
+    assert (following.returncode, err) == (
+        0,
+        f"yoi-daemon: the end: worker backend-internal/{worker_id} is stopped\n",
+    )
+    assert '"state":"stopped"' in out.splitlines()[-1]
 
 
 def test_a_protocol_violation_is_closed_as_the_rfc_says(start_daemon, config):

@@ -5,7 +5,9 @@ import pytest
 import trio
 from trio.testing import MockClock, memory_stream_one_way_pair, wait_all_tasks_blocked
 
+from tests.observe.transport import messages_in
 from yoi_daemon.front.outbox import CHUNK_BYTES, Outbox
+from yoi_daemon.model.frames import text_frame
 
 
 class NeverTakes(trio.abc.SendStream):
@@ -150,3 +152,81 @@ async def test_a_peer_that_is_gone_is_noticed_at_once() -> None:
 async def test_room_does_not_wait_where_there_is_some(below: int) -> None:
     sending, _ = memory_stream_one_way_pair()
     await _outbox(sending).room(below)
+
+
+FAREWELL = text_frame(b"too slow") + text_frame(b"goodbye")
+
+
+async def stall(size: int) -> list[bytes]:
+    """What a peer finds, which begins to read when its outbox has given up; frames of `size` bytes."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+        lost = trio.Event()
+        outbox = Outbox(stream, stall_s=0.01, on_lost=lost.set, descriptor=ours.fileno())
+        outbox.farewell = lambda: FAREWELL
+        number = 0
+        while outbox.unsent < 3 * CHUNK_BYTES:
+            joined = b""
+            while len(joined) < CHUNK_BYTES:
+                joined += text_frame(f"{number} ".encode().ljust(size, b"x"))
+                number += 1
+            outbox.put(joined)
+        received = bytearray()
+        reading = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(outbox.run)
+            await lost.wait()
+            assert outbox.stalled
+            outbox.put(b"dropped")
+            while not outbox.ended.is_set() or len(received) < ours_sent(received, theirs):
+                received += await reading.receive_some(1 << 20)
+        assert outbox.parted
+        return messages_in(bytes(received))
+
+
+def ours_sent(received: bytearray, theirs: socket.socket) -> int:
+    """How much there is to be received."""
+    try:
+        return len(received) + len(theirs.recv(1, socket.MSG_PEEK))
+    except BlockingIOError:
+        return len(received)
+
+
+@pytest.mark.parametrize("size", [10, 125, 126, 300, 65_535, 65_536, 200_000])
+async def test_a_stalled_peer_that_reads_after_all_finds_whole_frames_and_the_farewell(
+    size: int,
+) -> None:
+    *frames, words, goodbye = await stall(size)
+    assert (words, goodbye) == (b"too slow", b"goodbye")
+    assert [int(frame.split()[0]) for frame in frames] == list(range(len(frames)))
+    assert {len(frame) for frame in frames} == {size}
+
+
+async def test_control_a_farewell_behind_half_a_frame_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Outbox, "_last_words", lambda *_: FAREWELL)
+    with pytest.raises(AssertionError):
+        assert (await stall(65_535))[-1] == b"goodbye"
+
+
+async def test_a_peer_that_never_reads_is_not_waited_for() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+        lost = trio.Event()
+        outbox = Outbox(stream, stall_s=0.01, on_lost=lost.set, descriptor=ours.fileno())
+        outbox.farewell = lambda: FAREWELL
+        outbox.put(text_frame(b"x" * (4 << 20)))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(outbox.run)
+            await lost.wait()
+            await wait_all_tasks_blocked()
+            assert not outbox.ended.is_set()
+            nursery.cancel_scope.cancel()  # as the connection's end does, after its own deadline
+        assert outbox.ended.is_set()
+        assert not outbox.parted

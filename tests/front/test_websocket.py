@@ -21,6 +21,7 @@ from yoi_daemon.front.connection import (
     Gate,
     SessionHandler,
     UpgradeRequest,
+    close_frame,
 )
 from yoi_daemon.front.sockets import open_sockets
 from yoi_daemon.front.websocket import WebSocketLimits, serve_websocket
@@ -311,3 +312,48 @@ async def test_a_reader_that_stalls_is_cut_off(serve: Serve) -> None:
         )
         with trio.fail_after(5):
             await ended.wait()
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_a_stalled_peer_is_told_why_as_far_as_it_still_gets_through(
+    serve: Serve, reads: bool
+) -> None:
+    stalled = trio.Event()
+
+    async def handler(connection: Connection) -> None:
+        connection.when_stalled(lambda: b"too slow", 4008, "slow_consumer")
+        try:
+            while True:
+                await connection.send(b"x" * 10_000)
+        finally:
+            assert connection.stalled
+            stalled.set()
+
+    limits = WebSocketLimits(stall_s=0.1, linger_s=0.1, close_s=1 if reads else 0.1)
+    async with serve(admits(handler), limits=limits) as served:
+        stream = await served.connect()
+        await stream.send_all(
+            b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        await stalled.wait()
+        if reads:
+            received, was_aborted = await read_to_the_end(stream)
+    # Here every connection has ended.
+    if not reads:
+        received, was_aborted = await read_to_the_end(stream)
+    await stream.aclose()
+    farewell = text_frame(b"too slow") + close_frame(4008, "slow_consumer")
+    assert received.endswith(farewell) is reads
+    assert was_aborted is not reads  # the kernel keeps nothing for it
+
+
+async def read_to_the_end(stream: trio.SocketStream) -> tuple[bytes, bool]:
+    """What comes, and whether it ended by a reset."""
+    received = bytearray()
+    try:
+        async for part in stream:
+            received += part
+    except trio.BrokenResourceError:
+        return bytes(received), True
+    return bytes(received), False

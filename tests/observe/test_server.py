@@ -1,6 +1,6 @@
 """Who may come in and what each path follows, on a whole daemon without listeners."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
 
 import pytest
@@ -15,12 +15,13 @@ from yoi_daemon.daemon.opening import open_daemon
 from yoi_daemon.front.access import Tokens, names_of
 from yoi_daemon.front.connection import UpgradeRequest
 from yoi_daemon.model.addresses import TcpAddress
-from yoi_daemon.model.cursor import CursorCodec
+from yoi_daemon.model.cursor import CursorCodec, decode_cursor
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.events import Draft
 from yoi_daemon.model.ids import EMBEDDED_RUNTIME_ID
-from yoi_daemon.model.settings import ObserveSettings, Settings, StoreSettings
+from yoi_daemon.model.settings import ObserveSettings, RuntimeSettings, Settings, StoreSettings
+from yoi_daemon.model.workers import TranscriptPage
 from yoi_daemon.observe.server import ObserveServer
 
 TOKEN = "yoi_admin"
@@ -63,14 +64,21 @@ def settings() -> ObserveSettings:
 
 
 @pytest.fixture
-async def rig(tmp_path, settings, nursery) -> AsyncGenerator[Rig]:
+def runtime_settings() -> RuntimeSettings:
+    return RuntimeSettings()
+
+
+@pytest.fixture
+async def rig(tmp_path, settings, runtime_settings, nursery) -> AsyncGenerator[Rig]:
     directories = Directories(tmp_path / "config", tmp_path / "state", tmp_path / "secrets")
     directories.state.mkdir()
     (directories.state / "epochs").write_text(BEFORE)
     async with (
         open_daemon(
             directories,
-            Settings(observe=settings, store=StoreSettings(kind="memory")),
+            Settings(
+                observe=settings, runtime=runtime_settings, store=StoreSettings(kind="memory")
+            ),
             Tokens(TOKEN),
             environ={},
         ) as daemon,
@@ -135,6 +143,53 @@ async def test_a_worker_not_yet_made_can_be_awaited(rig):
     assert awaited.types[-1] == "event"
 
 
+async def test_a_snapshot_of_a_worker_not_yet_made_is_empty(rig):
+    awaited = await rig.open(path_of("wrk_later"), "await=1&snapshot=1")
+    assert awaited.types == ["hello", "snapshot", "bookmark live"]
+    assert awaited.of("snapshot")[0]["workers"] == []
+
+
+class TestForgotten:
+    """A worker that its runtime no longer keeps: its stream is still finished by `end`."""
+
+    @pytest.fixture
+    def runtime_settings(self) -> RuntimeSettings:
+        return RuntimeSettings(retained_workers=0)
+
+    async def test_its_end_is_told_from_the_log(self, rig):
+        worker_id = await rig.make_worker("hello")
+        live = await rig.open(path_of(worker_id))
+        before = await rig.runtime.worker(worker_id)
+        await rig.stop_workers()
+        with pytest.raises(Refused, match="worker_not_found"):
+            await rig.runtime.worker(worker_id)
+        cursor = rig.daemon.event_log.cursors.encode(2)
+        resumed = await rig.open(path_of(worker_id), f"cursor={cursor}")
+        for transport in (live, resumed):
+            assert transport.closed == (1000, "end")
+            told = transport.messages[-1]["worker"]
+            assert (told["state"], told["reason"]["code"]) == ("stopped", "stopped")
+            assert told["generation"] == 1
+            for name in ("worker_id", "profile", "label", "implementation_kind"):
+                assert told[name] == getattr(before, name)
+        late = await rig.open(path_of(worker_id))
+        assert late.closed == (4404, "worker_gone")
+        assert late.messages[0]["worker"] == told
+
+    async def test_one_that_the_log_has_let_go_of_too_is_not_found(self, rig):
+        worker_id = await rig.make_worker("hello")
+        await rig.stop_workers()
+        for _ in range(rig.daemon.settings.observe.window_events):
+            rig.daemon.event_log.append(Draft(kind="plugin.state", data={}))
+        await rig.daemon.event_log.committed(rig.daemon.event_log.appended)
+        gone = await rig.open(path_of(worker_id), "cursor=earliest")
+        assert gone.closed == (4404, "worker_not_found")
+
+    @pytest.fixture
+    def settings(self) -> ObserveSettings:
+        return ObserveSettings(window_events=200)
+
+
 async def test_a_worker_streams_snapshot_joins_the_events_after_it(rig):
     worker_id = await rig.make_worker("hello")
     transport = await rig.open(path_of(worker_id), "snapshot=1")
@@ -150,7 +205,8 @@ async def test_a_worker_streams_snapshot_joins_the_events_after_it(rig):
     assert len(texts) == 4
 
 
-async def test_a_transcript_and_the_stream_from_its_cursor_are_the_whole_under_load(rig):
+async def join_under_load(rig: Rig, cursor_of: Callable[[TranscriptPage], str]) -> None:
+    """Reads the transcript and follows from there, again and again, while the worker and others write."""
     worker_id = await rig.make_worker()
     path = path_of(worker_id)
 
@@ -171,7 +227,7 @@ async def test_a_transcript_and_the_stream_from_its_cursor_are_the_whole_under_l
             await trio.lowlevel.checkpoint()
         page = await rig.runtime.transcript(worker_id, limit=256)
         headers = [("host", "127.0.0.1:7421"), ("authorization", f"Bearer {TOKEN}")]
-        query = f"cursor={page.as_of}&kinds=worker.item"
+        query = f"cursor={cursor_of(page)}&kinds=worker.item"
         transport = MemoryTransport()
         handler = await rig.server.admit(UpgradeRequest(path, query, headers, "test"))
         rig.nursery.start_soon(handler, transport)
@@ -183,6 +239,22 @@ async def test_a_transcript_and_the_stream_from_its_cursor_are_the_whole_under_l
     for page, transport in joins:
         seen = [item.item_id for item in page.items]
         assert seen + [one["data"]["item_id"] for one in transport.of("event")] == whole
+
+
+async def test_a_transcript_and_the_stream_from_its_cursor_are_the_whole_under_load(rig):
+    await join_under_load(rig, lambda page: page.as_of)
+
+
+@pytest.mark.parametrize("off", [-2, "latest"])
+async def test_control_a_cursor_that_is_not_the_transcripts_own_does_not_join(rig, off):
+    def another(page: TranscriptPage) -> str:
+        if isinstance(off, str):
+            return off
+        log = rig.daemon.event_log
+        return log.cursors.encode(max(0, min(log.head, decode_cursor(page.as_of).seq + off)))
+
+    with pytest.raises(AssertionError):
+        await join_under_load(rig, another)
 
 
 async def test_all_workers_in_a_snapshot_past_a_hole(rig):

@@ -1,6 +1,7 @@
 """A session's other end, in memory."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import trio
@@ -28,8 +29,12 @@ class MemoryTransport:
         self.may_take.set()
         self.cut_after: int | None = None
         self.stalled = False
+        self.farewell: tuple[Callable[[], bytes], int, str] | None = None
         self._unsent = b""
         self._is_cut = False
+
+    def when_stalled(self, message: Callable[[], bytes], code: int, reason: str) -> None:
+        self.farewell = (message, code, reason)
 
     def offer(self, frames: bytes) -> bool:
         assert self.closed is None, "nothing is sent after the close"

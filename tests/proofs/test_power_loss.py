@@ -137,7 +137,7 @@ class Workload:
                 ) as runtime,
                 trio.open_nursery() as nursery,
             ):
-                rig = Rig(log, nursery, ids=self._ids, store=store)
+                rig = Rig(store, log, nursery, ids=self._ids)
                 restored = await restore(store, "p", 0)
                 service = rig.add(
                     _plugin(), restored=restored, attempts=2, retry_min_s=0.01, redeliver_per_s=1000

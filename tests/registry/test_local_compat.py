@@ -7,12 +7,8 @@ import pytest
 import trio
 
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.registry.local_compat import (
-    MAX_DIAGNOSTICS,
-    MAX_RECORD_BYTES,
-    MAX_RECORDS,
-    LocalCompatRuntime,
-)
+from yoi_daemon.registry.local_compat import MAX_DIAGNOSTICS, LocalCompatRuntime
+from yoi_daemon.registry.records import MAX_RECORD_BYTES, MAX_RECORDS
 
 GOOD = {"state": "idle", "created_at": "2026-01-01T00:00:00Z"}
 
@@ -111,7 +107,7 @@ async def test_a_directory_that_is_not_there_is_unavailable_and_comes_back(tmp_p
     runtime = LocalCompatRuntime("recorded", str(directory), event_log)
     await runtime.look()
     summary = runtime.summary()
-    assert (summary.status, summary.diagnostics[0].code) == ("unavailable", "directory_unreadable")
+    assert (summary.status, summary.diagnostics[0].code) == ("unavailable", "runtime_unavailable")
     assert str(tmp_path) not in str(summary)
     for call in (runtime.workers(), runtime.worker("a"), runtime.transcript("a")):
         with pytest.raises(Refused, match="runtime_unavailable") as caught:

@@ -1,8 +1,10 @@
 """Engines that do what engines may do: answer in parts, fail, hang, go on when they should not."""
 
+from collections.abc import Sequence
+
 import trio
 
-from yoi_daemon.runtime.engines.interface import Turn, TurnClosedError
+from yoi_daemon.runtime.engines.interface import ItemWriter, Turn, TurnClosedError
 
 
 class StreamingEngine:
@@ -134,3 +136,23 @@ class CrashingEngine:
         if turn.input != "fine":
             raise SystemExit(3)
         await turn.append("assistant", "fine")
+
+
+class TellingEngine:
+    """Writes its answer part by part, `pause_s` after each; an input of `fall silent` waits after two for ever."""
+
+    def __init__(self, parts: Sequence[str], pause_s: float = 0.0) -> None:
+        self.parts = parts
+        self.pause_s = pause_s
+        self.hangs = trio.Event()
+        self.item: ItemWriter | None = None
+
+    async def run(self, turn: Turn) -> None:
+        async with turn.stream("assistant") as self.item:
+            for number, part in enumerate(self.parts):
+                if turn.input == "fall silent" and number == 2:
+                    self.hangs.set()
+                    await trio.sleep_forever()
+                await self.item.write(part)
+                if self.pause_s:
+                    await trio.sleep(self.pause_s)

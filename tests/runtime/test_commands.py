@@ -99,7 +99,7 @@ async def test_an_engine_that_swallows_its_cancellation_is_given_up(
         assert given_up["data"] == {"generation": 1, "waited_s": 3.0}
         assert runtime.wedged() == (worker_id,)
         (diagnostic,) = runtime.summary().diagnostics
-        assert diagnostic.code == "wedged_turns"
+        assert (diagnostic.code, diagnostic.since) == ("wedged_turns", given_up["time"])
         # The worker is free, and the one that was given up neither spins nor is heard.
         await runtime.send(worker_id, "quick")
         await seen.until("worker.turn.finished", 2)
@@ -293,7 +293,7 @@ async def test_a_fault_of_our_own_fails_one_worker_and_is_logged(
         def broken(*_args, **_kwargs):
             raise KeyError("a fault")
 
-        monkeypatch.setattr(runtime._workers[worker_id], "_add_item", broken)
+        monkeypatch.setattr(runtime._workers[worker_id], "add_item_of", broken)
         await runtime.send(worker_id, "x")
         await seen.until("worker.state", 2, worker_id)
         assert (await runtime.worker(worker_id)).state == "failed"

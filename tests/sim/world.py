@@ -234,7 +234,7 @@ class Life:
                 ) as self.log,
                 trio.open_nursery() as nursery,
             ):
-                self.rig = Rig(self.log, nursery, ids=world.ids, store=self.store)
+                self.rig = Rig(self.store, self.log, nursery, ids=world.ids)
                 nursery.start_soon(run_watchdog, lambda: self.rig.services)
                 nursery.start_soon(self._follow)
                 restored = await restore(self.store, "p", trio.current_time())

@@ -152,6 +152,7 @@ async def _send_problem(body: dict[str, Any], send: Callable[[Any], Awaitable[No
     headers = [
         (b"content-type", b"application/problem+json"),
         (b"content-length", str(len(content)).encode()),
+        (b"x-request-id", body["request_id"].encode()),
     ]
     await send({"type": "http.response.start", "status": body["status"], "headers": headers})
     await send({"type": "http.response.body", "body": content})

@@ -2,6 +2,7 @@
 
 from yoi_daemon.api.routing import Answer, Call, Route
 from yoi_daemon.api.shapes import DiscardReceipt, Limit, Listing
+from yoi_daemon.model.errors import Code
 from yoi_daemon.model.events import Draft, IngressDiscarded
 from yoi_daemon.model.plugins import IngressReceipt
 from yoi_daemon.plugins.deadletters import DeadLetterDetail, DeadLetterSummary, detail_of
@@ -53,6 +54,7 @@ def _service(call: Call) -> Service:
 
 
 _LETTERS = "/api/plugins/<plugin_id>/dead-letters"
+_OF_LETTER: tuple[Code, ...] = ("plugin_not_found", "event_not_found")
 ROUTES = (
     Route(
         "GET",
@@ -60,9 +62,17 @@ ROUTES = (
         "plugins:read",
         list_dead,
         gives=Listing[DeadLetterSummary],
+        refuses=("plugin_not_found",),
         query={"after": str, "limit": Limit},
     ),
-    Route("GET", f"{_LETTERS}/<event_id>", "plugins:read", show_dead, gives=DeadLetterDetail),
+    Route(
+        "GET",
+        f"{_LETTERS}/<event_id>",
+        "plugins:read",
+        show_dead,
+        gives=DeadLetterDetail,
+        refuses=_OF_LETTER,
+    ),
     Route(
         "POST",
         f"{_LETTERS}/<event_id>/redeliver",
@@ -70,6 +80,13 @@ ROUTES = (
         redeliver,
         gives=IngressReceipt,
         status=202,
+        refuses=(
+            *_OF_LETTER,
+            "rate_limited",
+            "queue_full",
+            "service_unavailable",
+            "service_failed",
+        ),
         is_keyed=True,
     ),
     Route(
@@ -78,6 +95,7 @@ ROUTES = (
         "plugins:admin",
         discard,
         gives=DiscardReceipt,
+        refuses=_OF_LETTER,
         is_keyed=True,
     ),
 )

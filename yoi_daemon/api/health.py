@@ -18,5 +18,5 @@ async def readyz(call: Call) -> Answer:
 
 ROUTES = (
     Route("GET", "/healthz", "public", healthz, gives=Alive),
-    Route("GET", "/readyz", "public", readyz, gives=Readiness),
+    Route("GET", "/readyz", "public", readyz, gives=Readiness, other_status=503),
 )

@@ -1,6 +1,7 @@
 """`Idempotency-Key` of a mutation: the same key, token and address have one effect and one answer."""
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 import trio
@@ -26,7 +27,7 @@ class Replies:
         self._event_log = event_log
         self._draining = draining
 
-    async def answer(self, call: Call, address: str, handler: Handler) -> Answer | Lines:
+    async def answer(self, call: Call, address: str, handler: Handler) -> Answer | Lines[Any]:
         """What `handler` answers, or answered to the first call with this key.
 
         Raises what the handler raises, `delivery_id_conflict` for another body, and `invalid_request`
@@ -55,12 +56,14 @@ class Replies:
             else:
                 self._keys.settle(at, key, body, first)
 
-    async def _carry_out(self, handler: Callable[[], Awaitable[Answer | Lines]]) -> Answer | Lines:
+    async def _carry_out(
+        self, handler: Callable[[], Awaitable[Answer | Lines[Any]]]
+    ) -> Answer | Lines[Any]:
         """To its end though the client is gone: or the effect is there and its key is free again.
 
         Once the daemon drains, a request whose client is gone is cancelled after all.
         """
-        answer: Answer | Lines | None = None
+        answer: Answer | Lines[Any] | None = None
         error: Exception | None = None
         effect, watch = trio.CancelScope(shield=True), trio.CancelScope(shield=True)
 

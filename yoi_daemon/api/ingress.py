@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from yoi_daemon.api.routing import Answer, Call, Lines, Route
-from yoi_daemon.model.errors import Refused
+from yoi_daemon.model.errors import Code, Refused
 from yoi_daemon.model.plugins import IngressReceipt
 from yoi_daemon.plugins.service import Service
 
@@ -34,15 +34,47 @@ class BatchLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     key: str | None = None
 
 
-async def post_batch(call: Call) -> Lines:
-    """Accepts NDJSON; answers one line for each, in order, as each is committed or refused."""
+class BatchAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """One line's answer: the event's receipt, or its refusal, to which codes add members of their own."""
+
+    status: int
+    event_id: str | msgspec.UnsetType = msgspec.UNSET
+    correlation_id: str | msgspec.UnsetType = msgspec.UNSET
+    queue_depth: int | msgspec.UnsetType = msgspec.UNSET
+    cursor: str | msgspec.UnsetType = msgspec.UNSET
+    code: Code | msgspec.UnsetType = msgspec.UNSET
+    detail: str | msgspec.UnsetType = msgspec.UNSET
+    retry_after_s: float | msgspec.UnsetType = msgspec.UNSET
+
+
+MAX_SHARED_LINES = 64
+"""So many lines of a batch share a commit, as many as a lane takes at once: it keeps up with its queue."""
+
+
+async def post_batch(call: Call) -> Lines[dict[str, Any]]:
+    """Accepts NDJSON; answers one line for each, in order, when it is committed or refused.
+
+    Lines that came together share a commit.
+    """
     service = call.daemon.plugins.service(call.params["plugin_id"])
 
     reader = call.line_reader()
     is_over = False
     malformed = 0
 
-    async def following() -> dict[str, Any] | None:
+    async def following() -> list[dict[str, Any]]:
+        answers: list[dict[str, Any]] = []
+        committed = 0
+        while not answers or (reader.has_line and len(answers) < MAX_SHARED_LINES):
+            answer, seq = await next_answer()
+            if answer is None:
+                break
+            answers.append(answer)
+            committed = max(committed, seq)
+        await call.daemon.event_log.committed(committed)
+        return answers
+
+    async def next_answer() -> tuple[dict[str, Any] | None, int]:
         nonlocal is_over, malformed
         try:
             line = None if is_over else await reader.next_line()
@@ -52,28 +84,29 @@ async def post_batch(call: Call) -> Lines:
                 )
         except Refused as refused:  # of the body as a whole: nothing after it was read
             is_over, malformed = True, 0
-            return _refused_line(refused)
+            return _refused_line(refused), 0
         if line is None:
-            return None
-        answer = await _accept_line(call, service, line)
+            return None, 0
+        answer, seq = await _accept_line(call, service, line)
         malformed += answer.get("code") == "invalid_request"
-        return answer
+        return answer, seq
 
     return Lines(following)
 
 
-async def _accept_line(call: Call, service: Service, line: bytes) -> dict[str, Any]:
+async def _accept_line(call: Call, service: Service, line: bytes) -> tuple[dict[str, Any], int]:
+    """The answer to a line, and the number that is to be committed before it is given."""
     try:
         try:
             event = msgspec.json.decode(line, type=BatchLine)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Refused("invalid_request", f"the line does not fit: {error}") from error
-        receipt = await call.daemon.plugins.admission.accept(
+        receipt, seq = await call.daemon.plugins.admission.admit(
             service, event.ingress, bytes(event.payload), key=event.key
         )
     except Refused as refused:
-        return _refused_line(refused)
-    return {"status": 202, **msgspec.structs.asdict(receipt)}
+        return _refused_line(refused), 0
+    return {"status": 202, **msgspec.structs.asdict(receipt)}, seq
 
 
 def _refused_line(refused: Refused) -> dict[str, Any]:
@@ -104,6 +137,15 @@ async def post_hook(call: Call) -> Answer:
     return Answer(receipt, status=202)
 
 
+_OF_INGRESS: tuple[Code, ...] = (
+    "ingress_not_found",
+    "invalid_event",
+    "delivery_id_conflict",
+    "queue_full",
+    "service_unavailable",
+    "service_failed",
+    "storage_low",
+)
 ROUTES = (
     Route(
         "POST",
@@ -112,15 +154,18 @@ ROUTES = (
         post_ingress,
         gives=IngressReceipt,
         status=202,
+        refuses=("plugin_not_found", *_OF_INGRESS),
         takes=Any,
+        takes_key=True,
     ),
     Route(
         "POST",
         "/api/plugins/<plugin_id>/ingress",
         "ingress:write",
         post_batch,
-        gives=Lines,
-        takes=Lines,
+        gives=Lines[BatchAnswer],
+        refuses=("plugin_not_found",),
+        takes=Lines[BatchLine],
     ),
     Route(
         "POST",
@@ -129,6 +174,7 @@ ROUTES = (
         post_hook,
         gives=IngressReceipt,
         status=202,
+        refuses=("unauthenticated", *_OF_INGRESS),
         takes=bytes,
     ),
 )

@@ -2,7 +2,7 @@
 
 import re
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any, Union, get_args, get_origin
 
@@ -12,11 +12,17 @@ from yoi_daemon.api.idempotency import HEADER
 from yoi_daemon.api.routing import KEY_PATTERN, Answer, Call, Lines, Route
 from yoi_daemon.api.shapes import ProblemBody
 from yoi_daemon.daemon.daemon import version
+from yoi_daemon.model.errors import CODES, Code
 from yoi_daemon.model.problem import CONTENT_TYPE
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
+ABOUT = (
+    "What is no well-formed HTTP/1.1 request is refused before it is an operation's: "
+    "400, 405, 408, 431 and 501, each with a Problem too."
+)
 _PARAMETER = re.compile(r"<([a-z_]+)>")
+_REQUEST_ID = {"X-Request-Id": {"$ref": "#/components/headers/RequestId"}}
 
 
 def route(described: Sequence[Route]) -> Route:
@@ -46,18 +52,28 @@ def openapi(routes: Sequence[Route]) -> dict[str, Any]:
         of = [next(found) for _ in _types(one)]
         path = _PARAMETER.sub(r"{\1}", one.rule)
         paths.setdefault(path, {})[one.method.lower()] = _operation(one, of)
+    problem = next(found)
+    refusals = {_name(codes): codes for one in routes for codes in _refusals(one).values()}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Yoi Daemon", "version": version()},
+        "info": {"title": "Yoi Daemon", "version": version(), "description": ABOUT},
         "paths": paths,
         "components": {
             "schemas": components,
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "headers": {
+                "RequestId": {
+                    "description": "Under this id the daemon's log tells of the request.",
+                    "required": True,
+                    "schema": {"type": "string"},
+                },
+                "RetryAfter": {
+                    "description": "Seconds after which the same request may succeed.",
+                    "schema": {"type": "integer", "minimum": 1},
+                },
+            },
             "responses": {
-                "Problem": {
-                    "description": "A refusal; `code` says which.",
-                    "content": {CONTENT_TYPE: {"schema": next(found)}},
-                }
+                name: _refusal(codes, problem) for name, codes in sorted(refusals.items())
             },
         },
     }
@@ -66,44 +82,34 @@ def openapi(routes: Sequence[Route]) -> dict[str, Any]:
 def _types(one: Route) -> list[Any]:
     """The types whose schemas the route needs, in the order `_operation` takes them."""
     takes, _ = _body_type(one.takes)
-    given = [] if one.gives is Lines else [one.gives]
-    taken = [] if takes in (None, bytes, Lines) else [takes]
-    return [*given, *taken, *one.query.values()]
+    bodies = [kind for kind in (one.gives, takes) if kind not in (None, bytes)]
+    return [*(_line_type(kind) or kind for kind in bodies), *one.query.values()]
 
 
 def _operation(one: Route, schemas: list[dict[str, Any]]) -> dict[str, Any]:
     left = iter(schemas)
-    gives = {} if one.gives is Lines else next(left)
-    answer = {NDJSON: {"schema": {"type": "string"}}} if one.gives is Lines else None
-    responses: dict[str, Any] = {
-        str(one.status): {
-            "description": "Done.",
-            "content": answer or {JSON: {"schema": gives}},
-        },
-        "default": {"$ref": "#/components/responses/Problem"},
+    answer = {"content": _content(one.gives, left), "headers": _REQUEST_ID}
+    responses: dict[str, Any] = {str(one.status): {"description": "Done.", **answer}}
+    if one.other_status is not None:
+        responses[str(one.other_status)] = {"description": "Not so.", **answer}
+    responses |= {
+        str(status): {"$ref": f"#/components/responses/{_name(codes)}"}
+        for status, codes in _refusals(one).items()
     }
-    if one.rule == "/readyz":  # its no is an answer, not a problem
-        responses["503"] = {"description": "Not ready.", "content": {JSON: {"schema": gives}}}
     operation: dict[str, Any] = {
         "operationId": one.handler.__name__,
         "summary": (one.handler.__doc__ or "").strip().partition("\n")[0],
         "responses": responses,
     }
     takes, required = _body_type(one.takes)
-    if takes is bytes:
-        operation["requestBody"] = {"content": {"application/octet-stream": {}}}
-    elif takes is Lines:
-        schema = {"schema": {"type": "string"}}
-        operation["requestBody"] = {"required": True, "content": {NDJSON: schema}}
-    elif takes is not None:
-        content = {JSON: {"schema": next(left)}}
-        operation["requestBody"] = {"required": required, "content": content}
+    if takes is not None:
+        operation["requestBody"] = {"required": required, "content": _content(takes, left)}
     parameters = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
         for name in _PARAMETER.findall(one.rule)
     ]
     parameters += [{"name": name, "in": "query", "schema": next(left)} for name in one.query]
-    if one.is_keyed or (one.takes is Any and one.rule.endswith("/<ingress>")):
+    if one.is_keyed or one.takes_key:
         key = {"type": "string", "pattern": f"^{KEY_PATTERN}$"}
         parameters.append({"name": HEADER.title(), "in": "header", "schema": key})
     if parameters:
@@ -112,6 +118,45 @@ def _operation(one: Route, schemas: list[dict[str, Any]]) -> dict[str, Any]:
         operation["security"] = [{"token": []}]
         operation["description"] = f"Needs the scope `{one.access}`."
     return operation
+
+
+def _content(kind: Any, schemas: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    """A body's media type and schema. OpenAPI 3.2 gives the lines of NDJSON as an array's items, and so does this."""
+    if kind is bytes:
+        return {"application/octet-stream": {}}
+    if _line_type(kind) is not None:
+        return {NDJSON: {"schema": {"type": "array", "items": next(schemas)}}}
+    return {JSON: {"schema": next(schemas)}}
+
+
+def _refusals(one: Route) -> dict[int, tuple[Code, ...]]:
+    """Its codes by status."""
+    by_status: dict[int, tuple[Code, ...]] = {}
+    for code in one.codes():
+        status = CODES[code].status
+        by_status[status] = (*by_status.get(status, ()), code)
+    return dict(sorted(by_status.items()))
+
+
+def _name(codes: Sequence[Code]) -> str:
+    return "-".join(sorted(codes))
+
+
+def _refusal(codes: Sequence[Code], problem: dict[str, Any]) -> dict[str, Any]:
+    schema = {"allOf": [problem, {"properties": {"code": {"enum": sorted(codes)}}}]}
+    headers = dict(_REQUEST_ID)
+    if any(CODES[code].retryable for code in codes):
+        headers["Retry-After"] = {"$ref": "#/components/headers/RetryAfter"}
+    return {
+        "description": " or ".join(f"`{code}`" for code in sorted(codes)),
+        "headers": headers,
+        "content": {CONTENT_TYPE: {"schema": schema}},
+    }
+
+
+def _line_type(kind: Any) -> Any:
+    """`T` of `Lines[T]`; None of anything else."""
+    return get_args(kind)[0] if get_origin(kind) is Lines else None
 
 
 def _body_type(takes: Any) -> tuple[Any, bool]:

@@ -3,6 +3,7 @@
 from yoi_daemon.api.routing import Answer, Call, Route
 from yoi_daemon.api.shapes import Listing, PluginReceipt
 from yoi_daemon.daemon.daemon import Reloaded
+from yoi_daemon.model.errors import Code
 from yoi_daemon.model.plugins import PluginRecord
 from yoi_daemon.plugins.record import record_of
 from yoi_daemon.plugins.service import Service
@@ -63,19 +64,34 @@ async def _answer(call: Call, service: Service) -> Answer:
 
 
 _PLUGIN = "/api/plugins/<plugin_id>"
+_OF_COMMAND: tuple[Code, ...] = ("plugin_not_found", "invalid_state", "draining")
 ROUTES = (
     Route("GET", "/api/plugins", "plugins:read", list_plugins, gives=Listing[PluginRecord]),
-    Route("GET", _PLUGIN, "plugins:read", show_plugin, gives=PluginRecord),
+    Route(
+        "GET",
+        _PLUGIN,
+        "plugins:read",
+        show_plugin,
+        gives=PluginRecord,
+        refuses=("plugin_not_found",),
+    ),
     Route(
         "POST",
         f"{_PLUGIN}/start",
         "plugins:admin",
         start_plugin,
         gives=PluginReceipt,
+        refuses=_OF_COMMAND,
         is_keyed=True,
     ),
     Route(
-        "POST", f"{_PLUGIN}/stop", "plugins:admin", stop_plugin, gives=PluginReceipt, is_keyed=True
+        "POST",
+        f"{_PLUGIN}/stop",
+        "plugins:admin",
+        stop_plugin,
+        gives=PluginReceipt,
+        refuses=_OF_COMMAND,
+        is_keyed=True,
     ),
     Route(
         "POST",
@@ -83,10 +99,25 @@ ROUTES = (
         "plugins:admin",
         restart_plugin,
         gives=PluginReceipt,
+        refuses=_OF_COMMAND,
         is_keyed=True,
     ),
     Route(
-        "POST", f"{_PLUGIN}/reload", "plugins:admin", reload_plugin, gives=Reloaded, is_keyed=True
+        "POST",
+        f"{_PLUGIN}/reload",
+        "plugins:admin",
+        reload_plugin,
+        gives=Reloaded,
+        refuses=_OF_COMMAND,
+        is_keyed=True,
     ),
-    Route("POST", "/api/reload", "plugins:admin", reload_all, gives=Reloaded, is_keyed=True),
+    Route(
+        "POST",
+        "/api/reload",
+        "plugins:admin",
+        reload_all,
+        gives=Reloaded,
+        refuses=("invalid_state", "draining"),
+        is_keyed=True,
+    ),
 )

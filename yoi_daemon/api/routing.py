@@ -2,8 +2,8 @@
 
 import re
 from collections import deque
-from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
-from typing import Any, Literal, Self, TypeVar, cast
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
+from typing import Any, Generic, Literal, Self, TypeVar, cast
 
 import msgspec
 import trio
@@ -15,7 +15,7 @@ from werkzeug.local import LocalProxy
 
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.front.access import Principal, Scope
-from yoi_daemon.model.errors import Refused
+from yoi_daemon.model.errors import Code, Refused
 from yoi_daemon.model.problem import CONTENT_TYPE
 
 T = TypeVar("T")
@@ -38,10 +38,10 @@ class Answer(msgspec.Struct, frozen=True):
     status: int = 200
 
 
-class Lines(msgspec.Struct, frozen=True):
-    """A streamed answer: one JSON value a line, each sent when it is there. `following` gives None at the end."""
+class Lines(msgspec.Struct, Generic[T], frozen=True):
+    """A streamed answer: one JSON `T` a line. `following` gives those that are there next, none at the end."""
 
-    following: Callable[[], Awaitable[Any]]
+    following: Callable[[], Awaitable[Sequence[T]]]
 
 
 class Call:
@@ -139,6 +139,11 @@ class LineReader:
         self._lines: deque[bytes] = deque()
         self._rest: bytes | None = b""  # None after the end
 
+    @property
+    def has_line(self) -> bool:
+        """Whether the next line is there already."""
+        return bool(self._lines)
+
     async def next_line(self) -> bytes | None:
         """The next line, None at the end. Raises `Refused`: `payload_too_large`, `request_timeout`."""
         while not self._lines and self._rest is not None:
@@ -168,7 +173,7 @@ class LineReader:
 class _LinesBody(ResponseBody):
     """What Quart sends of `Lines`."""
 
-    def __init__(self, following: Callable[[], Awaitable[Any]]) -> None:
+    def __init__(self, following: Callable[[], Awaitable[Sequence[Any]]]) -> None:
         self._following = following
 
     async def __aenter__(self) -> Self:
@@ -181,13 +186,22 @@ class _LinesBody(ResponseBody):
         return self
 
     async def __anext__(self) -> bytes:
-        value = await self._following()
-        if value is None:
+        values = await self._following()
+        if not values:
             raise StopAsyncIteration
-        return msgspec.json.encode(value) + b"\n"
+        return msgspec.json.Encoder().encode_lines(values)
 
 
-Handler = Callable[[Call], Awaitable[Answer | Lines]]
+Handler = Callable[[Call], Awaitable[Answer | Lines[Any]]]
+
+
+GENERAL: tuple[Code, ...] = (
+    "invalid_request",
+    "host_not_allowed",
+    "origin_not_allowed",
+    "internal",
+)
+"""What any request may be refused with; `Route.codes` adds what those with a token, a body or a key may."""
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -198,14 +212,34 @@ class Route(msgspec.Struct, frozen=True):
     access: Access
     handler: Handler
     gives: Any = None
-    """The type of a good answer, for the OpenAPI page; `Lines` for one that is streamed."""
+    """The type of a good answer, for the OpenAPI page; `Lines[T]` for one that is streamed."""
     status: int = 200
+    other_status: int | None = None
+    """A second status of such an answer: readiness says no with one."""
+    refuses: tuple[Code, ...] = ()
+    """What a well-formed request may be refused with, by the state of things; see also `GENERAL`."""
     takes: Any = None
-    """The type of a JSON body; `bytes` for any bytes, `Lines` for NDJSON; with `| None` it may be left out."""
+    """The type of a JSON body; `bytes` for any bytes, `Lines[T]` for NDJSON; with `| None` it may be left out."""
     query: Mapping[str, Any] = {}
     """The query's parameters and their types."""
     is_keyed: bool = False
-    """Whether the dispatcher honours `Idempotency-Key`; an ingress does by itself."""
+    """Whether the dispatcher honours `Idempotency-Key`."""
+    takes_key: bool = False
+    """Whether its handler does so by itself."""
+
+    def codes(self) -> tuple[Code, ...]:
+        """Every code it may answer with, `refuses` and what any request of its kind is refused with."""
+        reads_body = self.takes is not None or self.is_keyed
+        says_its_type = self.takes not in (None, bytes)
+        general: list[tuple[bool, tuple[Code, ...]]] = [
+            (True, GENERAL),
+            (self.access not in ("public", "signed"), ("unauthenticated", "forbidden")),
+            (reads_body, ("payload_too_large", "request_timeout")),
+            (says_its_type, ("unsupported_media_type",)),
+            (self.is_keyed or self.takes_key, ("delivery_id_conflict",)),
+        ]
+        codes: list[Code] = [code for holds, those in general if holds for code in those]
+        return tuple(dict.fromkeys((*codes, *self.refuses)))
 
 
 def answer_json(answer: Answer, request_id: str) -> Response:
@@ -217,7 +251,7 @@ def answer_json(answer: Answer, request_id: str) -> Response:
     return response
 
 
-def answer_lines(lines: Lines, request_id: str) -> Response:
+def answer_lines(lines: Lines[Any], request_id: str) -> Response:
     """A streamed answer on the wire."""
     response = Response(_LinesBody(lines.following), content_type="application/x-ndjson")
     response.headers["X-Request-Id"] = request_id

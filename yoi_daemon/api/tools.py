@@ -43,6 +43,17 @@ ROUTES = (
         "tools:call",
         call_tool,
         gives=ToolResult,
+        # Each tool's own arguments are in the list of tools.
+        refuses=(
+            "invalid_request",
+            "plugin_not_found",
+            "tool_not_found",
+            "limit_reached",
+            "service_unavailable",
+            "service_failed",
+            "tool_failed",
+            "tool_timeout",
+        ),
         takes=Any,
     ),
 )

@@ -7,6 +7,7 @@ from msgspec import Meta
 
 from yoi_daemon.api.routing import Answer, Call, Route
 from yoi_daemon.api.shapes import Limit, Listing
+from yoi_daemon.model.errors import Code
 from yoi_daemon.model.workers import (
     Receipt,
     RuntimeSummary,
@@ -123,11 +124,28 @@ def _page(items: Any, following: str | None) -> dict[str, Any]:
     return {"items": items} if following is None else {"items": items, "next": following}
 
 
-_WORKERS = "/api/runtimes/<runtime_id>/workers"
+_RUNTIME = "/api/runtimes/<runtime_id>"
+_WORKERS = f"{_RUNTIME}/workers"
 _WORKER = f"{_WORKERS}/<worker_id>"
+_OF_RUNTIME: tuple[Code, ...] = (
+    "runtime_not_found",
+    "runtime_error",
+    "runtime_unavailable",
+    "runtime_timeout",
+)
+_OF_WORKER: tuple[Code, ...] = (*_OF_RUNTIME, "worker_not_found")
+_OF_COMMAND: tuple[Code, ...] = (*_OF_WORKER, "worker_gone", "unsupported_operation")
+_OF_INPUT: tuple[Code, ...] = ("limit_reached", "queue_full", "storage_low")
 ROUTES = (
     Route("GET", "/api/runtimes", "workers:read", list_runtimes, gives=Listing[RuntimeSummary]),
-    Route("GET", "/api/runtimes/<runtime_id>", "workers:read", show_runtime, gives=RuntimeSummary),
+    Route(
+        "GET",
+        _RUNTIME,
+        "workers:read",
+        show_runtime,
+        gives=RuntimeSummary,
+        refuses=("runtime_not_found",),
+    ),
     Route("GET", "/api/workers", "workers:read", list_all_workers, gives=Listing[WorkerSummary]),
     Route(
         "GET",
@@ -135,6 +153,7 @@ ROUTES = (
         "workers:read",
         list_workers,
         gives=Listing[WorkerSummary],
+        refuses=_OF_RUNTIME,
         query={"after": str, "limit": Limit},
     ),
     Route(
@@ -144,10 +163,17 @@ ROUTES = (
         create_worker,
         gives=Receipt,
         status=201,
+        refuses=(
+            *_OF_RUNTIME,
+            "unsupported_operation",
+            "profile_not_found",
+            *_OF_INPUT,
+            "draining",
+        ),
         takes=CreateWorker,
         is_keyed=True,
     ),
-    Route("GET", _WORKER, "workers:read", show_worker, gives=WorkerSummary),
+    Route("GET", _WORKER, "workers:read", show_worker, gives=WorkerSummary, refuses=_OF_WORKER),
     Route(
         "POST",
         f"{_WORKER}/input",
@@ -155,6 +181,7 @@ ROUTES = (
         send_input,
         gives=Receipt,
         status=202,
+        refuses=(*_OF_COMMAND, *_OF_INPUT, "worker_busy"),
         takes=SendInput,
         is_keyed=True,
     ),
@@ -164,6 +191,7 @@ ROUTES = (
         "workers:command",
         cancel_turn,
         gives=Receipt,
+        refuses=(*_OF_COMMAND, "invalid_state"),
         is_keyed=True,
     ),
     Route(
@@ -172,6 +200,7 @@ ROUTES = (
         "workers:command",
         stop_worker,
         gives=Receipt,
+        refuses=_OF_COMMAND,
         takes=StopWorker | None,
         is_keyed=True,
     ),
@@ -181,6 +210,8 @@ ROUTES = (
         "workers:read",
         show_transcript,
         gives=TranscriptPage,
+        # An item id that it does not have is an invalid request, and no schema can say which those are.
+        refuses=(*_OF_WORKER, "unsupported_operation", "invalid_request"),
         query={
             "after": str,
             "before": str,

@@ -1,7 +1,8 @@
 """Following the stream for a person: what is written, and what is said on standard error."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 import click
@@ -25,8 +26,9 @@ from yoi_daemon.model.events import ObservationEvent
 BACKOFF = Backoff(first_s=0.25, cap_s=3.0)
 """A person waits: shorter than a program's, which keeps a thousand of them apart."""
 
-_LOST_POSITION = frozenset({"cursor_expired", "cursor_unknown"})
-_FOREIGN_EPOCH = frozenset({"epoch_changed", "foreign_epoch"})
+_NEW_LOG = (
+    "the daemon has begun a new log: events before its restart are gone; going on from the earliest"
+)
 
 
 def scope_path(worker: WorkerAddress | None, plugin_id: str | None) -> str:
@@ -55,8 +57,13 @@ class Follow:
         self._cut = False
 
     async def run(self, cursor: str) -> None:
-        """Follows until `end`. Raises what ends it otherwise."""
+        """Follows until `end`. Raises what ends it otherwise.
+
+        Events that are gone before a position a person gave are their mistake; later they are told
+        as a gap, and following goes on.
+        """
         await self._find()
+        on_gap = "earliest" if cursor in ("earliest", "latest") else "error"
         while True:
             try:
                 async with subscribe(
@@ -64,6 +71,7 @@ class Follow:
                     cursor=cursor,
                     kinds=self._kinds,
                     path=self._path,
+                    on_gap=on_gap,
                     relocate=self._find,
                     patient=self._greeted,
                     backoff=BACKOFF,
@@ -72,10 +80,17 @@ class Follow:
                         self._handle(message)
                 return
             except StreamRefused as refused:
-                if not self._greeted or refused.code not in _LOST_POSITION:
+                if not self._greeted:
                     raise
-                note(_lost(refused))
-                cursor = "earliest"
+                match refused.code:
+                    case "cursor_expired":
+                        cursor = refused.cursor or "earliest"
+                    case "cursor_unknown":
+                        note(_NEW_LOG)
+                        cursor = "earliest"
+                    case _:
+                        raise
+                on_gap = "earliest"
 
     async def _find(self) -> tuple[str, str]:
         location = self._options.location()
@@ -95,9 +110,9 @@ class Follow:
                     note("connected again")
                 self._greeted, self._cut = True, False
             case Gap():
-                note(f"events were lost: {msgspec.json.encode(message.body).decode()}")
+                note(_lost(message.body))
             case End():
-                note(f"the end: {msgspec.json.encode(message.body).decode()}")
+                note(_ended(message.body))
             case _:
                 pass  # bookmarks, and what a later version may say
 
@@ -145,26 +160,35 @@ def _data(event: ObservationEvent) -> str:
     return printable(msgspec.json.encode(event.data).decode())
 
 
-def _lost(refused: StreamRefused) -> str:
-    if refused.reason in _FOREIGN_EPOCH:
-        return (
-            "the daemon has begun a new log: events before its restart are gone; "
-            "going on from the earliest"
-        )
-    return "events since the last one shown have left the log; going on from the earliest there is"
+def _lost(gap: Mapping[str, Any]) -> str:
+    if gap.get("reason") == "epoch_changed":
+        return _NEW_LOG
+    between = f"after {printable(str(gap.get('from')))} up to {printable(str(gap.get('to')))}"
+    return f"events have left the log: those {between} are lost; going on from there"
+
+
+def _ended(end: Mapping[str, Any]) -> str:
+    match end:
+        case {"worker": {"runtime_id": runtime_id, "worker_id": worker_id, "state": state}}:
+            return f"the end: worker {printable(f'{runtime_id}/{worker_id}')} is {printable(str(state))}"
+        case _:
+            return "the end"
 
 
 async def _ask_for_stream(location: Location) -> str:
+    """The stream's address, of which the daemon tells the port alone: it is where its API is."""
     async with open_daemon_client(location) as daemon:
         observe = view(await daemon.get("/api/status", Answer), Status).observe
-    if not observe.enabled or observe.url is None:
+    if not observe.enabled:
         raise Unreachable(
             f"the daemon at {location.api} offers no event stream; where it is installed run "
             "pip install 'yoi-daemon[observe]', see that [observe] enabled is not false, restart it"
         )
-    parts = urlsplit(observe.url)
-    host = urlsplit(location.api).hostname
-    if parts.hostname in {"0.0.0.0", "::"} and host:
-        netloc = f"[{host}]" if ":" in host else host
-        return f"{parts.scheme}://{netloc}:{parts.port}"
-    return observe.url
+    if observe.port is None:
+        raise Unreachable(
+            "the daemon's event stream is on a unix socket; run this where it runs, with --state"
+        )
+    api = urlsplit(location.api)
+    host = api.hostname or "127.0.0.1"
+    name = f"[{host}]" if ":" in host else host
+    return f"{'wss' if api.scheme == 'https' else 'ws'}://{name}:{observe.port}"

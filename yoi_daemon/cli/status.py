@@ -105,7 +105,8 @@ def _write_parts(told: Status) -> None:
         f"epoch {told.log.epoch}" if told.log.epoch else "",
     ]
     click.echo(f"log       {', '.join(filter(None, log)) or '-'}")
-    stream = f"{told.observe.url or 'on'}, {told.observe.subscribers} subscribers"
+    where = "on" if told.observe.port is None else f"port {told.observe.port}"
+    stream = f"{where}, {told.observe.subscribers} subscribers"
     click.echo(f"observe   {stream if told.observe.enabled else 'off'}")
     for runtime in told.runtimes:
         kind, state = runtime.implementation_kind, write_state(runtime.status)

@@ -279,7 +279,7 @@ class Observe(View):
     """The stream's listener."""
 
     enabled: bool = False
-    url: str | None = None
+    port: int | None = None
     subscribers: int = 0
 
 

@@ -65,10 +65,10 @@ class LogStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ObserveStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The stream's listener; `slow_consumers` were cut since the start."""
+    """The stream's listener, its TCP port if it has one; `slow_consumers` were cut since the start."""
 
     enabled: bool
-    url: str | None
+    port: int | None
     subscribers: int
     slow_consumers: int
 
@@ -101,7 +101,8 @@ class Observed:
     """What the stream's listener tells about itself."""
 
     def __init__(self) -> None:
-        self.url: str | None = None
+        self.enabled = False
+        self.port: int | None = None
         self.subscribers = 0
         self.slow_consumers = 0
 
@@ -192,8 +193,8 @@ class Daemon:
                 pending=log.statistics().pending,
             ),
             observe=ObserveStatus(
-                enabled=self.observed.url is not None,
-                url=self.observed.url,
+                enabled=self.observed.enabled,
+                port=self.observed.port,
                 subscribers=self.observed.subscribers,
                 slow_consumers=self.observed.slow_consumers,
             ),

@@ -3,6 +3,7 @@
 import errno
 import secrets
 import socket
+import struct
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
@@ -145,6 +146,12 @@ def peer_name(stream: trio.SocketStream) -> str:
         return "unix"
     host, port = name[0], name[1]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def abort(stream: trio.SocketStream) -> None:
+    """Has the kernel drop what it still holds for a peer that does not take it, when the socket is closed."""
+    with suppress(OSError, trio.ClosedResourceError):
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 async def close_gently(stream: trio.SocketStream, linger_s: float) -> None:

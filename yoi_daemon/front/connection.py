@@ -48,6 +48,13 @@ class Connection(Protocol):
         """Whether the connection was given up because a write made no progress."""
         ...
 
+    def when_stalled(self, message: Callable[[], bytes], code: int, reason: str) -> None:
+        """What to tell a peer that took nothing for the stall limit, as far as it still gets through.
+
+        The connection is then closed with `code`, where the peer takes that, and else aborted.
+        """
+        ...
+
     async def send(self, data: bytes | str) -> None:
         """Send one text frame; `data` is UTF-8. Waits while 64 KiB or more are unsent.
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import trio
 
-from yoi_daemon.front.accepting import close_gently
+from yoi_daemon.front.accepting import abort, close_gently
 from yoi_daemon.front.connection import close_frame
 from yoi_daemon.front.fragments import FragmentCounter, TooManyFragments
 from yoi_daemon.front.outbox import Outbox
@@ -109,9 +109,11 @@ class FrameStream(trio.abc.Stream):
         try:
             with trio.move_on_after(self._close_s):
                 await self._outbox.ended.wait()
-                if not self._outbox.lost:
+                if not self._outbox.lost or self._outbox.parted:
                     await close_gently(self._stream, self._linger_s)
         finally:
+            if self._outbox.stalled and not self._outbox.parted:
+                abort(self._stream)
             self._stream.socket.close()
             self._closed.set()
 

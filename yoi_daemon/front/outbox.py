@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import trio
 
+from yoi_daemon.model.frames import frame_size
+
 CHUNK_BYTES = 64 * 1024
 """Written at a time, and the unit of progress: the slowest tolerated reader takes one per stall."""
 
@@ -20,6 +22,9 @@ class Outbox:
     `stall_s`: a write that makes no progress for so many seconds loses the connection. `on_lost` is
     called once, synchronously, when the peer can no longer be written to. With a `descriptor`
     (a non-blocking socket's), `put` hands to the kernel at once what it takes, without a task.
+
+    `farewell`, where it is set, gives whole frames to tell a stalled peer behind the one it has part
+    of; what else is unsent is dropped, and `parted` says that all of it was written after all.
 
     `unsent` is in bytes; `lost` says that the peer is, `cut` that bytes were lost with it, perhaps
     the second half of a frame, and `stalled` that this was why. `ended` is set when `run` is over.
@@ -41,29 +46,32 @@ class Outbox:
         self._finished = False
         self._wake = trio.lowlevel.ParkingLot()
         self._written = trio.lowlevel.ParkingLot()
+        self.farewell: Callable[[], bytes] | None = None
         self.unsent = 0
         self.lost = False
         self.cut = False
         self.stalled = False
+        self.parted = False
         self.ended = trio.Event()
 
     def put(self, data: bytes) -> None:
         """Take `data` to be written. Dropped without a word once the peer is lost."""
         if self.lost or self._finished:
             return
+        taken = 0
         if not self.unsent and self._descriptor is not None:
             try:
                 taken = os.write(self._descriptor, data)
             except BlockingIOError:
-                taken = 0
+                pass
             except OSError:
                 self._lose()
                 return
             if taken == len(data):
                 return
-            data = data[taken:]
-        self._pieces.append(memoryview(data))
-        self.unsent += len(data)
+        # A piece is what is left of whole frames, which it knows (`obj`).
+        self._pieces.append(memoryview(data)[taken:])
+        self.unsent += len(data) - taken
         self._wake.unpark_all()
 
     async def room(self, below: int = CHUNK_BYTES) -> None:
@@ -81,7 +89,7 @@ class Outbox:
         try:
             while not self.lost:
                 if self.unsent:
-                    await self._write(self._next_chunk())
+                    await self._write(self._next_chunk(), self._descriptor)
                 elif self._finished:
                     return
                 else:
@@ -92,32 +100,58 @@ class Outbox:
                 self._lose()
             self.ended.set()
 
-    async def _write(self, chunk: bytes) -> None:
+    async def _write(self, chunk: bytes, descriptor: int | None) -> None:
         try:
             with trio.move_on_after(self._stall_s) as deadline:
-                await self._stream.send_all(chunk)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+                if descriptor is None:
+                    await self._stream.send_all(chunk)
+                    self._took(len(chunk))
+                else:
+                    await _write_to(descriptor, chunk, self._took)
+            if deadline.cancelled_caught:
+                self.stalled = True
+                words = self._last_words(descriptor)
+                self._lose()
+                if descriptor is not None:
+                    # As long as whoever closes the connection waits for `ended`.
+                    await _write_to(descriptor, words, _ignore)
+                    self.parted = bool(words)
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             self._lose()
             return
-        if deadline.cancelled_caught:
-            self.stalled = True
-            self._lose()
-            return
-        self.unsent -= len(chunk)
         self._written.unpark_all()
 
     def _next_chunk(self) -> bytes:
         chunk: list[memoryview] = []
         size = 0
-        while self._pieces and size < CHUNK_BYTES:
-            piece = self._pieces.popleft()
-            if len(piece) > CHUNK_BYTES - size:
-                cut = CHUNK_BYTES - size
-                self._pieces.appendleft(piece[cut:])
-                piece = piece[:cut]
-            chunk.append(piece)
-            size += len(piece)
+        for piece in self._pieces:
+            chunk.append(piece[: CHUNK_BYTES - size])
+            size += len(chunk[-1])
+            if size == CHUNK_BYTES:
+                break
         return b"".join(chunk)
+
+    def _took(self, sent: int) -> None:
+        self.unsent -= sent
+        while sent:
+            piece = self._pieces[0]
+            if len(piece) > sent:
+                self._pieces[0] = piece[sent:]
+                return
+            self._pieces.popleft()
+            sent -= len(piece)
+
+    def _last_words(self, descriptor: int | None) -> bytes:
+        """The rest of the frame that is partly written, and the farewell."""
+        if self.farewell is None or descriptor is None:
+            return b""
+        piece = self._pieces[0]
+        whole = memoryview(piece.obj)
+        written = len(whole) - len(piece)
+        end = 0
+        while end < written:
+            end += frame_size(whole, end)
+        return bytes(whole[written:end]) + self.farewell()
 
     def _lose(self) -> None:
         if self.lost:
@@ -130,3 +164,21 @@ class Outbox:
         self._wake.unpark_all()
         self._written.unpark_all()
         self._on_lost()
+
+
+async def _write_to(descriptor: int, data: bytes, took: Callable[[int], None]) -> None:
+    """Writes all of `data`, and tells `took` of every part that the kernel took."""
+    left = memoryview(data)
+    await trio.lowlevel.checkpoint()
+    while left:
+        try:
+            sent = os.write(descriptor, left)
+        except BlockingIOError:
+            await trio.lowlevel.wait_writable(descriptor)
+        else:
+            left = left[sent:]
+            took(sent)
+
+
+def _ignore(_sent: int) -> None:
+    return None

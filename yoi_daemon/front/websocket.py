@@ -318,6 +318,9 @@ class _Session:
     def stalled(self) -> bool:
         return self._outbox.stalled
 
+    def when_stalled(self, message: Callable[[], bytes], code: int, reason: str) -> None:
+        self._outbox.farewell = lambda: text_frame(message()) + close_frame(code, reason)
+
     async def send(self, data: bytes | str) -> None:
         await self.send_frames(text_frame(data.encode() if isinstance(data, str) else data))
 

@@ -195,6 +195,20 @@ class WorkerItem(Data, frozen=True):
     full_bytes: int
 
 
+class WorkerDelta(Data, frozen=True):
+    """`worker.delta`: a part of an item that is being written; small parts come together.
+
+    The parts of an item joined, each at its offset in UTF-8, are the text of the `worker.item` that
+    follows. Where the turn ends without one, they came to nothing.
+    """
+
+    item_id: str
+    generation: int
+    role: str
+    offset_bytes: int
+    text: str
+
+
 class WorkerTurnGivenUp(Data, frozen=True):
     """`worker.turn.given_up`: the engine did not end when the turn was cancelled; it is no longer heard."""
 
@@ -243,6 +257,7 @@ CATALOGUE: Mapping[str, type[Data]] = {
     "worker.input_accepted": WorkerInputAccepted,
     "worker.turn.started": WorkerTurnStarted,
     "worker.item": WorkerItem,
+    "worker.delta": WorkerDelta,
     "worker.turn.given_up": WorkerTurnGivenUp,
     "worker.turn.interrupted": WorkerTurnInterrupted,
     "worker.turn.finished": WorkerTurnFinished,

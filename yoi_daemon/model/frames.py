@@ -16,6 +16,15 @@ def text_frame(payload: bytes) -> bytes:
     return struct.pack("!BBQ", 0x81, 127, size) + payload
 
 
+def frame_size(frames: memoryview, start: int) -> int:
+    """How long the frame is that begins at `start` of whole unmasked frames."""
+    size = frames[start + 1]
+    if size < 126:
+        return 2 + size
+    extra = 2 if size == 126 else 8
+    return 2 + extra + int.from_bytes(frames[start + 2 : start + 2 + extra], "big")
+
+
 def payload_of(frame: bytes) -> bytes:
     """What `text_frame` made `frame` of."""
     return frame[{126: 4, 127: 10}.get(frame[1], 2) :]

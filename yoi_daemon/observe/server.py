@@ -12,6 +12,7 @@ from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.eventlog.fanout import Fanout
 from yoi_daemon.front.access import Names, Principal, refuse_token_in_query
 from yoi_daemon.front.connection import Connection, SessionHandler, UpgradeRequest
+from yoi_daemon.front.descriptors import OBSERVE_PART, connections
 from yoi_daemon.front.websocket import WebSocketLimits, serve_websocket
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.observe.draining import Drain
@@ -70,7 +71,9 @@ class ObserveServer:
                 sockets,
                 self.admit,
                 draining=self._daemon.draining,
-                limits=WebSocketLimits(connections=most + REFUSED_AT_ONCE),
+                limits=WebSocketLimits(
+                    connections=connections(OBSERVE_PART, most + REFUSED_AT_ONCE)
+                ),
                 new_request_id=lambda: self._daemon.ids.new("req"),
                 task_status=task_status,
             )
@@ -151,7 +154,7 @@ class ObserveServer:
         worker: WorkerScope | None = None
         final = None
         if target.worker_id is not None:
-            worker = await check_target(registry, target, may_be_missing=asked.await_worker)
+            worker = await check_target(registry, log, target, may_be_missing=asked.await_worker)
             final = await worker.final()
         elif target.plugin_id is not None:
             self._check_plugin(target.plugin_id)

@@ -30,6 +30,10 @@ from yoi_daemon.observe.protocol import (
 class Transport(Sink, Protocol):
     """What a session needs of a connection. Every method raises when the peer is gone, but `close`."""
 
+    def when_stalled(self, message: Callable[[], bytes], code: int, reason: str) -> None:
+        """What to tell a peer that takes nothing for too long, as far as it still gets through."""
+        ...
+
     async def close(self, code: int, reason: str) -> None:
         """Ends the connection."""
         ...
@@ -82,6 +86,7 @@ class Session:
         position = start.position
         if taken is not None and start.resume in ("live", "snapshot"):
             position = taken.position
+        self._transport.when_stalled(self._stalled, CLOSE_CODES["slow_consumer"], "slow_consumer")
         subscriber = self._fanout.join(scope.wanted, self._transport, position)
         try:
             subscriber.tell(
@@ -104,6 +109,15 @@ class Session:
             await self.refuse(overrun, subscriber.position)
         finally:
             self._fanout.leave(subscriber)
+
+    def _stalled(self) -> bytes:
+        # Without a cursor: what is unsent is dropped, and only the subscriber knows what it has.
+        refused = StreamRefused(
+            "slow_consumer",
+            "stalled",
+            "a write made no progress for too long; resume with the last cursor you have",
+        )
+        return error(self._log, refused, None)
 
     async def _replay(self, subscriber: Subscriber, up_to: int) -> None:
         await self._fanout.reached(up_to)

@@ -25,7 +25,10 @@ async def open_registry(
     *,
     wall_clock: Callable[[], float] = time.time,
 ) -> AsyncGenerator[Registry]:
-    """The registry of `embedded` and of the runtimes that `settings` name. Leaving it ends the looking."""
+    """The registry of `embedded` and of the runtimes that `settings` name. Leaving it ends the looking.
+
+    Entering waits for the first look at each, so `LOOK_DEADLINE_S` at most.
+    """
     recorded = {
         runtime_id: LocalCompatRuntime(
             runtime_id,
@@ -37,13 +40,18 @@ async def open_registry(
         for runtime_id, one in settings.items()
     }
     async with trio.open_nursery() as nursery:
-        for runtime in recorded.values():
-            nursery.start_soon(_keep_looking, runtime)
+        async with trio.open_nursery() as first:  # so that a status is told from the beginning
+            for runtime in recorded.values():
+                first.start_soon(nursery.start, _keep_looking, runtime)
         yield Registry({EMBEDDED_RUNTIME_ID: embedded, **recorded})
         nursery.cancel_scope.cancel()
 
 
-async def _keep_looking(runtime: LocalCompatRuntime) -> None:
+async def _keep_looking(
+    runtime: LocalCompatRuntime, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    await runtime.look()
+    task_status.started()
     while True:
-        await runtime.look()
         await trio.sleep(LOOK_S)
+        await runtime.look()

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 
+import trio
+
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.workers import Diagnostic, RuntimeSummary, WorkerSummary
-from yoi_daemon.runtime.interface import Runtime
+from yoi_daemon.runtime.interface import Runtime, WorkerPage
 
 
 class Registry:
@@ -25,20 +27,26 @@ class Registry:
         self, limit: int
     ) -> tuple[tuple[WorkerSummary, ...], tuple[Diagnostic, ...]]:
         """Up to `limit` workers of each runtime. One that refuses is a diagnostic, the rest is listed."""
-        items: list[WorkerSummary] = []
+        listed: dict[str, WorkerPage] = {}
         diagnostics: list[Diagnostic] = []
-        for runtime_id, runtime in self._runtimes.items():
+
+        async def ask(runtime_id: str, runtime: Runtime) -> None:
             try:
-                page = await runtime.workers(limit=limit)
+                page = listed[runtime_id] = await runtime.workers(limit=limit)
             except Refused as refused:
                 message = f"runtime {runtime_id} is left out: {refused.detail}"
                 diagnostics.append(Diagnostic(code=refused.code, severity="error", message=message))
-                continue
-            items.extend(page.items)
+                return
             if page.next is not None:
                 message = f"runtime {runtime_id} has more; list it by itself"
                 diagnostics.append(Diagnostic(code="list_cut", severity="info", message=message))
-        return tuple(items), tuple(diagnostics)
+
+        # All at once: one that does not answer costs its own deadline, and no other's.
+        async with trio.open_nursery() as nursery:
+            for runtime_id, runtime in self._runtimes.items():
+                nursery.start_soon(ask, runtime_id, runtime)
+        items = [one for name in self._runtimes if name in listed for one in listed[name].items]
+        return tuple(items), tuple(sorted(diagnostics, key=lambda one: one.message))
 
     @property
     def runtimes(self) -> Mapping[str, Runtime]:

@@ -29,11 +29,11 @@ from yoi_daemon.runtime.interface import (
     DEFAULT_PAGE_ITEMS,
     MAX_GRACE_S,
     MAX_PAGE_BYTES,
-    MAX_PAGE_ITEMS,
     WorkerPage,
 )
 from yoi_daemon.runtime.profiles import Profiles
 from yoi_daemon.runtime.records import KeptWorker, Records, restore
+from yoi_daemon.runtime.transcript import read_page
 from yoi_daemon.runtime.turn import RUNTIME_STOPPED
 from yoi_daemon.runtime.worker import Surroundings, Worker
 from yoi_daemon.store.interface import Store
@@ -73,6 +73,7 @@ class EmbeddedRuntime:
         self._workers: dict[str, Worker] = {}
         self._ended: deque[Worker] = deque()
         self._wedged: list[Worker] = []
+        self._wedged_since: str | None = None
         self._is_draining = False
 
     def status(self) -> RuntimeStatus:
@@ -91,7 +92,14 @@ class EmbeddedRuntime:
                 f"turns of {len(wedged)} workers outlived their cancellation and hold memory until "
                 "the daemon restarts; the log names them"
             )
-            diagnostics = (Diagnostic(code="wedged_turns", severity="warning", message=message),)
+            diagnostics = (
+                Diagnostic(
+                    code="wedged_turns",
+                    severity="warning",
+                    message=message,
+                    since=self._wedged_since,
+                ),
+            )
         return RuntimeSummary(
             runtime_id=self._around.runtime_id,
             display_name="Embedded",
@@ -185,23 +193,13 @@ class EmbeddedRuntime:
         limit: int = DEFAULT_PAGE_ITEMS,
         max_bytes: int = MAX_PAGE_BYTES,
     ) -> TranscriptPage:
-        worker = self._find(worker_id)
-        if not 1 <= limit <= MAX_PAGE_ITEMS or not 1 <= max_bytes <= MAX_PAGE_BYTES:
-            raise Refused(
-                "invalid_request",
-                f"limit is 1 to {MAX_PAGE_ITEMS}, max_bytes 1 to {MAX_PAGE_BYTES}",
-            )
-        # Position and projection in one stretch; the cursor is told after its commit.
-        page = worker.transcript.page(after=after, before=before, limit=limit, max_bytes=max_bytes)
-        log = self._around.event_log
-        seq = log.appended
-        await log.committed(seq)
-        return TranscriptPage(
-            items=page.items,
-            as_of=log.cursors.encode(seq),
-            before=page.before,
-            after=page.after,
-            let_go=page.let_go,
+        return await read_page(
+            self._find(worker_id).transcript,
+            self._around.event_log,
+            after=after,
+            before=before,
+            limit=limit,
+            max_bytes=max_bytes,
         )
 
     def drain(self) -> None:
@@ -275,6 +273,8 @@ class EmbeddedRuntime:
             self._around.records.forget(gone.worker_id, gone.transcript.numbers)
 
     def _note_wedged(self, worker: Worker) -> None:
+        if not self.wedged():
+            self._wedged_since = format_time(self._around.wall_clock())
         if worker not in self._wedged:
             self._wedged.append(worker)
 

@@ -5,8 +5,10 @@ from collections.abc import Iterable
 
 import msgspec
 
+from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.model.workers import Role, TranscriptItem, cut_text
+from yoi_daemon.model.workers import Role, TranscriptItem, TranscriptPage, cut_text
+from yoi_daemon.runtime.interface import MAX_PAGE_BYTES, MAX_PAGE_ITEMS
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,6 +120,33 @@ class Transcript:
             after=last if last != ids[-1] else None,
             let_go=self.let_go,
         )
+
+
+async def read_page(
+    transcript: Transcript,
+    log: EventLog,
+    *,
+    after: str | None,
+    before: str | None,
+    limit: int,
+    max_bytes: int,
+) -> TranscriptPage:
+    """A page of `transcript`, true at the log's position now. Raises as `Runtime.transcript` does."""
+    if not 1 <= limit <= MAX_PAGE_ITEMS or not 1 <= max_bytes <= MAX_PAGE_BYTES:
+        raise Refused(
+            "invalid_request", f"limit is 1 to {MAX_PAGE_ITEMS}, max_bytes 1 to {MAX_PAGE_BYTES}"
+        )
+    # Position and projection in one stretch; the cursor is told after its commit.
+    page = transcript.page(after=after, before=before, limit=limit, max_bytes=max_bytes)
+    seq = log.appended
+    await log.committed(seq)
+    return TranscriptPage(
+        items=page.items,
+        as_of=log.cursors.encode(seq),
+        before=page.before,
+        after=page.after,
+        let_go=page.let_go,
+    )
 
 
 def _position(ids: list[str], item_id: str, let_go: int) -> int:

@@ -1,15 +1,18 @@
 """One turn: an engine's run in a task of its own, so that one which does not end holds nobody else."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from math import inf
 from typing import Literal, Protocol, cast
 
 import msgspec
 import structlog
 import trio
 
-from yoi_daemon.model.events import Reason
+from yoi_daemon.model.events import Reason, WorkerDelta
 from yoi_daemon.model.workers import Role, WorkerSummary
 from yoi_daemon.runtime.engines.interface import Engine, TurnClosedError
+from yoi_daemon.runtime.streaming import ItemStream
 from yoi_daemon.runtime.transcript import Item
 
 TurnOutcome = Literal["completed", "cancelled", "failed"]
@@ -41,8 +44,25 @@ class Owner(Protocol):
         """The transcript's items, oldest first."""
         ...
 
-    async def append_of(self, turn: "RunningTurn", role: Role, text: str) -> None:
-        """Adds an item, unless the turn is closed by then."""
+    async def room_for(self, turn: "RunningTurn") -> None:
+        """Waits while too much is uncommitted. Raises `TurnClosedError` where the turn is closed by then."""
+        ...
+
+    def new_item_id(self) -> str:
+        """The id of an item to come."""
+        ...
+
+    def add_item_of(self, turn: "RunningTurn", item_id: str, role: Role, text: str) -> None:
+        """Adds an item."""
+        ...
+
+    def tell_delta_of(self, turn: "RunningTurn", delta: WorkerDelta) -> None:
+        """Emits a part of an item to come."""
+        ...
+
+    @property
+    def max_item_bytes(self) -> int:
+        """The largest text of an item that is written part by part."""
         ...
 
 
@@ -74,6 +94,8 @@ class RunningTurn:
         # cancellation would otherwise spin a core.
         self._give_up = trio.CancelScope()
         self._waiting: trio.CancelScope | None = None
+        self._streams: dict[ItemStream, None] = {}
+        self._tell_at = inf
 
     # -- what the engine sees
 
@@ -86,12 +108,55 @@ class RunningTurn:
         return self._owner.history()
 
     async def append(self, role: Role, text: str) -> None:
-        await self._owner.append_of(self, role, text)
+        await self.room()
+        self._owner.add_item_of(self, self._owner.new_item_id(), role, text)
+
+    @asynccontextmanager
+    async def stream(self, role: Role) -> AsyncGenerator[ItemStream]:
+        item_id = self._owner.new_item_id()
+        stream = ItemStream(
+            self,
+            self._clock,
+            item_id=item_id,
+            role=role,
+            generation=self.generation,
+            max_bytes=self._owner.max_item_bytes,
+        )
+        self._streams[stream] = None
+        try:
+            yield stream
+            await self.room()
+            self._owner.add_item_of(self, item_id, role, stream.finish())
+        finally:
+            del self._streams[stream]
 
     def check(self) -> None:
         """Raises `TurnClosedError` once there is a verdict."""
         if self.verdict is not None:
             raise TurnClosedError("the turn has ended; its effects are refused")
+
+    # -- what the items under way see
+
+    async def room(self) -> None:
+        """Waits while too much is uncommitted. Raises `TurnClosedError`."""
+        await self._owner.room_for(self)
+
+    def tell(self, delta: WorkerDelta) -> None:
+        """Emits a delta."""
+        self._owner.tell_delta_of(self, delta)
+
+    def tell_at(self, when: float) -> None:
+        """Has what waits told at `when`, by whoever supervises the turn: the engine may have fallen silent."""
+        if when < self._tell_at:
+            self._tell_at = when
+            if self._waiting is not None:
+                self._waiting.deadline = min(self.due, when)
+
+    def _tell_waiting(self) -> None:
+        self._tell_at = inf
+        if self.verdict is None:
+            for stream in self._streams:
+                stream.tell_waiting()
 
     # -- what the worker sees
 
@@ -113,9 +178,11 @@ class RunningTurn:
     async def supervise(self, timed_out: Verdict, grace_s: float) -> None:
         """Returns when the engine has ended or was given up; at `due` without a verdict it is `timed_out`."""
         while not self.done.is_set():
-            with trio.CancelScope(deadline=self.due) as self._waiting:
+            with trio.CancelScope(deadline=min(self.due, self._tell_at)) as self._waiting:
                 await self.done.wait()
             self._waiting = None
+            if self._tell_at <= self._clock():
+                self._tell_waiting()
             if self.done.is_set() or self._clock() < self.due:
                 continue
             if self.verdict is None:

@@ -15,6 +15,7 @@ from yoi_daemon.model.events import (
     Draft,
     Reason,
     WorkerCreated,
+    WorkerDelta,
     WorkerInputAccepted,
     WorkerItem,
     WorkerStateChanged,
@@ -322,7 +323,7 @@ class Worker:
         self._move("running", correlation_id=taken.correlation_id)
         data = WorkerTurnStarted(generation=self.generation, item_id=taken.item_id)
         self._append("worker.turn.started", data, taken.correlation_id)
-        self._add_item(taken.item_id, "user", taken.text, taken.correlation_id)
+        self.add_item_of(turn, taken.item_id, "user", taken.text)
         turns.start_soon(turn.run, self._engine, name=f"turn of {self.worker_id}")
         limit = Reason("turn_timeout", f"over {settings.turn_timeout_s:g} s")
         await turn.supervise(Verdict("failed", limit), settings.cancel_grace_s)
@@ -409,24 +410,6 @@ class Worker:
         changed, self._changed = self._changed, trio.Event()
         changed.set()
 
-    def _add_item(self, item_id: str, role: Role, text: str, correlation_id: str | None) -> None:
-        time = format_time(self._around.wall_clock())
-        before = self.transcript.numbers
-        item = self.transcript.append(item_id=item_id, role=role, text=text, time=time)
-        shown, full_bytes = cut_text(text, EVENT_TEXT_BYTES)
-        data = WorkerItem(
-            item_id=item.item_id,
-            role=role,
-            text=shown,
-            truncated=len(shown) < len(text),
-            full_bytes=full_bytes,
-        )
-        self._append("worker.item", data, correlation_id)
-        let_go = range(before.start, self.transcript.numbers.start)
-        self._around.records.item(self.worker_id, before.stop, item, let_go)
-        if let_go:
-            self._record()
-
     def _record(self) -> None:
         self._around.records.worker(self.summary(), let_go=self.transcript.let_go, seq=self.seq)
 
@@ -469,10 +452,41 @@ class Worker:
         """The transcript's items, oldest first."""
         return self.transcript.items()
 
-    async def append_of(self, turn: RunningTurn, role: Role, text: str) -> None:
-        """Adds an item for a turn that is still under way."""
+    async def room_for(self, turn: RunningTurn) -> None:
+        """Waits while too much is uncommitted, and sees that the turn is still under way."""
         await self._around.event_log.room()
         # There is room nearly always: without this an engine that only appends could not be cancelled.
         await trio.lowlevel.checkpoint()
         turn.check()
-        self._add_item(self._around.ids.new("itm"), role, text, turn.correlation_id)
+
+    def new_item_id(self) -> str:
+        """The id of an item to come."""
+        return self._around.ids.new("itm")
+
+    def add_item_of(self, turn: RunningTurn, item_id: str, role: Role, text: str) -> None:
+        """Adds a turn's item."""
+        time = format_time(self._around.wall_clock())
+        before = self.transcript.numbers
+        item = self.transcript.append(item_id=item_id, role=role, text=text, time=time)
+        shown, full_bytes = cut_text(text, EVENT_TEXT_BYTES)
+        data = WorkerItem(
+            item_id=item.item_id,
+            role=role,
+            text=shown,
+            truncated=len(shown) < len(text),
+            full_bytes=full_bytes,
+        )
+        self._append("worker.item", data, turn.correlation_id)
+        let_go = range(before.start, self.transcript.numbers.start)
+        self._around.records.item(self.worker_id, before.stop, item, let_go)
+        if let_go:
+            self._record()
+
+    def tell_delta_of(self, turn: RunningTurn, delta: WorkerDelta) -> None:
+        """Emits a part of a turn's item to come."""
+        self._append("worker.delta", delta, turn.correlation_id)
+
+    @property
+    def max_item_bytes(self) -> int:
+        """The largest text of an item that is written part by part: a whole transcript."""
+        return self._around.settings.transcript_bytes

@@ -1,10 +1,23 @@
 """What an engine is: it runs one turn of a conversation, and may stream, fail or hang."""
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from yoi_daemon.model.workers import Role
 from yoi_daemon.runtime.transcript import Item
+
+
+class ItemWriter(Protocol):
+    """An item under way."""
+
+    async def write(self, text: str) -> None:
+        """Adds to the item's text, and lets subscribers see it soon. Waits while too much is uncommitted.
+
+        Raises `TurnClosedError` when the turn has ended, and `Refused` (`payload_too_large`) for an
+        item larger than a transcript.
+        """
+        ...
 
 
 class Turn(Protocol):
@@ -24,6 +37,13 @@ class Turn(Protocol):
         """Adds an item to the transcript. Waits while too much is uncommitted.
 
         Raises `TurnClosedError` when the turn has ended.
+        """
+        ...
+
+    def stream(self, role: Role) -> AbstractAsyncContextManager[ItemWriter]:
+        """An item that is written part by part within the context, and added to the transcript at its end.
+
+        Subscribers see the parts as `worker.delta`. Left by an exception, nothing is added.
         """
         ...
 
