@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sqlite3
 import subprocess
 import threading
 import time
@@ -15,6 +14,8 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import DaemonProcess
+from yoi_daemon.store.checking import find_faults
+from yoi_daemon.store.reading import open_for_reading
 
 pytestmark = pytest.mark.prove
 
@@ -101,10 +102,9 @@ class House:
         return self.daemon.request("GET", "/api/status")[1]
 
     def check_store(self) -> None:
-        with sqlite3.connect(self.state / "store.sqlite3") as connection:
-            assert list(connection.execute("PRAGMA integrity_check")) == [("ok",)]
-            assert list(connection.execute("SELECT event_id FROM progress")) == []
-        connection.close()
+        with open_for_reading(self.state / "store.sqlite3") as store:
+            assert find_faults(store) == []
+            assert list(store.execute("SELECT number FROM progress")) == [], "not all is handled"
 
 
 class Load:

@@ -29,7 +29,13 @@ from yoi_daemon.plugins.records import restore
 from yoi_daemon.plugins.service import Service
 from yoi_daemon.plugins.watchdog import run_watchdog
 from yoi_daemon.sdk import Plugin, Retry
-from yoi_daemon.store.tables import DEAD_LETTER, IDEMPOTENCY_KEY, INGRESS_EVENT, PROGRESS
+from yoi_daemon.store.tables import (
+    DEAD_LETTER,
+    IDEMPOTENCY_KEY,
+    INGRESS_EVENT,
+    PROGRESS,
+    IdempotencyKey,
+)
 
 DISTURBED_LIVES = 2
 DELAYS = (0, 0, 0, 0.01, 0.3, 3)
@@ -188,7 +194,7 @@ class World:
         assert set(named.values()) <= {1}, f"a key accepted twice: {named}"
         keys = {key[2]: row for key, row in self.disk.rows.get(IDEMPOTENCY_KEY.name, {}).items()}
         for name, receipt in self.receipts.items():
-            answer = msgspec.json.decode(keys[name][6], type=IngressReceipt)
+            answer = msgspec.json.decode(IdempotencyKey(*keys[name]).answer, type=IngressReceipt)
             assert answer == receipt, f"{name} would be answered otherwise"
 
     def _check_attempts(self, books: Books) -> None:
