@@ -136,7 +136,7 @@ def plant_impatience(rig, service) -> None:
 
 def test_control_an_unshielded_acknowledgement_is_caught(quiet):
     with pytest.raises(AssertionError, match=r"handled again|left behind|while handled") as caught:
-        sweep("shuffle", WHOLE, 1, Plant("acknowledgement", plant_acknowledgement))
+        sweep("shuffle", WHOLE, 5, Plant("acknowledgement", plant_acknowledgement))
     print(caught.value, caught.value.__notes__)
     assert "--replay shuffle:0:whole@" in caught.value.__notes__[0]
 

@@ -4,11 +4,9 @@ The first two lives may be cut short: a task is cancelled, the power fails, an o
 The last is left alone, and must bring everything to an end.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,8 +14,8 @@ import trio
 
 from tests.clocks import ManualClock
 from tests.plugins.rig import Rig
-from tests.proofs.books import Books
 from tests.sim.disk import Disk, SimulatedStore
+from tests.sim.promises import check_promises
 from tests.sim.scheduler import Scheduler
 from yoi_daemon.eventlog.opening import open_event_log
 from yoi_daemon.model.cursor import decode_cursor
@@ -29,13 +27,6 @@ from yoi_daemon.plugins.records import restore
 from yoi_daemon.plugins.service import Service
 from yoi_daemon.plugins.watchdog import run_watchdog
 from yoi_daemon.sdk import Plugin, Retry
-from yoi_daemon.store.tables import (
-    DEAD_LETTER,
-    IDEMPOTENCY_KEY,
-    INGRESS_EVENT,
-    PROGRESS,
-    IdempotencyKey,
-)
 
 DISTURBED_LIVES = 2
 DELAYS = (0, 0, 0, 0.01, 0.3, 3)
@@ -95,6 +86,7 @@ class World:
         self.receipts: dict[str, IngressReceipt] = {}
         self.sent: dict[str, tuple[str, str]] = {}
         self.begun: list[tuple[str, int]] = []
+        """The runs of the handler, as (event id, attempt)."""
         self.ids = IdSource(ManualClock(), bytes)
         self.plant = plant
         self.window_events = self.chance.choice((100_000, 25))
@@ -109,7 +101,8 @@ class World:
         self.scheduler.on_moment = self._moment
         try:
             self.scheduler.run(self._run)
-            self.check()
+            assert not self.problems, self.problems
+            check_promises(self.disk, self.receipts, self.begun)
         except BaseException as error:
             error.add_note(f"replay: scripts/prove tests/sim --replay {self.plan}")
             raise
@@ -161,53 +154,6 @@ class World:
             life.scope.cancel()
         elif self.scope is not None:
             self.scope.cancel()
-
-    # -- what must hold
-
-    def check(self) -> None:
-        """Accepted is handled, dead, or dropped and reported; what was told is so; numbers are whole."""
-        assert not self.problems, self.problems
-        history = self.disk.history
-        assert [event.seq for event in history] == list(range(1, len(history) + 1)), "numbers"
-        books = Books()
-        books.read(SimpleNamespace(read=lambda *_: history))
-        rows = self.disk.rows
-        dead = {key[0] for key in rows.get(DEAD_LETTER.name, {})}
-        waiting = {key[0] for key in rows.get(PROGRESS.name, {})} - dead
-        assert not waiting, f"left behind: {waiting}"
-        assert dead == set(books.at("dead")), "the dead letters are not the dead"
-        assert {key[0] for key in rows.get(INGRESS_EVENT.name, {})} == dead, "events of nobody"
-        dropped = set(books.at("waiting"))
-        assert len(dropped) == books.reported["dropped"], f"dropped and not reported: {dropped}"
-        assert all(books.ingress[event_id] == "drops" for event_id in dropped), "lost"
-        self._check_receipts(books)
-        self._check_attempts(books)
-
-    def _check_receipts(self, books: Books) -> None:
-        for name, receipt in self.receipts.items():
-            seq = decode_cursor(receipt.cursor).seq
-            assert books.seqs.get(receipt.event_id) == seq, f"{name} was accepted, and is lost"
-        named = Counter(
-            msgspec.json.decode(payload)["name"] for payload in self.disk.payloads.values()
-        )
-        assert set(named) >= set(self.receipts), "another event"
-        assert set(named.values()) <= {1}, f"a key accepted twice: {named}"
-        keys = {key[2]: row for key, row in self.disk.rows.get(IDEMPOTENCY_KEY.name, {}).items()}
-        for name, receipt in self.receipts.items():
-            answer = msgspec.json.decode(IdempotencyKey(*keys[name]).answer, type=IngressReceipt)
-            assert answer == receipt, f"{name} would be answered otherwise"
-
-    def _check_attempts(self, books: Books) -> None:
-        last: dict[str, int] = {}
-        order = {event_id: number for number, event_id in enumerate(books.accepted)}
-        firsts: list[int] = []
-        for event_id, attempt in self.begun:
-            assert event_id in order, "handled, and was not accepted"
-            if event_id not in last:
-                firsts.append(order[event_id])
-            assert attempt > last.get(event_id, 0), f"attempt {attempt} of {event_id} again"
-            last[event_id] = attempt
-        assert firsts == sorted(firsts), "first attempts out of order"
 
 
 class Life:
