@@ -16,13 +16,22 @@ from yoi_daemon.store.tables import (
     INGRESS_EVENT,
     PROGRESS,
     IdempotencyKey,
+    LogEvent,
 )
 
 
 def check_promises(
-    disk: Disk, receipts: Mapping[str, IngressReceipt], begun: Sequence[tuple[str, int]]
+    disk: Disk,
+    receipts: Mapping[str, IngressReceipt],
+    begun: Sequence[tuple[str, int]],
+    *,
+    attempts: int,
+    died: bool,
 ) -> None:
-    """Accepted is handled, dead, or dropped and reported; what was told is so; numbers are whole."""
+    """Accepted is handled, dead, or dropped and reported; what was told is so; numbers are whole.
+
+    `attempts` is how many each delivery has; `died` whether a life ended otherwise than in order.
+    """
     history = disk.history
     assert [event.seq for event in history] == list(range(1, len(history) + 1)), "numbers"
     books = Books()
@@ -31,13 +40,15 @@ def check_promises(
     dead = {key[0] for key in rows.get(DEAD_LETTER.name, {})}
     waiting = {key[0] for key in rows.get(PROGRESS.name, {})} - dead
     assert not waiting, f"left behind: {waiting}"
-    assert dead == set(books.at("dead")), "the dead letters are not the dead"
+    died = {books.seqs[event_id] for event_id in books.at("dead")}
+    assert dead == died, "the dead letters are not the dead"
     assert {key[0] for key in rows.get(INGRESS_EVENT.name, {})} == dead, "events of nobody"
     dropped = set(books.at("waiting"))
     assert len(dropped) == books.reported["dropped"], f"dropped and not reported: {dropped}"
     assert all(books.ingress[event_id] == "drops" for event_id in dropped), "lost"
     _check_receipts(disk, receipts, books)
     _check_attempts(begun, books)
+    _check_failures(history, attempts, died=died)
 
 
 def _check_receipts(disk: Disk, receipts: Mapping[str, IngressReceipt], books: Books) -> None:
@@ -64,3 +75,18 @@ def _check_attempts(begun: Sequence[tuple[str, int]], books: Books) -> None:
         assert attempt > last.get(event_id, 0), f"attempt {attempt} of {event_id} again"
         last[event_id] = attempt
     assert firsts == sorted(firsts), "first attempts out of order"
+
+
+def _check_failures(history: Sequence[LogEvent], attempts: int, *, died: bool) -> None:
+    """A delivery has so many attempts and no more, and is charged with no death that was none."""
+    failures = Counter[str]()
+    for event in history:
+        name = event.kind.removeprefix("plugin.ingress.")
+        data = msgspec.json.decode(event.message)["data"]
+        if name == "accepted":
+            failures[data["event_id"]] = 0
+        elif name != event.kind and "attempt" in data and "code" in data:
+            is_death = data["code"] == "process_died"
+            assert died or not is_death, "charged with a death that was none"
+            failures[data["event_id"]] += name != "interrupted" or is_death
+            assert failures[data["event_id"]] <= attempts, f"{event} is one attempt too many"

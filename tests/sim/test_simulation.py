@@ -88,6 +88,7 @@ def test_the_story_goes_everywhere(quiet):
     assert {"accepted", "handled", "retry_scheduled", "handler_failed", "dead_lettered"} <= kinds
     assert {"interrupted", "dropped", "p.done", "plugin.state"} <= kinds
     assert any(b'"redelivery_of"' in event.message for event in events)
+    assert all(world.disk.rows["dead_letter"] for world in worlds)
     let_go = {world.disk.floors["lifecycle"] > 0 for world in worlds}
     assert let_go == {True, False}
 

@@ -29,6 +29,7 @@ from yoi_daemon.plugins.watchdog import run_watchdog
 from yoi_daemon.sdk import Plugin, Retry
 
 DISTURBED_LIVES = 2
+ATTEMPTS = 2
 DELAYS = (0, 0, 0, 0.01, 0.3, 3)
 """Of a commit, in seconds, chosen from: a disk has its moods."""
 WHOLE, POWER, POWERS, FAULT = "whole", "power", "powers", "fault"
@@ -102,7 +103,8 @@ class World:
         try:
             self.scheduler.run(self._run)
             assert not self.problems, self.problems
-            check_promises(self.disk, self.receipts, self.begun)
+            died = self.plan.what in (POWER, POWERS, FAULT)
+            check_promises(self.disk, self.receipts, self.begun, attempts=ATTEMPTS, died=died)
         except BaseException as error:
             error.add_note(f"replay: scripts/prove tests/sim --replay {self.plan}")
             raise
@@ -194,7 +196,7 @@ class Life:
                     self._plugin(),
                     restored=restored,
                     queue_events=6,
-                    attempts=2,
+                    attempts=ATTEMPTS,
                     drain_s=5,
                     dispatch_timeout_s=50,
                     redeliver_per_s=1000,
@@ -245,6 +247,7 @@ class Life:
                 ("first", "ok"),
                 ("victim", "retry"),
                 ("bad", "bad"),
+                ("worse", "worse"),
                 ("crash", "crash"),
             ):
                 nursery.start_soon(self._send, name, "go", what)
@@ -353,7 +356,7 @@ class Life:
                 await trio.sleep(3)
             if what == "retry" and event.attempt == 1:
                 raise Retry(after_s=2)
-            if what == "bad" and event.source != "redelivery":
+            if what == "worse" or (what == "bad" and event.source != "redelivery"):
                 raise ValueError("bad")
             if what == "crash" and event.attempt == 1:
                 self.resource.start_soon(explode)
