@@ -26,13 +26,9 @@ from yoi_daemon.daemon.statedir import (
     hold_state_directory,
 )
 from yoi_daemon.front.access import Tokens, names_of
+from yoi_daemon.front.descriptors import API_PART, connections, raise_limit
 from yoi_daemon.front.http import HttpLimits, serve_http
-from yoi_daemon.front.sockets import (
-    ListenFailed,
-    ListeningSocket,
-    open_sockets,
-    raise_descriptor_limit,
-)
+from yoi_daemon.front.sockets import ListenFailed, ListeningSocket, open_sockets
 from yoi_daemon.model.addresses import TcpAddress, parse_listen, url
 from yoi_daemon.model.configuration import listen_addresses
 from yoi_daemon.model.directories import Directories
@@ -75,10 +71,10 @@ def run(
     settings = read_settings(directories, environ)
     configure_logs(settings.daemon.log_level)
     wants_observe = _wants_observe(settings, directories)
+    raise_limit()
     with hold_state_directory(directories), ExitStack() as sockets:
         tokens = Tokens(admin_token(directories))
         certificates = open_certificates(settings, directories)
-        raise_descriptor_limit()
         bound = Bound(
             api=_listen(settings.api.listen, "api", directories, sockets),
             observe=_listen(settings.observe.listen, "observe", directories, sockets)
@@ -177,7 +173,7 @@ async def _serve_api(
         draining=daemon.draining,
         graceful_s=graceful_s,
         limits=HttpLimits(
-            connections=settings.max_connections,
+            connections=connections(API_PART, settings.max_connections),
             # Before a proxy, every address is the proxy's.
             connections_by_address=None
             if settings.behind_proxy

@@ -107,7 +107,7 @@ async def test_lines_are_read_and_answered_one_by_one(daemon):
 
         async def following():
             line = await reader.next_line()
-            return None if line is None else {"line": line.decode()}
+            return [] if line is None else [{"line": line.decode()}]
 
         return Lines(following)
 

@@ -1,5 +1,4 @@
 import os
-import resource
 import socket
 import stat
 from collections.abc import Iterator
@@ -8,13 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from yoi_daemon.front.sockets import (
-    ListenFailed,
-    ListeningSocket,
-    adopt,
-    open_sockets,
-    raise_descriptor_limit,
-)
+from yoi_daemon.front.sockets import ListenFailed, ListeningSocket, adopt, open_sockets
 from yoi_daemon.model.addresses import Address, TcpAddress, UnixAddress
 from yoi_daemon.model.errors import NotAllowed
 
@@ -179,13 +172,3 @@ def test_an_inherited_socket_is_made_safe() -> None:
         assert not adopted.socket.get_inheritable()
         assert adopted.socket.gettimeout() == 0
         assert adopted.address == TcpAddress("127.0.0.1", inherited.getsockname()[1])
-
-
-def test_the_descriptor_limit_is_raised_to_the_hard_one():
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
-        raise_descriptor_limit()
-        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

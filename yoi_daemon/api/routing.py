@@ -2,7 +2,7 @@
 
 import re
 from collections import deque
-from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, Literal, Self, TypeVar, cast
 
 import msgspec
@@ -40,9 +40,9 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Lines(msgspec.Struct, Generic[T], frozen=True):
-    """A streamed answer: one JSON `T` a line, each sent when it is there. `following` gives None at the end."""
+    """A streamed answer: one JSON `T` a line. `following` gives those that are there next, none at the end."""
 
-    following: Callable[[], Awaitable[T | None]]
+    following: Callable[[], Awaitable[Sequence[T]]]
 
 
 class Call:
@@ -141,6 +141,11 @@ class LineReader:
         self._lines: deque[bytes] = deque()
         self._rest: bytes | None = b""  # None after the end
 
+    @property
+    def has_line(self) -> bool:
+        """Whether the next line is there already."""
+        return bool(self._lines)
+
     async def next_line(self) -> bytes | None:
         """The next line, None at the end. Raises `Refused`: `payload_too_large`, `request_timeout`."""
         while not self._lines and self._rest is not None:
@@ -170,7 +175,7 @@ class LineReader:
 class _LinesBody(ResponseBody):
     """What Quart sends of `Lines`."""
 
-    def __init__(self, following: Callable[[], Awaitable[Any]]) -> None:
+    def __init__(self, following: Callable[[], Awaitable[Sequence[Any]]]) -> None:
         self._following = following
 
     async def __aenter__(self) -> Self:
@@ -183,10 +188,10 @@ class _LinesBody(ResponseBody):
         return self
 
     async def __anext__(self) -> bytes:
-        value = await self._following()
-        if value is None:
+        values = await self._following()
+        if not values:
             raise StopAsyncIteration
-        return msgspec.json.encode(value) + b"\n"
+        return msgspec.json.Encoder().encode_lines(values)
 
 
 Handler = Callable[[Call], Awaitable[Answer | Lines[Any]]]

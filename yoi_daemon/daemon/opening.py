@@ -43,7 +43,7 @@ async def open_daemon(
         open_event_log(
             settings.observe,
             store,
-            earlier_epochs=remember_epoch(directories, store.epoch),
+            earlier_epochs=(*store.earlier_epochs, *remember_epoch(directories, store.epoch)),
             wall_clock=wall_clock,
         ) as event_log,
     ):

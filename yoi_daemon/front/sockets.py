@@ -3,7 +3,6 @@
 import errno
 import fcntl
 import os
-import resource
 import socket
 import stat
 from collections.abc import Generator, Sequence
@@ -84,15 +83,6 @@ def adopt(inherited: socket.socket) -> ListeningSocket:
     inherited.setblocking(False)
     inherited.set_inheritable(False)
     return ListeningSocket(inherited, _bound_address(inherited))
-
-
-def raise_descriptor_limit() -> None:
-    """The soft limit on open files to the hard one.
-
-    The soft one is low for programs that use select(2); each connection takes a descriptor.
-    """
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _open_tcp(address: TcpAddress, key: str) -> ListeningSocket:

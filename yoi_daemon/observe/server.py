@@ -12,6 +12,7 @@ from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.eventlog.fanout import Fanout
 from yoi_daemon.front.access import Names, Principal, refuse_token_in_query
 from yoi_daemon.front.connection import Connection, SessionHandler, UpgradeRequest
+from yoi_daemon.front.descriptors import OBSERVE_PART, connections
 from yoi_daemon.front.websocket import WebSocketLimits, serve_websocket
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.observe.draining import Drain
@@ -71,7 +72,9 @@ class ObserveServer:
                 self.admit,
                 draining=self._daemon.draining,
                 limits=WebSocketLimits(
-                    connections=settings.max_subscribers + REFUSED_AT_ONCE,
+                    connections=connections(
+                        OBSERVE_PART, settings.max_subscribers + REFUSED_AT_ONCE
+                    ),
                     connections_by_address=None
                     if settings.behind_proxy
                     else settings.max_address_connections,

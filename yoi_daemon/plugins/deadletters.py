@@ -160,7 +160,7 @@ class DeadLetters:
     def remove(self, event_id: str) -> DeadLetter:
         """Lets go of one letter for good. Raises `Refused` (`event_not_found`)."""
         letter = self.take(event_id)
-        self._records.let_go(event_id)
+        self._records.let_go(letter.delivery)
         return letter
 
     def take(self, event_id: str) -> DeadLetter:

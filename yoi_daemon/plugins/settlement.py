@@ -10,7 +10,14 @@ import msgspec
 from structlog.typing import FilteringBoundLogger
 
 from yoi_daemon.eventlog.interface import EventLog
-from yoi_daemon.model.events import Draft, IngressAttempt, IngressDead, IngressDropped, format_time
+from yoi_daemon.model.events import (
+    AttemptOutcome,
+    Draft,
+    IngressAttempt,
+    IngressDead,
+    IngressDropped,
+    format_time,
+)
 from yoi_daemon.model.plugins import DispatchTimes, LastError
 from yoi_daemon.model.settings import PluginSettings
 from yoi_daemon.plugins.deadletters import DeadLetters
@@ -101,7 +108,7 @@ class Settlement:
         self.note_error(failure, delivery.event_id)
         if is_last:
             self._emit(failure.outcome, delivery, duration_ms, failure)
-            self._bury(delivery, failure)
+            self._bury(delivery, failure.outcome)
             lane.finish(delivery)
             return
         delay_s = self._delay(delivery.failures, failure)
@@ -128,9 +135,9 @@ class Settlement:
         """
         for delivery, letter in restored.dead:
             self._dead_letters.restore(delivery, letter)
-        lane.restore([delivery for delivery, _ in restored.waiting])
         if restored.waiting:
             self.counters["restored"] += len(restored.waiting)
+        waiting: list[Delivery] = []
         for delivery, claim in restored.waiting:
             delivery.is_suspect = claim != NOT_CLAIMED
             if claim == CLAIMED_ALONE:
@@ -139,9 +146,12 @@ class Settlement:
                 self.counters[DIED.outcome] += 1
                 self._emit(DIED.outcome, delivery, 0, DIED)
                 self._records.waits(delivery)
-            if delivery.failures >= self._settings.attempts:
-                lane.withdraw(delivery)
-                self._bury(delivery, DIED)
+            if delivery.failures < self._settings.attempts:
+                waiting.append(delivery)
+            else:
+                last = delivery.attempts[-1] if delivery.attempts else DIED
+                self._bury(delivery, last.outcome)
+        lane.restore(waiting)
 
     def displace(self, lane: Lane, delivery: Delivery, outcome: Displacement) -> None:
         """A newer event takes the place of one that waits: counted now, reported within a second."""
@@ -195,7 +205,7 @@ class Settlement:
         cuts = quantiles(times, n=100, method="inclusive")
         return DispatchTimes(count=len(times), p50_ms=cuts[49], p99_ms=cuts[98], max_ms=times[-1])
 
-    def _bury(self, delivery: Delivery, failure: Failure) -> None:
+    def _bury(self, delivery: Delivery, outcome: AttemptOutcome) -> None:
         self.counters["dead_lettered"] += 1
         self._dead_letters.add(delivery, self._digest, format_time(self._wall_clock()))
         if self._dead_letters.let_go > self.counters["dead_letters_let_go"]:
@@ -207,7 +217,7 @@ class Settlement:
             event_id=delivery.event_id,
             ingress=delivery.ingress,
             attempts=delivery.attempt,
-            outcome=failure.outcome,
+            outcome=outcome,
         )
         self._append("plugin.ingress.dead_lettered", delivery, data)
 

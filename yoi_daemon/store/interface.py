@@ -55,6 +55,8 @@ class Store(Protocol):
     """Whether a commit survives a power cut."""
     epoch: str
     """The name of the log it keeps."""
+    earlier_epochs: tuple[str, ...]
+    """The names of logs that this store kept before, oldest first."""
 
     @property
     def is_low(self) -> bool:

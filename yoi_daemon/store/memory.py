@@ -20,6 +20,7 @@ class MemoryStore:
     durable = False
     is_low = False
     is_behind = False
+    earlier_epochs: tuple[str, ...] = ()
 
     def __init__(
         self, *, clock: Clock | None = None, new_epoch: Callable[[], str] = random_epoch
