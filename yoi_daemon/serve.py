@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Generator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -15,8 +15,8 @@ import msgspec
 import structlog
 import trio
 
-from yoi_daemon.api.app import make_app
-from yoi_daemon.daemon.certificates import Certificates, open_certificates
+from yoi_daemon.api.app import Application
+from yoi_daemon.daemon.certificates import open_certificates
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.logs import configure_logs
 from yoi_daemon.daemon.opening import open_daemon
@@ -25,15 +25,19 @@ from yoi_daemon.daemon.statedir import (
     admin_token,
     hold_state_directory,
 )
-from yoi_daemon.front.access import Tokens, names_of
+from yoi_daemon.daemon.token_file import TokenFile
+from yoi_daemon.front.access import names_of
 from yoi_daemon.front.descriptors import API_PART, connections, raise_limit
 from yoi_daemon.front.http import HttpLimits, serve_http
 from yoi_daemon.front.sockets import ListenFailed, ListeningSocket, open_sockets
+from yoi_daemon.front.tokens import FailedAttempts, Tokens
 from yoi_daemon.model.addresses import TcpAddress, parse_listen, url
 from yoi_daemon.model.configuration import listen_addresses
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import ConfigFault, ConfigurationError
+from yoi_daemon.model.redaction import Redaction
 from yoi_daemon.model.settings import Listen, Settings
+from yoi_daemon.trusted_files import GROUP_WRITABLE, Trust, trust_for
 
 EXTRA_MODULE = "trio_websocket"
 EXTRA_COMMAND = "pip install 'yoi-daemon[observe]'"
@@ -66,14 +70,22 @@ def run(
     """Runs a daemon until SIGTERM or SIGINT; returns after a clean stop.
 
     `announce` is called once with the ready line. Raises, before anything listens,
-    `ConfigurationError` and `NotAllowed`; and `StorageFailed` when a commit fails.
+    `ConfigurationError` and `NotAllowed`; and `StorageFailed` when a commit fails, or the tokens do not read.
     """
-    settings = read_settings(directories, environ)
-    configure_logs(settings.daemon.log_level)
+    trust, redaction = trust_for(directories), Redaction()
+    settings = read_settings(directories, environ, trust)
+    configure_logs(settings.daemon.log_level, redaction)
     wants_observe = _wants_observe(settings, directories)
     raise_limit()
     with hold_state_directory(directories), ExitStack() as sockets:
-        tokens = Tokens(admin_token(directories))
+        tokens = Tokens(
+            admin_token(directories),
+            keeper=TokenFile(directories.tokens_file),
+            failures=FailedAttempts(
+                per_s=settings.api.auth_failures_per_s,
+                total_per_s=settings.api.all_auth_failures_per_s,
+            ),
+        )
         certificates = open_certificates(settings, directories)
         bound = Bound(
             api=_listen(settings.api.listen, "api", directories, sockets),
@@ -81,27 +93,37 @@ def run(
             if wants_observe
             else [],
         )
-        trio.run(_serve, directories, settings, tokens, environ, bound, announce, certificates)
+        open_it = partial(
+            open_daemon,
+            directories,
+            settings,
+            tokens,
+            environ,
+            certificates=certificates,
+            trust=trust,
+            redaction=redaction,
+        )
+        trio.run(_serve, directories, settings, tokens, open_it, bound, announce)
+        tokens.keep_uses()
 
 
 async def _serve(
     directories: Directories,
     settings: Settings,
     tokens: Tokens,
-    environ: Mapping[str, str],
+    open_it: Callable[[], AbstractAsyncContextManager[Daemon]],
     bound: Bound,
     announce: Callable[[str], None],
-    certificates: Certificates,
 ) -> None:
     stop = trio.Event()
     with _signals(stop, settings, directories):
         budget_s = settings.daemon.stop_timeout_s
-        async with open_daemon(
-            directories, settings, tokens, environ, certificates=certificates
-        ) as daemon:
+        async with open_it() as daemon, trio.open_nursery() as tending:
+            tending.start_soon(tokens.tend)
             # Each listener has a nursery of its own, so that each can be ended by itself, by force too.
             async with trio.open_nursery() as api, trio.open_nursery() as observe:
                 await _until_loaded(daemon, stop)
+                _warn_of_groups(daemon.trust)
                 if not stop.is_set():
                     await api.start(_serve_api, daemon, bound, budget_s * LISTENERS_SHARE)
                     if bound.observe:
@@ -118,8 +140,15 @@ async def _serve(
                 await daemon.plugins.stop(budget_s=budget_s * PLUGINS_SHARE)
             await daemon.embedded.shutdown(max(0.0, deadline - trio.current_time()) * WORKERS_SHARE)
             await _leave_wedged(daemon, directories)
+            tending.cancel_scope.cancel()
     faulthandler.cancel_dump_traceback_later()
     structlog.get_logger("daemon").info("stopped")
+
+
+def _warn_of_groups(trust: Trust) -> None:
+    if trust.group_writable:
+        paths = [str(path) for path in sorted(trust.group_writable)]
+        structlog.get_logger("daemon").warning(GROUP_WRITABLE, paths=paths)
 
 
 @contextmanager
@@ -168,7 +197,7 @@ async def _serve_api(
     settings = daemon.settings.api
     names = names_of([one.address for one in bound.api], settings.hosts, settings.origins)
     await serve_http(
-        make_app(daemon, names),
+        Application(daemon, names),
         [one.socket for one in bound.api],
         draining=daemon.draining,
         graceful_s=graceful_s,

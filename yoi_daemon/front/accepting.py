@@ -114,6 +114,7 @@ class _Acceptor:
         self._serve = serve
         self._connections = connections
         self._listener = listener
+        self._name = f"{listener} connection"
         self._most = most
         self._most_by_address = most_by_address
         self._counted = counted
@@ -156,7 +157,7 @@ class _Acceptor:
             return
         if address is not None:
             self._by_address[address] += 1
-        self._connections.start_soon(self._contain, stream, address)
+        self._connections.start_soon(self._contain, stream, address, name=self._name)
 
     def _address_of(self, stream: trio.SocketStream) -> str | None:
         if self._most_by_address is None or stream.socket.family == socket.AF_UNIX:

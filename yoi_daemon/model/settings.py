@@ -8,6 +8,8 @@ from msgspec import Meta
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Bytes = Annotated[int, Meta(ge=1024, le=1 << 40)]
+PerSecond = Annotated[float, Meta(ge=0.1, le=10_000)]
+"""What is not used is kept for one second."""
 Listen = str | list[str]
 Grant = Literal["workers:read", "workers:command"]
 
@@ -40,6 +42,11 @@ class ApiSettings(ListenerSettings, frozen=True):
     listen: Listen = "127.0.0.1:7420"
     max_connections: Count = 2048
     max_address_connections: Count = 256
+    commands_per_s: PerSecond = 200
+    """Of one token: every POST and DELETE but an ingress, which its plugin's queue bounds."""
+    auth_failures_per_s: PerSecond = 5
+    """From one address; and from all, below. The stream's listener counts with this one."""
+    all_auth_failures_per_s: PerSecond = 100
 
 
 class ObserveSettings(ListenerSettings, frozen=True):
@@ -99,7 +106,8 @@ class PluginSettings(Section, frozen=True):
     attempts: Annotated[int, Meta(ge=1, le=100)] = 3
     retry_min_s: Seconds = 1
     retry_max_s: Seconds = 30
-    redeliver_per_s: Annotated[float, Meta(ge=0.1, le=10_000)] = 10
+    redeliver_per_s: PerSecond = 10
+    hooks_per_s: PerSecond = 100
     # the service's life
     start_timeout_s: Seconds = 30
     start_warn_s: Seconds = 10

@@ -70,7 +70,8 @@ class Admission:
     ) -> IngressReceipt:
         """Accepts a webhook whose signature is right. `headers` are in lower case.
 
-        Raises `Refused` as `accept` does, and `unauthenticated`, before anything about the body.
+        Raises `Refused` as `accept` does, and before anything about the body `unauthenticated` and
+        `rate_limited`.
         """
         spec = self._spec(service, ingress)
         loaded = service.loaded
@@ -79,6 +80,7 @@ class Admission:
                 "ingress_not_found", f"plugin {service.plugin_id} has no webhook {ingress}"
             )
         verify_signature(spec.verify, loaded.config, headers, body)
+        service.count_hook()
         self._check(service, spec, body)
         names = (*handed_headers(spec.verify), *spec.headers)
         handed = {name: headers[name] for name in names if name in headers}
