@@ -1,3 +1,4 @@
+import logging
 import os
 import sys
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator
@@ -5,6 +6,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import settings
 
 from tests.clocks import ManualClock
@@ -24,12 +26,18 @@ if os.environ.get("YOI_TEST_WITHOUT_EXTRA"):
 settings.register_profile("suite", max_examples=40, deadline=None, derandomize=True, database=None)
 settings.load_profile("suite")
 
+# The modes of what tests write decide whether it is taken.
+os.umask(0o022)
+
 OpenLog = Callable[..., AbstractAsyncContextManager[EventLog]]
 EPOCH = "00112233aabbccdd"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="the proofs in full, not a sample of them")
+    parser.addoption(
+        "--replay", metavar="PLAN", help="one simulated history, as a failure names it"
+    )
 
 
 @pytest.fixture
@@ -44,6 +52,14 @@ def logged_errors() -> Iterator[LoggedErrors]:
     with watch_errors() as errors:
         yield errors
     errors.check()
+
+
+@pytest.fixture
+def quiet(logged_errors: LoggedErrors) -> None:
+    """Logs nothing: services fail by the hundred in a proof, which looks at their events instead."""
+    silent = structlog.make_filtering_bound_logger(logging.CRITICAL)
+    structlog.configure(wrapper_class=silent)
+    # `logged_errors`, which set logging up, resets it.
 
 
 @pytest.fixture

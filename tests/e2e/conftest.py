@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from queue import Queue
 
@@ -18,21 +19,27 @@ READY_WITHIN_S = 20
 
 
 class DaemonProcess:
-    """The real program, as a user starts it, on kernel-chosen ports."""
+    """The real program, as a user starts it, on kernel-chosen ports; `program` is another way to start it."""
 
     def __init__(
-        self, config: Path, state: Path, record: Path, *, code: str = "", **environ: str
+        self,
+        config: Path,
+        state: Path,
+        program: Sequence[str] = (sys.executable, "-m", "yoi_daemon"),
+        *,
+        record: Path | None = None,
+        **environ: str,
     ) -> None:
         self.config = config
         self.state = state
         self._record = record
         env = {key: value for key, value in os.environ.items() if not key.startswith("YOI__")}
         env |= {"YOI__API__LISTEN": "127.0.0.1:0", "YOI__OBSERVE__LISTEN": "127.0.0.1:0"} | environ
-        env |= {"YOI_TEST_RECORD": str(record), "YOI_TEST_VALUE": f"{PLAIN} value"}
-        env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(RECORDING), *sys.path]))
-        program = ["-c", code] if code else ["-m", "yoi_daemon"]
+        if record is not None:
+            env |= {"YOI_TEST_RECORD": str(record), "YOI_TEST_VALUE": f"{PLAIN} value"}
+            env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(RECORDING), *sys.path]))
         self.process = subprocess.Popen(
-            [sys.executable, *program, "run", "--config", config, "--state", state],
+            [*program, "run", "--config", config, "--state", state],
             env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -83,6 +90,7 @@ class DaemonProcess:
 
     def sent(self) -> list[bytes]:
         """Every byte it has sent to any client, by connection; whole once it has ended."""
+        assert self._record is not None
         return [file.read_bytes() for file in sorted(self._record.iterdir())]
 
     def canaries(self) -> list[str]:
@@ -155,7 +163,8 @@ class Daemons:
         """`code` is run in place of `python -m yoi_daemon`."""
         record = self._factory.mktemp("record")
         state = state or self._tmp_path / "state"
-        daemon = DaemonProcess(config, state, record, code=code, **environ)
+        program = (sys.executable, "-c", code) if code else (sys.executable, "-m", "yoi_daemon")
+        daemon = DaemonProcess(config, state, program, record=record, **environ)
         self.started.append(daemon)
         return daemon.wait_ready() if ready else daemon
 

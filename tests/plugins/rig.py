@@ -1,8 +1,9 @@
-"""A plugin host in memory, on the test's clock: services from plugin objects, without files or threads."""
+"""A plugin host on the test's clock: services from plugin objects, without files, in memory or on a store."""
 
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,20 +13,26 @@ from tests.clocks import ManualClock
 from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.eventlog.opening import open_event_log
 from yoi_daemon.model.ids import IdSource
-from yoi_daemon.model.settings import ObserveSettings, PluginSettings
+from yoi_daemon.model.settings import ObserveSettings, PluginSettings, StoreSettings
 from yoi_daemon.plugins.admission import Admission
-from yoi_daemon.plugins.loading import LoadedPlugin, LoadFailed
+from yoi_daemon.plugins.loading import LoadedPlugin
+from yoi_daemon.plugins.records import Restored, restore
 from yoi_daemon.plugins.service import Parts, Service
+from yoi_daemon.plugins.source import LoadFailed
 from yoi_daemon.plugins.sources import run_timers
 from yoi_daemon.plugins.watchdog import run_watchdog
 from yoi_daemon.sdk import Plugin
-from yoi_daemon.store.memory import MemoryStore
+from yoi_daemon.store.interface import Store
+from yoi_daemon.store.opening import open_store
 
 
 class Rig:
-    def __init__(self, event_log: EventLog, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, store: Store, event_log: EventLog, nursery: trio.Nursery, *, ids: IdSource
+    ) -> None:
+        self.store = store
         self.event_log = event_log
-        self.ids = IdSource(ManualClock(), bytes)
+        self.ids = ids
         self.nursery = nursery
         self.services: list[Service] = []
         self.admission = Admission(
@@ -33,7 +40,12 @@ class Rig:
         )
 
     def add(
-        self, plugin: Plugin[Any], *, load_error: LoadFailed | None = None, **settings: Any
+        self,
+        plugin: Plugin[Any],
+        *,
+        load_error: LoadFailed | None = None,
+        restored: Restored | None = None,
+        **settings: Any,
     ) -> Service:
         """A service of `plugin` under supervision; it starts by itself, or fails to load."""
         admission = self.admission
@@ -52,18 +64,31 @@ class Rig:
             event_log=self.event_log,
             workers_for=lambda *_: None,
             clock=trio.current_time,
-            age_s=trio.current_time,
+            age_s=self.store.age_s,
             wall_clock=ManualClock(),
             uniform=lambda low, high: (low + high) / 2,
             load=load,
+            forget=lambda _loaded: None,
             timers=timers,
         )
         service = Service(plugin.name, PluginSettings(**settings), parts)
+        if restored is not None:
+            service.restore(restored)
         if load_error is None:
             service.adopt(loaded_of(plugin))
         self.services.append(service)
         self.nursery.start_soon(service.supervise)
         return service
+
+    async def add_restored(self, plugin: Plugin[Any], **settings: Any) -> Service:
+        """The same with what the store kept of it."""
+        kept = await restore(self.store, plugin.name, trio.current_time())
+        return self.add(plugin, restored=kept, **settings)
+
+    async def until(self, kind: str, count: int = 1) -> None:
+        """Waits until so many events of a kind are committed."""
+        while len(self.events(kind)) < count:
+            await self.event_log.wait_beyond(self.event_log.head)
 
     async def accept(self, service: Service, ingress: str, payload: Any = None, **options: Any):
         return await self.admission.accept(
@@ -114,16 +139,20 @@ def loaded_of(plugin: Plugin[Any], **config: Any) -> LoadedPlugin:
 
 
 @asynccontextmanager
-async def open_rig() -> AsyncGenerator[Rig]:
+async def open_rig(
+    directory: Path | None = None, *, now: float = ManualClock().now
+) -> AsyncGenerator[Rig]:
+    """A host in memory, or with its store in `directory`; `now` is what ids are made from."""
+    epoch = "00112233aabbccdd"
+    settings = StoreSettings(
+        kind="memory" if directory is None else "sqlite", low_bytes=1024, reserve_bytes=1024
+    )
     async with (
-        open_event_log(
-            ObserveSettings(),
-            MemoryStore(new_epoch=lambda: "00112233aabbccdd"),
-            wall_clock=ManualClock(),
-        ) as log,
+        open_store(settings, directory or Path(), new_epoch=lambda: epoch) as store,
+        open_event_log(ObserveSettings(), store, wall_clock=ManualClock()) as log,
         trio.open_nursery() as nursery,
     ):
-        rig = Rig(log, nursery)
+        rig = Rig(store, log, nursery, ids=IdSource(ManualClock(now), bytes))
         nursery.start_soon(run_watchdog, lambda: rig.services)
         try:
             yield rig

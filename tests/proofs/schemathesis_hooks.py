@@ -1,4 +1,4 @@
-"""What schemathesis cannot know: the batch's lines, and a webhook's signature. It imports this by its name."""
+"""What schemathesis cannot know: a batch's lines, a webhook's signature, which service to leave alone."""
 
 import hashlib
 import hmac
@@ -38,7 +38,10 @@ def decode_lines(_: Any, response: Any) -> list[Any]:
 
 @schemathesis.hook
 def before_call(_: Any, case: Any, __: Any) -> None:
-    """Two of three webhooks are signed as they should be."""
+    """Two of three webhooks are signed as they should be; and `stock` is never stopped, but `spare`."""
+    plugin = case.path_parameters
+    if case.operation.path.endswith("/stop") and plugin.get("plugin_id") == "stock":
+        plugin["plugin_id"] = "spare"
     if case.operation.path.startswith("/hooks/") and isinstance(case.body, bytes):
         digest = hmac.new(HOOK_SECRET, case.body, hashlib.sha256).hexdigest()
         if int(digest, 16) % 3:

@@ -7,17 +7,19 @@ import msgspec
 from yoi_daemon.api.routing import Answer, Call, Lines, Route
 from yoi_daemon.model.errors import Code, Refused
 from yoi_daemon.model.plugins import IngressReceipt
+from yoi_daemon.model.strict_json import check_json
 from yoi_daemon.plugins.service import Service
 
 
 async def post_ingress(call: Call) -> Answer:
     """Accepts any JSON for a service; 202 after the commit."""
     payload = await call.json_bytes()
+    key = call.idempotency_key()
     receipt = await call.daemon.plugins.admission.accept(
         call.daemon.plugins.service(call.params["plugin_id"]),
         call.params["ingress"],
         payload,
-        key=call.idempotency_key(),
+        key=None if key is None else call.own_key(key),
     )
     return Answer(receipt, status=202)
 
@@ -47,46 +49,70 @@ class BatchAnswer(msgspec.Struct, frozen=True, kw_only=True):
     retry_after_s: float | msgspec.UnsetType = msgspec.UNSET
 
 
+MAX_SHARED_LINES = 64
+"""So many lines of a batch share a commit, as many as a lane takes at once: it keeps up with its queue."""
+
+
 async def post_batch(call: Call) -> Lines[dict[str, Any]]:
-    """Accepts NDJSON; answers one line for each, in order, as each is committed or refused."""
+    """Accepts NDJSON; answers one line for each, in order, when it is committed or refused.
+
+    Lines that came together share a commit.
+    """
     service = call.daemon.plugins.service(call.params["plugin_id"])
 
     reader = call.line_reader()
     is_over = False
     malformed = 0
 
-    async def following() -> dict[str, Any] | None:
+    async def following() -> list[dict[str, Any]]:
+        answers: list[dict[str, Any]] = []
+        committed = 0
+        while not answers or (reader.has_line and len(answers) < MAX_SHARED_LINES):
+            answer, seq = await next_answer()
+            if answer is None:
+                break
+            answers.append(answer)
+            committed = max(committed, seq)
+        await call.daemon.event_log.committed(committed)
+        return answers
+
+    async def next_answer() -> tuple[dict[str, Any] | None, int]:
         nonlocal is_over, malformed
         try:
             line = None if is_over else await reader.next_line()
+            if line is not None:  # a body may take as long as its token lives
+                call.daemon.tokens.require_valid(call.principal)
             if malformed >= MAX_MALFORMED_LINES:
                 raise Refused(
                     "invalid_request", f"{malformed} lines make no sense; the rest was not read"
                 )
         except Refused as refused:  # of the body as a whole: nothing after it was read
             is_over, malformed = True, 0
-            return _refused_line(refused)
+            return _refused_line(refused), 0
         if line is None:
-            return None
-        answer = await _accept_line(call, service, line)
+            return None, 0
+        answer, seq = await _accept_line(call, service, line)
         malformed += answer.get("code") == "invalid_request"
-        return answer
+        return answer, seq
 
     return Lines(following)
 
 
-async def _accept_line(call: Call, service: Service, line: bytes) -> dict[str, Any]:
+async def _accept_line(call: Call, service: Service, line: bytes) -> tuple[dict[str, Any], int]:
+    """The answer to a line, and the number that is to be committed before it is given."""
     try:
         try:
+            check_json(line)
             event = msgspec.json.decode(line, type=BatchLine)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (msgspec.ValidationError, ValueError) as error:
             raise Refused("invalid_request", f"the line does not fit: {error}") from error
-        receipt = await call.daemon.plugins.admission.accept(
-            service, event.ingress, bytes(event.payload), key=event.key
+        key = None if event.key is None else call.own_key(event.key)
+        receipt, seq = await call.daemon.plugins.admission.admit(
+            service, event.ingress, bytes(event.payload), key=key
         )
     except Refused as refused:
-        return _refused_line(refused)
-    return {"status": 202, **msgspec.structs.asdict(receipt)}
+        return _refused_line(refused), 0
+    return {"status": 202, **msgspec.structs.asdict(receipt)}, seq
 
 
 def _refused_line(refused: Refused) -> dict[str, Any]:
@@ -110,6 +136,8 @@ async def post_hook(call: Call) -> Answer:
             service, call.params["ingress"], body, call.headers
         )
     except Refused as refused:
+        if refused.code == "unauthenticated":
+            raise call.daemon.tokens.failures.refusal(call.address, refused) from None
         if refused.status != 404:
             raise
         # Strangers come here: which plugins and ingresses there are is not for them.
@@ -124,6 +152,7 @@ _OF_INGRESS: tuple[Code, ...] = (
     "queue_full",
     "service_unavailable",
     "service_failed",
+    "storage_low",
 )
 ROUTES = (
     Route(
@@ -153,7 +182,7 @@ ROUTES = (
         post_hook,
         gives=IngressReceipt,
         status=202,
-        refuses=("unauthenticated", *_OF_INGRESS),
+        refuses=("unauthenticated", "rate_limited", *_OF_INGRESS),
         takes=bytes,
     ),
 )

@@ -135,6 +135,7 @@ _OF_RUNTIME: tuple[Code, ...] = (
 )
 _OF_WORKER: tuple[Code, ...] = (*_OF_RUNTIME, "worker_not_found")
 _OF_COMMAND: tuple[Code, ...] = (*_OF_WORKER, "worker_gone", "unsupported_operation")
+_OF_INPUT: tuple[Code, ...] = ("limit_reached", "queue_full", "storage_low")
 ROUTES = (
     Route("GET", "/api/runtimes", "workers:read", list_runtimes, gives=Listing[RuntimeSummary]),
     Route(
@@ -166,7 +167,7 @@ ROUTES = (
             *_OF_RUNTIME,
             "unsupported_operation",
             "profile_not_found",
-            "limit_reached",
+            *_OF_INPUT,
             "draining",
         ),
         takes=CreateWorker,
@@ -180,7 +181,7 @@ ROUTES = (
         send_input,
         gives=Receipt,
         status=202,
-        refuses=(*_OF_COMMAND, "worker_busy", "limit_reached"),
+        refuses=(*_OF_COMMAND, *_OF_INPUT, "worker_busy"),
         takes=SendInput,
         is_keyed=True,
     ),

@@ -173,6 +173,7 @@ class Fanout:
         self._by_scope: dict[Scope, list[Feed]] = {}
         self._by_kinds: dict[Filter, Feed] = {}
         """Those that keep from their members what is in their scope: only they can miss an eviction."""
+        self._subscribers: set[Subscriber] = set()
 
     def join(self, wanted: Filter, sink: Sink, position: int) -> Subscriber:
         """A subscriber that follows from `position`."""
@@ -184,11 +185,14 @@ class Fanout:
             self._by_scope.setdefault(wanted.scope, []).append(feed)
             feed.told = self.cut
         feed.users += 1
-        return Subscriber(self, feed, sink, position)
+        subscriber = Subscriber(self, feed, sink, position)
+        self._subscribers.add(subscriber)
+        return subscriber
 
     def leave(self, subscriber: Subscriber) -> None:
         """Lets go of it."""
         subscriber.follow()
+        self._subscribers.discard(subscriber)
         feed = subscriber.feed
         feed.users -= 1
         if not feed.users:
@@ -198,6 +202,14 @@ class Fanout:
             feeds.remove(feed)
             if not feeds:
                 del self._by_scope[feed.wanted.scope]
+
+    def lag_events(self) -> int:
+        """How many committed events the subscriber furthest behind has not looked at."""
+        behind = (
+            self.log.head - (self.done if one.is_direct else one.position)
+            for one in self._subscribers
+        )
+        return max(behind, default=0)
 
     def wake_all(self) -> None:
         """Lets every subscriber's own task look at things."""

@@ -50,8 +50,9 @@ class Ring:
         self._max_bytes = window_bytes
         self._max_age_s = window_age_s
         self._clock = clock
-        self._lifecycle = lifecycle or RetentionLane(head)
-        self._volume = volume or RetentionLane(head)
+        # Not `or`: a lane without entries is false, and its marks are what is to be kept.
+        self._lifecycle = RetentionLane(head) if lifecycle is None else lifecycle
+        self._volume = RetentionLane(head) if volume is None else volume
         self._lanes: Mapping[Lane, RetentionLane] = {
             "lifecycle": self._lifecycle,
             "volume": self._volume,

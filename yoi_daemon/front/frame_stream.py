@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import trio
 
-from yoi_daemon.front.accepting import abort, close_gently
+from yoi_daemon.front.accepting import AcceptedStream, abort, close_gently
 from yoi_daemon.front.connection import close_frame
 from yoi_daemon.front.fragments import FragmentCounter, TooManyFragments
 from yoi_daemon.front.outbox import Outbox
@@ -43,7 +43,7 @@ class FrameStream(trio.abc.Stream):
 
     def __init__(
         self,
-        stream: trio.SocketStream,
+        stream: AcceptedStream,
         outbox: Outbox,
         *,
         key: str,

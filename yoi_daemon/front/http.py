@@ -23,6 +23,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, ConnectionState
 
 from yoi_daemon.front.accepting import (
+    AcceptedStream,
     close_gently,
     log_faults,
     random_request_id,
@@ -30,9 +31,13 @@ from yoi_daemon.front.accepting import (
 )
 from yoi_daemon.front.head import HEAD_BYTES, HeadReader, problem_response
 from yoi_daemon.front.outbox import Outbox
+from yoi_daemon.front.tls import Certificate, TlsStream
 from yoi_daemon.model.errors import Refused
 
 RECEIVE_BYTES = 64 * 1024
+CROWDED = 0.75
+"""Of `connections`: from here on each new one takes the place of an idle one, so that somebody who
+asks is answered however many are there who do not."""
 PIPELINED_BYTES = 128 * 1024
 """Of requests behind the one being answered; who sends more before reading is cut off."""
 
@@ -42,8 +47,11 @@ class HttpLimits:
     """Bounds of one HTTP listener; seconds and bytes."""
 
     connections: int = 2048
+    connections_by_address: int | None = None
+    """From each address beyond this machine."""
     head_s: float = 10
-    """From the first byte of a request (for the first one: from the accept) to the end of its head."""
+    """From the first byte of a request (for the first one: from the accept) to the end of its head.
+    The handshake of TLS has as long again."""
     head_bytes: int = HEAD_BYTES
     idle_s: float = 15
     """Between two requests on one connection."""
@@ -62,10 +70,13 @@ async def serve_http(
     draining: trio.Event,
     graceful_s: float,
     limits: HttpLimits | None = None,
+    certificate: Certificate | None = None,
     new_request_id: Callable[[], str] = random_request_id,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve `app` over HTTP/1.1 on `sockets` (listening, non-blocking), which it closes.
+
+    With a `certificate` TLS is spoken on those that are not unix sockets.
 
     Returns after `draining` was set and every connection has ended: idle ones at once, busy ones
     with their answer (which says `Connection: close`), and whatever is left after `graceful_s`
@@ -83,6 +94,9 @@ async def serve_http(
                 listener.serve,
                 listener="api",
                 most=listener.limits.connections,
+                most_by_address=listener.limits.connections_by_address,
+                certificate=certificate,
+                handshake_s=listener.limits.head_s,
                 draining=draining,
                 task_status=task_status,
             )
@@ -105,17 +119,27 @@ class _Listener:
         self.config.accesslog = None
         self.config.errorlog = None
         self.config.include_server_header = False
-        self._connections: set[_Connection] = set()
+        self._connections: dict[_Connection, None] = {}
+        """In the order they came."""
 
-    async def serve(self, stream: trio.SocketStream) -> None:
+    async def serve(self, stream: AcceptedStream) -> None:
         if self.context.terminated.is_set():
             return  # accepted in the same moment
         connection = _Connection(self, stream)
-        self._connections.add(connection)
+        if len(self._connections) >= self.limits.connections * CROWDED:
+            self._make_room()
+        self._connections[connection] = None
         try:
             await connection.run()
         finally:
-            self._connections.discard(connection)
+            del self._connections[connection]
+
+    def _make_room(self) -> None:
+        """Ends a connection that asks for nothing, one that never did before others."""
+        idle = [one for one in self._connections if one.is_idle]
+        oldest = next((one for one in idle if not one.was_answered), idle[0] if idle else None)
+        if oldest is not None:
+            oldest.end_if_idle()
 
     async def end_when(
         self, draining: trio.Event, graceful_s: float, force: trio.CancelScope
@@ -176,7 +200,7 @@ class _Protocol(H11Protocol):
             listener.context,
             apps,
             ConnectionState({}),
-            False,
+            isinstance(owner.stream, TlsStream),
             _internet_name(accepted.family, accepted.getpeername),
             _internet_name(accepted.family, accepted.getsockname),
             owner.send,
@@ -245,15 +269,17 @@ class _Pause:
 class _Connection:
     """One connection: a reader, a writer, and the application's tasks."""
 
-    def __init__(self, listener: _Listener, stream: trio.SocketStream) -> None:
+    def __init__(self, listener: _Listener, stream: AcceptedStream) -> None:
         self.stream = stream
         self._listener = listener
         self._limits = listener.limits
         self._outbox = Outbox(stream, stall_s=self._limits.stall_s, on_lost=self.end)
         self._reading = trio.CancelScope()
         self._ending = False
+        self._spoke = False
         self._idle = True
         self._head_timed = True
+        self.was_answered = False
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -267,7 +293,7 @@ class _Connection:
                     answering.deadline = trio.current_time() + self._limits.abandon_s
                     await protocol.handle(Closed())
             self._outbox.finish()
-        if not self._outbox.lost:
+        if not self._outbox.lost and self._spoke:
             await close_gently(self.stream, self._limits.linger_s)
 
     async def _read(self, protocol: _Protocol) -> None:
@@ -280,6 +306,7 @@ class _Connection:
                     return
                 if not data:
                     return
+                self._spoke = True
                 await protocol.handle(RawData(data))
                 self._time_head(protocol)
         if not self._ending and protocol.reader.head_begun:
@@ -306,6 +333,7 @@ class _Connection:
             self.end()
         elif isinstance(event, Updated):
             self._idle = event.idle
+            self.was_answered = True
             self._head_timed = False
             allowed = self._limits.idle_s if event.idle else inf
             self._reading.deadline = trio.current_time() + allowed
@@ -315,6 +343,11 @@ class _Connection:
         self._outbox.put(problem_response(refused, self._listener.new_request_id()))
         self._outbox.finish()
         self.end()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is being answered, and it goes on."""
+        return self._idle and not self._ending
 
     def end_if_idle(self) -> None:
         """End, unless a request is being answered; that ends by itself."""

@@ -83,7 +83,7 @@ class Outbox:
             except BlockingIOError:
                 pass
             except OSError:
-                self._lose()
+                self.lose()
                 return True
             if taken == len(data):
                 return True
@@ -125,7 +125,7 @@ class Outbox:
         self._nursery = None
         self._descriptor = None
         if self.unsent or not self._finished:
-            self._lose()
+            self.lose()
         self.ended = True
         self._moved.unpark_all()
 
@@ -153,13 +153,13 @@ class Outbox:
             if deadline.cancelled_caught:
                 self.stalled = True
                 words = self._last_words(descriptor)
-                self._lose()
+                self.lose()
                 if descriptor is not None:
                     # As long as whoever closes the connection awaits `wait_ended`.
                     await _write_to(descriptor, words, _ignore)
                     self.parted = bool(words)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-            self._lose()
+            self.lose()
             return
         self._moved.unpark_all()
 
@@ -195,7 +195,8 @@ class Outbox:
             end += frame_size(whole, end)
         return bytes(whole[written:end]) + self.farewell()
 
-    def _lose(self) -> None:
+    def lose(self) -> None:
+        """Take nothing more and drop what is unsent: the peer is lost, or given up."""
         if self.lost:
             return
         self.lost = True

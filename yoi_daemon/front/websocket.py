@@ -20,6 +20,8 @@ from wsproto.handshake import H11Handshake
 from wsproto.utilities import LocalProtocolError
 
 from yoi_daemon.front.accepting import (
+    AcceptedStream,
+    abort,
     close_gently,
     log_faults,
     peer_name,
@@ -41,6 +43,7 @@ from yoi_daemon.front.head import (
     problem_response,
 )
 from yoi_daemon.front.outbox import Outbox
+from yoi_daemon.front.tls import Certificate, TlsStream
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.frames import text_frame
 from yoi_daemon.model.problem import internal_problem
@@ -56,6 +59,8 @@ class WebSocketLimits:
     """Bounds of one WebSocket listener; seconds and bytes."""
 
     connections: int = 4096
+    connections_by_address: int | None = None
+    """From each address beyond this machine."""
     head_bytes: int = HEAD_BYTES
     message_bytes: int = 4096
     """Of what a client sends, which is read and dropped; more is closed with 1009."""
@@ -77,10 +82,13 @@ async def serve_websocket(
     draining: trio.Event,
     handshake_s: float = 5,
     limits: WebSocketLimits | None = None,
+    certificate: Certificate | None = None,
     new_request_id: Callable[[], str] = random_request_id,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve streams on `sockets` (listening, non-blocking; TCP or unix), which it closes.
+
+    With a `certificate` TLS is spoken on those of TCP; its handshake has `handshake_s` seconds too.
 
     For each well-formed upgrade request `gate` returns the handler of the session, or raises
     `Refused`, which is answered instead of the 101. The handler is cancelled when its peer goes
@@ -97,6 +105,9 @@ async def serve_websocket(
         listener.serve,
         listener="observe",
         most=listener.limits.connections,
+        most_by_address=listener.limits.connections_by_address,
+        certificate=certificate,
+        handshake_s=handshake_s,
         draining=draining,
         task_status=task_status,
     )
@@ -117,7 +128,7 @@ class _Listener:
         self._handshake_s = handshake_s
         self._new_request_id = new_request_id
 
-    async def serve(self, stream: trio.SocketStream) -> None:
+    async def serve(self, stream: AcceptedStream) -> None:
         with suppress(OSError):
             stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.limits.send_buffer_bytes)
         peer = peer_name(stream)
@@ -127,7 +138,7 @@ class _Listener:
         elif admitted:
             await self._answer(stream, admitted)
 
-    async def _open(self, stream: trio.SocketStream, peer: str) -> "_Admitted | bytes":
+    async def _open(self, stream: AcceptedStream, peer: str) -> "_Admitted | bytes":
         reader = HeadReader(self.limits.head_bytes, websocket=True)
         with trio.move_on_after(self._handshake_s):
             return await self._admit(stream, reader, peer)
@@ -135,7 +146,7 @@ class _Listener:
         return problem_response(late, self._new_request_id())
 
     async def _admit(
-        self, stream: trio.SocketStream, reader: HeadReader, peer: str
+        self, stream: AcceptedStream, reader: HeadReader, peer: str
     ) -> "_Admitted | bytes":
         """The session to open, or the answer instead; none (empty) to a peer that is gone."""
         try:
@@ -159,7 +170,7 @@ class _Listener:
         # What came behind the head, before it may: kept for the frames it must be.
         return _Admitted(key, handler, early=reader.trailing_data[0])
 
-    async def _answer(self, stream: trio.SocketStream, answer: bytes) -> None:
+    async def _answer(self, stream: AcceptedStream, answer: bytes) -> None:
         with (
             trio.move_on_after(self.limits.close_s),
             suppress(trio.BrokenResourceError),
@@ -181,7 +192,7 @@ class _NoUpgrade(Exception):
         self.refused = Refused("invalid_request", detail)
 
 
-async def _read_request(stream: trio.SocketStream, reader: HeadReader) -> h11.Request | None:
+async def _read_request(stream: AcceptedStream, reader: HeadReader) -> h11.Request | None:
     """The head of the one request of this connection; None if the peer goes before its end."""
     while True:
         event = reader.next_event()
@@ -251,7 +262,7 @@ class _Session:
     _frames: FrameStream
     _websocket: WebSocketConnection
 
-    def __init__(self, stream: trio.SocketStream, peer: str, limits: WebSocketLimits) -> None:
+    def __init__(self, stream: AcceptedStream, peer: str, limits: WebSocketLimits) -> None:
         self.peer = peer
         self._stream = stream
         self._limits = limits
@@ -259,7 +270,7 @@ class _Session:
             stream,
             stall_s=limits.stall_s,
             on_lost=self._peer_gone,
-            descriptor=stream.socket.fileno(),
+            descriptor=_plain_descriptor(stream),
         )
         self._handling = trio.CancelScope()
         self._closing = False
@@ -318,9 +329,10 @@ class _Session:
 
     def _say_shutting_down(self) -> None:
         """Ended by force: no time to wait for anything, but one frame may still fit."""
-        if not (self._outbox.cut or self._frames.close_sent):
+        descriptor = _plain_descriptor(self._stream)
+        if descriptor is not None and not (self._outbox.cut or self._frames.close_sent):
             with suppress(OSError):
-                os.write(self._stream.socket.fileno(), close_frame(1012, "shutting_down"))
+                os.write(descriptor, close_frame(1012, "shutting_down"))
 
     async def _handle(self, handler: SessionHandler) -> None:
         """Run the session, then close with the code that follows from how it ended."""
@@ -395,6 +407,13 @@ class _Session:
         finally:
             self._note_gone()
 
+    def abort(self) -> None:
+        if self._outbox.unsent:
+            abort(self._stream)
+        self._outbox.lose()
+        with suppress(OSError):
+            self._stream.socket.shutdown(socket.SHUT_RDWR)
+
     async def wait_gone(self) -> None:
         if self._waits_gone is None:
             self._waits_gone = trio.Event()
@@ -410,3 +429,8 @@ class _Session:
 
 def _farewell(message: Callable[[], bytes], code: int, reason: str) -> bytes:
     return text_frame(message()) + close_frame(code, reason)
+
+
+def _plain_descriptor(stream: AcceptedStream) -> int | None:
+    """Where bytes may be written as they are; under TLS nowhere."""
+    return None if isinstance(stream, TlsStream) else stream.socket.fileno()

@@ -49,10 +49,11 @@ class IdSource:
         else:
             self._last += 1
         number = self._last
-        return prefix + "_" + "".join(_ALPHABET[number >> shift & 31] for shift in _SHIFTS)
+        return prefix + "_" + "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])
 
 
-_SHIFTS = range(125, -1, -5)
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
+_SHIFTS = range(120, -1, -10)
 
 
 def is_plugin_id(name: str) -> bool:

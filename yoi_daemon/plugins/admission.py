@@ -11,6 +11,7 @@ from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.events import Draft, IngressAccepted, format_time
 from yoi_daemon.model.ids import IdSource
 from yoi_daemon.model.plugins import IngressReceipt
+from yoi_daemon.model.strict_json import check_json
 from yoi_daemon.plugins.delivery import Delivery
 from yoi_daemon.plugins.lane import Lane
 from yoi_daemon.plugins.service import Service
@@ -52,6 +53,14 @@ class Admission:
         Raises `Refused`: `ingress_not_found`, `service_unavailable`, `service_failed`,
         `payload_too_large`, `invalid_event`, `queue_full`, `delivery_id_conflict`.
         """
+        receipt, seq = await self.admit(service, ingress, payload, key=key)
+        await self._event_log.committed(seq)
+        return receipt
+
+    async def admit(
+        self, service: Service, ingress: str, payload: bytes, *, key: str | None = None
+    ) -> tuple[IngressReceipt, int]:
+        """As `accept`, but returns before the commit: nobody may be told of it until that number is committed."""
         spec = self._spec(service, ingress)
         self._check(service, spec, payload)
         return await self._take(service, spec, payload, source="api", key=key)
@@ -61,7 +70,8 @@ class Admission:
     ) -> IngressReceipt:
         """Accepts a webhook whose signature is right. `headers` are in lower case.
 
-        Raises `Refused` as `accept` does, and `unauthenticated`, before anything about the body.
+        Raises `Refused` as `accept` does, and before anything about the body `unauthenticated` and
+        `rate_limited`.
         """
         spec = self._spec(service, ingress)
         loaded = service.loaded
@@ -70,10 +80,11 @@ class Admission:
                 "ingress_not_found", f"plugin {service.plugin_id} has no webhook {ingress}"
             )
         verify_signature(spec.verify, loaded.config, headers, body)
+        service.count_hook()
         self._check(service, spec, body)
         names = (*handed_headers(spec.verify), *spec.headers)
         handed = {name: headers[name] for name in names if name in headers}
-        return await self._take(
+        receipt, seq = await self._take(
             service,
             spec,
             body,
@@ -82,6 +93,8 @@ class Admission:
             headers=handed,
             exact=body,
         )
+        await self._event_log.committed(seq)
+        return receipt
 
     async def redeliver(self, service: Service, event_id: str) -> IngressReceipt:
         """Queues a dead letter once more, with the same id. Returns after the commit.
@@ -137,15 +150,15 @@ class Admission:
                 max_bytes=limit,
             )
         try:
+            check_json(payload)
+        except ValueError as error:
+            raise Refused("invalid_event", f"the payload is not JSON: {error}") from error
+        try:
             spec.decoder.decode(payload)
         except msgspec.ValidationError as error:
             raise Refused(
                 "invalid_event", f"the payload does not fit ingress {spec.name}: {error}"
             ) from error
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise Refused("invalid_event", f"the payload is not JSON: {error}") from error
-        except RecursionError as error:
-            raise Refused("invalid_event", "the payload is nested too deeply") from error
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             # An author's own checks run in the decoder, and may raise what they like.
             raise Refused(
@@ -163,22 +176,20 @@ class Admission:
         key: str | None,
         headers: Mapping[str, str] | None = None,
         exact: bytes = b"",
-    ) -> IngressReceipt:
+    ) -> tuple[IngressReceipt, int]:
         if key is not None:
             first = await service.delivery_keys.claim(spec.name, key, payload)
             if first is not None:
-                return first
+                return first, 0
         try:
             delivery = self._delivery(spec, payload, source=source, headers=headers, body=exact)
             await self._reserve(service, spec, delivery)
             # No checkpoint from the reservation to here.
-            receipt, seq = self._append(service, delivery, key)
+            return self._append(service, delivery, key)
         except BaseException:
             if key is not None:
                 service.delivery_keys.abandon(spec.name, key)
             raise
-        await self._event_log.committed(seq)
-        return receipt
 
     async def _reserve(self, service: Service, spec: IngressSpec, delivery: Delivery) -> None:
         """Takes room for the event, as the ingress says for a full queue.
@@ -263,7 +274,7 @@ class Admission:
         self, service: Service, delivery: Delivery, key: str | None
     ) -> tuple[IngressReceipt, int]:
         """Numbers the acceptance. The log delivers at the commit, whatever becomes of the requester."""
-        depth = service.lane.statistics().depth
+        depth = service.lane.depth
 
         def deliver() -> None:
             if delivery.redelivery_of is None:
@@ -300,6 +311,8 @@ class Admission:
         )
         # No checkpoint since the number: event, key and place in the queue are in one commit.
         delivery.position = seq
+        if delivery.redelivery_of is None:
+            delivery.number = seq
         service.records.accepted(delivery)
         if key is not None:
             service.delivery_keys.record(delivery.ingress, key, delivery.payload, receipt)

@@ -25,8 +25,8 @@ class Delivery:
     """An accepted event, as bytes: what the host keeps, and all a handler is told of it.
 
     `size` is what it counts against `queue_bytes`. `attempt` is the number of the latest attempt,
-    `failures` how many of them used one up (an interrupted one does not). `position` is the number of
-    the acceptance. A `is_suspect` event may have ended the process before: it is attempted by itself.
+    `failures` how many of them used one up (an interrupted one does not). `number` is that
+    of the acceptance, `position` of the latest one, where it was redelivered. A `is_suspect` event may have ended the process before: it is attempted by itself.
     """
 
     __slots__ = (
@@ -42,6 +42,7 @@ class Delivery:
         "ingress",
         "is_suspect",
         "not_before",
+        "number",
         "payload",
         "position",
         "redelivery_of",
@@ -76,6 +77,7 @@ class Delivery:
         self.redelivery_of = redelivery_of
         self.size = len(payload) + (0 if body is payload else len(body))
         self.size += sum(len(name) + len(value) for name, value in self.headers.items())
+        self.number = 0
         self.position = 0
         self.attempt = 0
         self.failures = 0

@@ -214,6 +214,11 @@ class Lane:
         if self._idle is not None:
             self._idle.cancel()
 
+    @property
+    def depth(self) -> int:
+        """How many events are unfinished, or have their room reserved."""
+        return self._reserved
+
     def statistics(self) -> LaneStatistics:
         """The lane now."""
         oldest = next(iter(self._unfinished.values()), None)

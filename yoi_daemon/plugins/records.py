@@ -35,7 +35,7 @@ class Records:
         self.durable = event_log.durable
 
     def accepted(self, delivery: Delivery) -> None:
-        """It came in, or again from the dead letters, and has its `position`."""
+        """It came in, or again from the dead letters, and has its `number` and `position`."""
         if not self.durable:
             return
         changes: list[Change] = [PROGRESS.put(self._progress(delivery))]
@@ -43,19 +43,20 @@ class Records:
             changes.append(
                 INGRESS_EVENT.put(
                     IngressEvent(
-                        delivery.event_id,
+                        delivery.number,
                         self._plugin_id,
+                        delivery.event_id,
                         delivery.ingress,
                         delivery.correlation_id,
                         delivery.created_at,
                         delivery.payload,
-                        delivery.body,
-                        msgspec.json.encode(delivery.headers),
+                        None if delivery.body is delivery.payload else delivery.body,
+                        msgspec.json.encode(delivery.headers) if delivery.headers else b"{}",
                     )
                 )
             )
         else:
-            changes.append(DEAD_LETTER.drop(delivery.event_id))
+            changes.append(DEAD_LETTER.drop(delivery.number))
         self._event_log.record(changes)
 
     async def claim(self, deliveries: list[Delivery]) -> None:
@@ -75,24 +76,24 @@ class Records:
         """It was handled, or has lost its place."""
         if self.durable:
             self._event_log.record(
-                (INGRESS_EVENT.drop(delivery.event_id), PROGRESS.drop(delivery.event_id))
+                (INGRESS_EVENT.drop(delivery.number), PROGRESS.drop(delivery.number))
             )
 
     def died(self, delivery: Delivery, digest: str, died_at: str, age_s: float) -> None:
         """It is a dead letter."""
         if self.durable:
-            row = DeadLetterRow(delivery.event_id, self._plugin_id, digest, died_at, age_s)
+            row = DeadLetterRow(delivery.number, self._plugin_id, digest, died_at, age_s)
             self._event_log.record((DEAD_LETTER.put(row), PROGRESS.put(self._progress(delivery))))
 
-    def let_go(self, event_id: str) -> None:
+    def let_go(self, delivery: Delivery) -> None:
         """A dead letter is no more."""
         if self.durable:
             tables = (DEAD_LETTER, INGRESS_EVENT, PROGRESS)
-            self._event_log.record([table.drop(event_id) for table in tables])
+            self._event_log.record([table.drop(delivery.number) for table in tables])
 
     def _progress(self, delivery: Delivery, claim: int = NOT_CLAIMED) -> Progress:
         return Progress(
-            delivery.event_id,
+            delivery.number,
             self._plugin_id,
             delivery.position,
             delivery.source,
@@ -119,14 +120,14 @@ async def restore(store: Store, plugin_id: str, now: float) -> Restored:
 
     Raises `StorageFailed`.
     """
-    events = {row.event_id: row for row in await store.rows(INGRESS_EVENT, plugin_id=plugin_id)}
-    dead = {row.event_id: row for row in await store.rows(DEAD_LETTER, plugin_id=plugin_id)}
+    events = {row.number: row for row in await store.rows(INGRESS_EVENT, plugin_id=plugin_id)}
+    dead = {row.number: row for row in await store.rows(DEAD_LETTER, plugin_id=plugin_id)}
     waiting: list[tuple[Delivery, int]] = []
     letters: list[tuple[Delivery, DeadLetterRow]] = []
     for row in await store.rows(PROGRESS, plugin_id=plugin_id):
-        delivery = _delivery(events[row.event_id], row, now)
-        if row.event_id in dead:
-            letters.append((delivery, dead[row.event_id]))
+        delivery = _delivery(events[row.number], row, now)
+        if row.number in dead:
+            letters.append((delivery, dead[row.number]))
         else:
             waiting.append((delivery, row.claim))
     waiting.sort(key=lambda one: one[0].position)
@@ -150,10 +151,10 @@ def _delivery(event: IngressEvent, progress: Progress, now: float) -> Delivery:
         created_at=event.created_at,
         accepted_s=now,
         headers=_headers.decode(event.headers),
-        body=event.body,
+        body=event.payload if event.body is None else event.body,
         redelivery_of=progress.redelivery_of,
     )
-    delivery.position = progress.position
+    delivery.number, delivery.position = progress.number, progress.position
     delivery.attempt = progress.attempt
     delivery.failures = progress.failures
     delivery.attempts = _attempts.decode(progress.attempts)

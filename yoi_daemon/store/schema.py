@@ -21,16 +21,15 @@ MIGRATIONS: Mapping[int, Sequence[str]] = {
             PRIMARY KEY (lane, scope)) STRICT, WITHOUT ROWID""",
         """CREATE TABLE worker_number (runtime_id TEXT, worker_id TEXT, worker_seq INTEGER NOT NULL,
             PRIMARY KEY (runtime_id, worker_id)) STRICT, WITHOUT ROWID""",
-        """CREATE TABLE ingress_event (event_id TEXT PRIMARY KEY, plugin_id TEXT NOT NULL,
-            ingress TEXT NOT NULL, correlation_id TEXT NOT NULL, created_at TEXT NOT NULL,
-            payload BLOB NOT NULL, body BLOB NOT NULL, headers BLOB NOT NULL) STRICT""",
-        "CREATE INDEX ingress_event_of ON ingress_event (plugin_id)",
-        """CREATE TABLE progress (event_id TEXT PRIMARY KEY, plugin_id TEXT NOT NULL,
+        """CREATE TABLE ingress_event (number INTEGER PRIMARY KEY, plugin_id TEXT NOT NULL,
+            event_id TEXT NOT NULL, ingress TEXT NOT NULL, correlation_id TEXT NOT NULL, created_at TEXT NOT NULL,
+            payload BLOB NOT NULL, body BLOB, headers BLOB NOT NULL) STRICT""",
+        """CREATE TABLE progress (number INTEGER PRIMARY KEY, plugin_id TEXT NOT NULL,
             position INTEGER NOT NULL, source TEXT NOT NULL, redelivery_of TEXT,
             attempt INTEGER NOT NULL, failures INTEGER NOT NULL, claim INTEGER NOT NULL,
-            attempts BLOB NOT NULL) STRICT, WITHOUT ROWID""",
-        """CREATE TABLE dead_letter (event_id TEXT PRIMARY KEY, plugin_id TEXT NOT NULL,
-            digest TEXT NOT NULL, died_at TEXT NOT NULL, age_s REAL NOT NULL) STRICT, WITHOUT ROWID""",
+            attempts BLOB NOT NULL) STRICT""",
+        """CREATE TABLE dead_letter (number INTEGER PRIMARY KEY, plugin_id TEXT NOT NULL,
+            digest TEXT NOT NULL, died_at TEXT NOT NULL, age_s REAL NOT NULL) STRICT""",
         """CREATE TABLE idempotency_key (owner TEXT, scope TEXT, key TEXT, number INTEGER NOT NULL,
             digest BLOB NOT NULL, age_s REAL NOT NULL, answer BLOB NOT NULL,
             PRIMARY KEY (owner, scope, key)) STRICT, WITHOUT ROWID""",
@@ -59,6 +58,27 @@ def migrate(
 ) -> None:
     """Brings a database to the newest version, each step whole or not at all.
 
+    Raises as `check_version` does.
+    """
+    found, newest = check_version(connection, file, migrations), max(migrations)
+    for version in range(found + 1, newest + 1):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in migrations[version]:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {version}")
+            connection.execute("COMMIT")
+        except sqlite3.Error:
+            connection.execute("ROLLBACK")
+            raise
+
+
+def check_version(
+    connection: Connection, file: str, migrations: Mapping[int, Sequence[str]] = MIGRATIONS
+) -> int:
+    """The version of a database, 0 where it is empty. It changes nothing.
+
     Raises `ConfigurationError` for a newer version than this program knows, and for a file that is
     none of ours.
     """
@@ -74,17 +94,7 @@ def migrate(
             f"this store was written by a newer yoi-daemon (schema {found}, this one knows {newest}); "
             "install that version again, or restore a backup made before the upgrade",
         )
-    for version in range(found + 1, newest + 1):
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            for statement in migrations[version]:
-                connection.execute(statement)
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {version}")
-            connection.execute("COMMIT")
-        except sqlite3.Error:
-            connection.execute("ROLLBACK")
-            raise
+    return int(found)
 
 
 def _fault(file: str, expected: str) -> ConfigurationError:

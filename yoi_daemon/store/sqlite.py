@@ -6,7 +6,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from statistics import quantiles
 from typing import Any, TypeVar
@@ -16,9 +16,10 @@ import trio
 from yoi_daemon.model.cursor import random_epoch
 from yoi_daemon.model.errors import StorageFailed
 from yoi_daemon.model.events import Lane
+from yoi_daemon.model.histogram import Histogram
 from yoi_daemon.store.connection import Connect, Connection, connect, is_full
-from yoi_daemon.store.interface import Batch, Clock, RecoveredLog, StoreStatistics
-from yoi_daemon.store.schema import migrate
+from yoi_daemon.store.interface import COMMIT_BOUNDS_S, Batch, Clock, RecoveredLog, StoreStatistics
+from yoi_daemon.store.schema import check_version, migrate
 from yoi_daemon.store.space import Space
 from yoi_daemon.store.tables import (
     LIFECYCLE_EVENT,
@@ -43,6 +44,9 @@ MAX_WATERMARKS = 16_384
 
 AGE_EVERY_S = 10.0
 """How much of its age a store may forget in a crash."""
+
+MAX_EPOCHS = 256
+"""Logs whose cursors are known for earlier ones: one more for each backup that was gone back to."""
 
 TIMES_KEPT = 256
 
@@ -81,6 +85,7 @@ class SqliteStore:
         make_connection: Connect = connect,
     ) -> None:
         self.epoch = ""
+        self.earlier_epochs = ()
         self._path = path
         # The clock itself: `trio.current_time` finds it anew each time, and every event is dated by it.
         self._clock = clock or trio.lowlevel.current_clock().current_time
@@ -97,6 +102,7 @@ class SqliteStore:
         self._since_checkpoint = 0
         self._commits = 0
         self._times_ms: deque[float] = deque(maxlen=TIMES_KEPT)
+        self._commit_times = Histogram(COMMIT_BOUNDS_S)
 
     async def open(self) -> None:
         """Opens the file, or makes it; brings its schema here.
@@ -144,6 +150,7 @@ class SqliteStore:
             commit_p50_ms=round(cuts[49], 3),
             commit_p99_ms=round(cuts[98], 3),
             commit_max_ms=round(times[-1], 3),
+            commit_times=self._commit_times.snapshot(),
             bytes=sum(_size(self._path.with_name(self._path.name + end)) for end in ("", "-wal")),
             free_bytes=self._space.free_bytes,
             low=self._space.is_low,
@@ -153,17 +160,20 @@ class SqliteStore:
 
     def _open(self) -> None:
         try:
-            self._space = Space(
-                self._path.parent, low_bytes=self._low_bytes, reserve_bytes=self._reserve_bytes
-            )
-            # Made first, with its mode: SQLite gives its other files the same.
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            self._writer = self._connect()
-            migrate(self._writer, str(self._path))
-            self._begin()
-            self._reader = self._connect()
-            self._reader.execute("PRAGMA query_only = ON")
-            next(self._reader.execute("SELECT count(*) FROM fact"))
+            with ExitStack() as opened:
+                self._space = Space(
+                    self._path.parent, low_bytes=self._low_bytes, reserve_bytes=self._reserve_bytes
+                )
+                opened.callback(self._space.close)
+                # Made first, with its mode: SQLite gives its other files the same.
+                os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+                self._writer = self._connect(opened)
+                migrate(self._writer, str(self._path))
+                self._begin()
+                self._reader = self._connect(opened)
+                self._reader.execute("PRAGMA query_only = ON")
+                next(self._reader.execute("SELECT count(*) FROM fact"))
+                opened.pop_all()
         except sqlite3.Error as error:
             raise StorageFailed(
                 f"the store {self._path} cannot be opened: {error}; "
@@ -182,8 +192,12 @@ class SqliteStore:
         self._writer.close()
         self._space.close()
 
-    def _connect(self) -> Connection:
+    def _connect(self, opened: ExitStack) -> Connection:
         connection = self._make_connection(self._path)
+        opened.callback(connection.close)
+        check_version(
+            connection, str(self._path)
+        )  # before anything is changed of a file that is not ours
         settings = {"journal_mode": ("WAL", "wal"), "synchronous": ("FULL", 2)}
         for name, (wanted, found) in settings.items():
             connection.execute(f"PRAGMA {name} = {wanted}")
@@ -203,6 +217,7 @@ class SqliteStore:
         if "epoch" not in facts or "restored" in facts:
             facts = self._begin_epoch(facts)
         self.epoch = str(facts["epoch"])
+        self.earlier_epochs = tuple(str(facts.get("earlier_epochs", "")).split())
         self._age_base_s = self._age_noted_s = float(facts.get("age_s", 0.0))
         for lane in LANES:
             self._floors[lane] = self._cleaned[lane] = int(facts.get(f"floor.{lane}", 0))
@@ -210,7 +225,12 @@ class SqliteStore:
     def _begin_epoch(self, facts: dict[str, Any]) -> dict[str, Any]:
         """Names the log anew: a backup's numbers were given to other events since it was made."""
         head = self._head(facts)
-        begun = {"epoch": self._new_epoch(), "head": head}
+        earlier = [*str(facts.get("earlier_epochs", "")).split(), str(facts.get("epoch", ""))]
+        begun = {
+            "epoch": self._new_epoch(),
+            "earlier_epochs": " ".join(earlier[-MAX_EPOCHS:]).strip(),
+            "head": head,
+        }
         for lane in LANES:
             begun[f"floor.{lane}"] = begun[f"shared_mark.{lane}"] = head
         self._writer.execute("BEGIN IMMEDIATE")
@@ -247,7 +267,9 @@ class SqliteStore:
                 f"a commit failed: {error}; the daemon ends, and finds what was accepted when it starts"
             ) from error
         self._commits += 1
-        self._times_ms.append((time.perf_counter() - begun_s) * 1000)
+        duration_s = time.perf_counter() - begun_s
+        self._times_ms.append(duration_s * 1000)
+        self._commit_times.observe(duration_s)
         self._space.measure()
 
     def _write(self, batch: Batch, age_s: float) -> None:

@@ -62,26 +62,30 @@ class WorkerNumber(NamedTuple):
 
 
 class IngressEvent(NamedTuple):
-    """An accepted event as it came; it stays while it waits or is a dead letter. `headers` is JSON."""
+    """An accepted event as it came, by the number of its acceptance; it stays while it waits or is dead.
 
-    event_id: str
+    `headers` is JSON; `body` is None where it is the payload itself.
+    """
+
+    number: int
     plugin_id: str
+    event_id: str
     ingress: str
     correlation_id: str
     created_at: str
     payload: bytes
-    body: bytes
+    body: bytes | None
     headers: bytes
 
 
 class Progress(NamedTuple):
-    """How far an accepted event is. `position` is the number of its acceptance.
+    """How far an accepted event is. `position` is its place in the order: its number, or its redelivery's.
 
     `claim` is 0 where no attempt is under way, 1 where one was claimed together with others, and 2
     where it alone was; `attempts` is JSON, how each attempt ended.
     """
 
-    event_id: str
+    number: int
     plugin_id: str
     position: int
     source: str
@@ -95,7 +99,7 @@ class Progress(NamedTuple):
 class DeadLetterRow(NamedTuple):
     """An event that no attempt could handle; its bytes are in `ingress_event`."""
 
-    event_id: str
+    number: int
     plugin_id: str
     digest: str
     died_at: str

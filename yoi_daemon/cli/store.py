@@ -1,0 +1,156 @@
+"""`yoi-daemon store …`: the daemon's store, looked at and copied whether the daemon runs or not."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import click
+import msgspec
+import trio
+
+from yoi_daemon.cli.exits import STORAGE
+from yoi_daemon.cli.options import Common, common_options
+from yoi_daemon.cli.output import duration, note, size, write_columns, write_json, write_table
+from yoi_daemon.cli.printable import printable
+from yoi_daemon.cli.talking import Progress, with_progress
+from yoi_daemon.store.backup import back_up
+from yoi_daemon.store.checking import find_faults
+from yoi_daemon.store.opening import FILE_NAME
+from yoi_daemon.store.reading import open_for_reading
+from yoi_daemon.store.survey import Survey, survey
+
+R = TypeVar("R")
+
+_FILE = click.option(
+    "--file", metavar="FILE", help="Another store, such as a backup, than the daemon's."
+)
+
+
+@click.group()
+def store() -> None:
+    """Check, copy and measure what the daemon keeps.
+
+    It may run meanwhile, and is not held up.
+    """
+
+
+@store.command()
+@_FILE
+@common_options
+def check(options: Common, file: str | None) -> int:
+    """Say whether the store is sound. Exits with 74 when it is not."""
+    path = _path(options, file)
+
+    def look() -> list[str]:
+        with open_for_reading(path) as connection:
+            return find_faults(connection)
+
+    faults = _run(look, Progress("reading the whole store"), abandon=True)
+    if options.as_json:
+        write_json({"good": not faults, "faults": faults})
+    elif faults:
+        for fault in faults:
+            click.echo(printable(fault))
+        note(
+            "this store is damaged: stop the daemon, move its store.sqlite3* away, and put a backup "
+            "in their place"
+        )
+    else:
+        click.echo(f"nothing is wrong with {printable(str(path))}")
+    return STORAGE if faults else 0
+
+
+@store.command()
+@click.argument("target", metavar="FILE")
+@common_options
+def backup(options: Common, target: str) -> None:
+    """Copy the store, as it is at one moment, into a new FILE.
+
+    To go back to it: stop the daemon, remove store.sqlite3* from its state directory, copy FILE
+    there as store.sqlite3, start. What was accepted and not handled by then is handled; subscribers
+    learn that a new log has begun.
+    """
+    path = _path(options, None)
+    progress = Progress("copying the store")
+
+    def tell(share: float) -> None:
+        trio.from_thread.check_cancelled()  # Ctrl-C ends it here, and no half of a copy is left
+        progress.say(f"copying the store: {share:.0%}")
+
+    def copy() -> int:
+        with open_for_reading(path, any_version=True) as connection:
+            return back_up(connection, Path(target).absolute(), tell)
+
+    made = _run(copy, progress, abandon=False)
+    if options.as_json:
+        write_json({"file": str(Path(target).absolute()), "bytes": made})
+    else:
+        click.echo(f"copied into {printable(target)}, {size(made)}")
+
+
+@store.command()
+@_FILE
+@common_options
+def stats(options: Common, file: str | None) -> None:
+    """Show what the store holds: its tables, what waits for each plugin, the log, the space."""
+    path = _path(options, file)
+
+    def count() -> Survey:
+        with open_for_reading(path) as connection:
+            return survey(connection, path)
+
+    told = _run(count, Progress("counting"), abandon=True)
+    if options.as_json:
+        write_json(msgspec.to_builtins(told))
+    else:
+        _write(told)
+
+
+def _path(options: Common, file: str | None) -> Path:
+    return Path(file) if file is not None else options.directories().state / FILE_NAME
+
+
+def _run(work: Callable[[], R], progress: Progress, *, abandon: bool) -> R:
+    """Runs `work` in a thread, so that a person can be told that it goes on; Ctrl-C may `abandon` it."""
+
+    async def run() -> R:
+        return await trio.to_thread.run_sync(work, abandon_on_cancel=abandon)
+
+    return trio.run(with_progress, run, progress)
+
+
+def _write(told: Survey) -> None:
+    log = told.log
+    window = f"{log.events} events, {size(log.bytes)}, numbers {log.floor + 1} to {log.head}"
+    oldest = "" if log.oldest_age_s is None else f", the oldest of {duration(log.oldest_age_s)} ago"
+    unused = f"{size(told.wal_bytes)} write-ahead log, {size(told.unused_bytes)} unused"
+    write_columns(
+        [
+            ("file", f"{size(told.bytes)}, {unused}, schema {told.schema}"),
+            ("space", f"{size(told.free_bytes)} free"),
+            ("log", f"{window}{oldest}, epoch {log.epoch}" if log.events else "empty"),
+        ]
+    )
+    click.echo()
+    write_table(
+        ("PLUGIN", "WAITING", "SIZE", "OLDEST", "TRIED", "IN HAND", "DEAD"),
+        [
+            (
+                one.plugin_id,
+                one.events,
+                size(one.bytes),
+                one.oldest,
+                one.tried,
+                one.claimed,
+                one.dead,
+            )
+            for one in told.plugins
+        ],
+        empty="no accepted events wait",
+    )
+    click.echo()
+    write_table(
+        ("TABLE", "ROWS", "SIZE"),
+        [(name, table.rows, size(table.bytes)) for name, table in told.tables.items()],
+        empty="",
+    )
