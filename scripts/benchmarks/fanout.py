@@ -73,7 +73,7 @@ class Case:
 WRITE_GOALS = {FLOOR: 0.65, WS: 1.2, WEBSOCKETS: 1.6}
 CASES = (
     Case("paced", 100, WRITE_GOALS, (), "apart", bursts=150, events=10, interval_us=25_000),
-    Case("paced", 1000, WRITE_GOALS, (), "apart", bursts=150, events=1, interval_us=25_000),
+    Case("paced", 1000, WRITE_GOALS, (), "apart", bursts=100, events=1, interval_us=60_000),
     Case("backlog", 100, {WS: 8, NATS: 0.7}, (FLOOR, WEBSOCKETS), "burst", bursts=10, events=1000),
     Case("backlog", 1000, {WS: 8, NATS: 2}, (FLOOR, WEBSOCKETS), "burst", bursts=2, events=500),
     Case("scoped", 1000, {FLOOR: 1 / 1.6}, (), "scoped", bursts=100, events=1000),

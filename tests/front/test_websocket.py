@@ -1,5 +1,6 @@
 import os
 import socket
+import ssl
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
@@ -24,6 +25,7 @@ from yoi_daemon.front.connection import (
     close_frame,
 )
 from yoi_daemon.front.sockets import open_sockets
+from yoi_daemon.front.tls import Certificate
 from yoi_daemon.front.websocket import WebSocketLimits, serve_websocket
 from yoi_daemon.model.addresses import Address, TcpAddress, UnixAddress
 from yoi_daemon.model.errors import Refused
@@ -393,3 +395,33 @@ async def test_an_aborted_connection_is_closed_at_once_though_its_peer_does_not_
     assert unsent[1] == 0
     assert was_aborted  # the kernel keeps nothing for it
     assert b"after the end" not in received
+
+
+async def test_what_comes_over_tls_is_read_as_frames(nursery) -> None:
+    files = Path(__file__).parents[1] / "data" / "tls"
+    (listening,) = open_sockets([ANY])
+    assert isinstance(listening.address, TcpAddress)
+
+    async def gate(_request: UpgradeRequest) -> SessionHandler:
+        return lambda connection: connection.wait_gone()
+
+    await nursery.start(
+        partial(
+            serve_websocket,
+            [listening.socket],
+            gate,
+            draining=trio.Event(),
+            limits=LIMITS,
+            certificate=Certificate(files / "server.pem", files / "server.key"),
+        )
+    )
+    context = ssl.create_default_context(cafile=files / "ca.pem")
+    raw = await trio.open_tcp_stream("127.0.0.1", listening.address.port)
+    stream = trio.SSLStream(raw, context, server_hostname="127.0.0.1")
+    with trio.fail_after(5):
+        connection = await wrap_client_stream(nursery, stream, "localhost", "/")
+        await connection.ping(b"there?")
+        await connection.aclose(1000)
+    assert connection.closed is not None
+    assert connection.closed.code == 1000
+    nursery.cancel_scope.cancel()

@@ -82,11 +82,14 @@ class FrameStream(trio.abc.Stream):
             raise trio.ClosedResourceError
         data, self._early = self._early, b""
         if not data:
-            # Not the stream's own method, which holds a kibibyte more while it waits.
-            try:
-                data = await self._stream.socket.recv(max_bytes or _RECEIVE_BYTES)
-            except OSError as error:
-                raise trio.BrokenResourceError from error
+            if isinstance(self._stream, trio.SocketStream):
+                # Not the stream's own method, which holds a kibibyte more while it waits.
+                try:
+                    data = await self._stream.socket.recv(max_bytes or _RECEIVE_BYTES)
+                except OSError as error:
+                    raise trio.BrokenResourceError from error
+            else:
+                data = await self._stream.receive_some(max_bytes)
         try:
             self._fragments.feed(data)
         except TooManyFragments:

@@ -18,8 +18,9 @@ import trio
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.opening import open_daemon
 from yoi_daemon.eventlog.interface import EventLog
-from yoi_daemon.front.access import Tokens, names_of
+from yoi_daemon.front.access import names_of
 from yoi_daemon.front.sockets import open_sockets
+from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.addresses import parse_listen
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.events import Draft
