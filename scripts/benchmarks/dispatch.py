@@ -122,6 +122,7 @@ async def open_service(plugin: Plugin[Config]) -> AsyncGenerator[tuple[Service, 
             wall_clock=time.time,
             uniform=random.uniform,
             load=lambda _id, _settings: loaded,
+            forget=lambda _loaded: None,
             timers=no_timers,
         )
         service = Service("bench", PluginSettings(queue_events=BURST), parts)

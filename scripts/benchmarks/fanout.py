@@ -6,7 +6,7 @@ and the same events of 300 bytes. Ours is the daemon's parts behind its real lis
 by itself, and the floor, a loop of `send` in C. Figures are processor time of the server, user and system.
 A round measures each once; ratios are those of the round, and their median counts.
 
-    paced     events so far apart that each is written by itself
+    paced     one event a write: each is published when the one before is committed
     backlog   many events at once, and as many again when everybody has them
     scoped    each subscriber on a worker of its own; the floor is one `send` for each match
     latency   from before an event is made to its arrival, at 10,000 deliveries a second
@@ -20,12 +20,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
 from fanout_peers.install import FLOOR, NATS, WEBSOCKETS, WS, NotInstalled, Peers, install
-from fanout_peers.processes import Client, NatsServer, Server
+from fanout_peers.processes import Client, Mode, NatsServer, Server
 
 ROUNDS = 3
 MICRO = 1e6
@@ -44,7 +44,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Case:
-    """`bursts` of `events`, `interval_us` apart; each burst is awaited before the next.
+    """`bursts` of `events`; each is awaited before the next, or begun `interval_us` after it.
 
     `goals`: the least a peer's figure is to be over ours. `most`: of our own figure.
     """
@@ -53,12 +53,17 @@ class Case:
     subscribers: int
     goals: Mapping[str, float] = field(default_factory=dict[str, float])
     beside: tuple[str, ...] = ()
+    mode: Mode = "burst"
     bursts: int = 1
     events: int = 0
     interval_us: int = 0
-    scoped: bool = False
     figure: str = "µs a delivery"
     most: float = 0.0
+
+    @property
+    def share(self) -> int:
+        """Of so many events a subscriber gets one."""
+        return self.subscribers if self.mode == "scoped" else 1
 
     @property
     def contenders(self) -> tuple[str, ...]:
@@ -67,17 +72,18 @@ class Case:
 
 WRITE_GOALS = {FLOOR: 0.65, WS: 1.2, WEBSOCKETS: 1.6}
 CASES = (
-    Case("paced", 100, WRITE_GOALS, events=1500, interval_us=3_000),
-    Case("paced", 1000, WRITE_GOALS, events=150, interval_us=30_000),
-    Case("backlog", 100, {WS: 8, NATS: 0.7}, (FLOOR, WEBSOCKETS), bursts=10, events=1000),
-    Case("backlog", 1000, {WS: 8, NATS: 2}, (FLOOR, WEBSOCKETS), bursts=2, events=500),
-    Case("scoped", 1000, {FLOOR: 1 / 1.6}, bursts=100, events=1000, scoped=True),
+    Case("paced", 100, WRITE_GOALS, (), "apart", bursts=150, events=10, interval_us=25_000),
+    Case("paced", 1000, WRITE_GOALS, (), "apart", bursts=150, events=1, interval_us=25_000),
+    Case("backlog", 100, {WS: 8, NATS: 0.7}, (FLOOR, WEBSOCKETS), "burst", bursts=10, events=1000),
+    Case("backlog", 1000, {WS: 8, NATS: 2}, (FLOOR, WEBSOCKETS), "burst", bursts=2, events=500),
+    Case("scoped", 1000, {FLOOR: 1 / 1.6}, (), "scoped", bursts=100, events=1000),
     Case(
         "latency",
         100,
         {FLOOR: 1 / 1.8},
         (WS, WEBSOCKETS),
-        events=500,
+        bursts=500,
+        events=1,
         interval_us=10_000,
         figure=LATENCY,
     ),
@@ -101,11 +107,10 @@ class Arena:
             return NatsServer(command, self._environ, folder)
         return Server([*command, str(subscribers)], self._environ)
 
-    def subscribe(
-        self, name: str, port: int, subscribers: int, *, scoped: bool = False, nap_us: int = 0
-    ) -> Client:
+    def subscribe(self, name: str, port: int, case: Case, subscribers: int) -> Client:
         protocol = "nats" if name == NATS else "ws"
-        path = "/v1/workers/w%d/events?await=1" if scoped else "/v1/events"
+        path = "/v1/workers/w%d/events?await=1" if case.mode == "scoped" else "/v1/events"
+        nap_us = 0 if case.figure == LATENCY else NAP_US
         arguments = [str(port), str(subscribers), protocol, path, str(nap_us)]
         client = Client([str(self._peers.client), *arguments], self._environ)
         client.wait_open()
@@ -121,40 +126,44 @@ def measure(arena: Arena, case: Case, name: str) -> float:
         port = server.find_port()
         if not case.events:
             return measure_memory(arena, case, name, server, port)
-        nap_us = 0 if case.figure == LATENCY else NAP_US
-        with arena.subscribe(
-            name, port, case.subscribers, scoped=case.scoped, nap_us=nap_us
-        ) as client:
-            each = 1 if case.scoped else case.events
-            run_burst(server, client, case, WARM_EVENTS * (case.subscribers if case.scoped else 1))
-            begun_s = server.processor_s()
-            p50s = [run_burst(server, client, case, case.events) for _ in range(case.bursts)]
-            spent_s = server.processor_s() - begun_s
-    if case.figure == LATENCY:
-        return median(p50s)
-    return spent_s * MICRO / (case.bursts * each * case.subscribers)
+        with arena.subscribe(name, port, case, case.subscribers) as client:
+            at_once(server, client, replace(case, events=WARM_EVENTS * case.share, bursts=1))
+            begun_s, writes = server.processor_s(), server.writes()
+            p50 = (paced if case.interval_us else at_once)(server, client, case)
+            spent_s, writes = server.processor_s() - begun_s, server.writes() - writes
+    deliveries = case.bursts * case.events * case.subscribers // case.share
+    if case.mode == "apart" and name == OURS and writes < deliveries:
+        sys.exit(f"bench fanout: {deliveries} deliveries were {writes} writes")
+    return p50 if case.figure == LATENCY else spent_s * MICRO / deliveries
 
 
-def run_burst(server: Server, client: Client, case: Case, events: int) -> float:
-    """Publishes, waits for the arrival of everything, gives the median latency in µs."""
-    client.expect(events // case.subscribers if case.scoped else events)
-    if not case.interval_us:
-        server.publish(events, scoped=case.scoped)
-        return client.wait_came()
+def at_once(server: Server, client: Client, case: Case) -> float:
+    """Burst after burst, each when everybody has the one before; gives the median latency in µs."""
+    p50s: list[float] = []
+    for _ in range(case.bursts):
+        client.expect(case.events // case.share)
+        server.publish(case.events, case.mode)
+        p50s.append(client.wait_came())
+    return median(p50s)
+
+
+def paced(server: Server, client: Client, case: Case) -> float:
+    """By the clock; gives the median latency in µs."""
+    client.expect(case.bursts * case.events)
     due_s = time.monotonic()
-    for _ in range(events):
+    for _ in range(case.bursts):
         # Late, it does not catch up: what is due together would be written together.
         due_s = max(due_s, time.monotonic()) + case.interval_us / MICRO
         time.sleep(max(0.0, due_s - time.monotonic()))
-        server.publish(1)
+        server.publish(case.events, case.mode)
     return client.wait_came()
 
 
 def measure_memory(arena: Arena, case: Case, name: str, server: Server, port: int) -> float:
-    with arena.subscribe(name, port, MEMORY_WARM):
+    with arena.subscribe(name, port, case, MEMORY_WARM):
         time.sleep(SETTLE_S)
         before = server.resident_kib()
-        with arena.subscribe(name, port, case.subscribers):
+        with arena.subscribe(name, port, case, case.subscribers):
             time.sleep(SETTLE_S)
             return (server.resident_kib() - before) / case.subscribers
 

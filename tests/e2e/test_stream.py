@@ -180,8 +180,10 @@ def test_a_workers_stream_ends_when_it_is_stopped_and_everything_was_delivered(
         assert code == 1000
         # Only its own stream is finished.
         read_to_live(everything)
-        stopped = read(everything, 1)[0]
-        assert (stopped["kind"], stopped["data"]["state"]) == ("worker.state", "stopped")
+        seen = read(everything, 1)
+        while seen[-1]["cursor"] != after[-2]["cursor"]:
+            seen += read(everything, 1)
+        assert (seen[-1]["kind"], seen[-1]["data"]["state"]) == ("worker.state", "stopped")
     messages = before + after
     end = messages[-1]
     assert (end["type"], end["reason"]) == ("end", "worker_gone")

@@ -50,7 +50,7 @@ def _ended(payload: bytes, *, within_s: float = 3) -> Attack:
     def attack(port: int) -> None:
         with connect(port, timeout=within_s) as opened:
             send_quietly(opened, payload)
-            with suppress(ConnectionError):
+            with suppress(ConnectionError, ssl.SSLError):
                 while opened.recv(65536):
                     pass
 
@@ -66,7 +66,7 @@ def _drips(payload: bytes, *, seconds_apart: float) -> Attack:
                 time.sleep(seconds_apart)
                 if time.monotonic() - begun > 1.5:
                     break
-            with suppress(ConnectionError):
+            with suppress(ConnectionError, ssl.SSLError):
                 while opened.recv(65536):
                     pass
 
@@ -109,7 +109,7 @@ def _raw_after_handshake(payload: bytes) -> Attack:
         with socket.socket(fileno=shaken.detach()) as opened:
             opened.settimeout(3)
             send_quietly(opened, payload)
-            with suppress(ConnectionError):
+            with suppress(ConnectionError, ssl.SSLError):
                 while opened.recv(65536):
                     pass
 

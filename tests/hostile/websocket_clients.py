@@ -1,6 +1,7 @@
 """Hostile clients of the observation listener, beyond bad heads."""
 
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Iterator
@@ -39,7 +40,7 @@ def _sends(*frames: bytes, closes: int | None = None) -> Attack:
             try:
                 while part := opened.recv(65536):
                     received += part
-            except ConnectionError:
+            except (ConnectionError, ssl.SSLError):
                 return
             if closes is not None:
                 assert close_code(bytes(received)) == closes
@@ -132,7 +133,7 @@ def _is_cut_off(port: int) -> None:
         try:
             while opened.recv(1 << 20):
                 pass
-        except ConnectionError:
+        except (ConnectionError, ssl.SSLError):
             pass
 
 

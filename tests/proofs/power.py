@@ -16,7 +16,7 @@ import apsw
 
 
 class Operation(NamedTuple):
-    """`kind` is open, write, truncate, sync, delete; `file` a name."""
+    """`kind` is open, write, truncate, sync, lose (a sync that failed), delete; `file` a name."""
 
     kind: str
     file: str
@@ -29,8 +29,8 @@ class Recorder:
 
     def __init__(self) -> None:
         self.operations: list[Operation] = []
-        self.sync_fails_after: int | None = None
-        """So many more syncs work, and none after them: the disk has an I/O error."""
+        self.syncs_until_error = -1
+        """So many syncs work, then one has an I/O error; less than 0 for none."""
 
     def note(self, kind: str, path: str, offset: int = 0, data: bytes = b"") -> None:
         self.operations.append(Operation(kind, Path(path).name, offset, data))
@@ -39,11 +39,15 @@ class Recorder:
     def position(self) -> int:
         return len(self.operations)
 
-    def sync(self) -> None:
-        if self.sync_fails_after is not None:
-            self.sync_fails_after -= 1
-            if self.sync_fails_after < 0:
-                raise apsw.IOError("injected")
+    def sync(self, path: str) -> None:
+        """Notes a sync. One that fails loses what it should have kept, as Linux does, and raises."""
+        self.syncs_until_error -= 1
+        if self.syncs_until_error == -1:
+            self.note("lose", path)
+            error = apsw.IOError("injected")
+            error.extendedresult = apsw.SQLITE_IOERR_FSYNC
+            raise error
+        self.note("sync", path)
 
 
 class _File(apsw.VFSFile):
@@ -63,8 +67,7 @@ class _File(apsw.VFSFile):
 
     def xSync(self, flags):
         # The real one is left out: what is synced is known from here.
-        self._recorder.sync()
-        self._recorder.note("sync", self._path)
+        self._recorder.sync(self._path)
 
 
 class RecordingVfs(apsw.VFS):
@@ -200,6 +203,9 @@ class Disk:
                 # SQLite syncs the directory with the first sync of a log or journal that it made.
                 if "-" in operation.file:
                     self._sync_names()
+            case "lose":
+                assert inode is not None
+                inode.unsynced.clear()
             case "delete":
                 self._changes.append((operation.file, None))
                 if operation.offset:

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sqlite3
 import subprocess
 import threading
 import time
@@ -15,10 +14,13 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import DaemonProcess
+from yoi_daemon.store.checking import find_faults
+from yoi_daemon.store.reading import open_for_reading
 
 pytestmark = pytest.mark.prove
 
 MEGABYTE = 1 << 20
+SIZES = f"low_bytes = {16 * MEGABYTE}\nreserve_bytes = {8 * MEGABYTE}"
 CLIENTS = 4
 RECOVERS_WITHIN_S = 5
 PLUGIN = """
@@ -101,10 +103,9 @@ class House:
         return self.daemon.request("GET", "/api/status")[1]
 
     def check_store(self) -> None:
-        with sqlite3.connect(self.state / "store.sqlite3") as connection:
-            assert list(connection.execute("PRAGMA integrity_check")) == [("ok",)]
-            assert list(connection.execute("SELECT event_id FROM progress")) == []
-        connection.close()
+        with open_for_reading(self.state / "store.sqlite3") as store:
+            assert find_faults(store) == []
+            assert list(store.execute("SELECT number FROM progress")) == [], "not all is handled"
 
 
 class Load:
@@ -195,10 +196,9 @@ def fill(disk: Path) -> None:
 def test_a_full_disk_is_said_in_words_and_what_was_accepted_is_handled(
     small_disk, make_house, full
 ):
-    sizes = f"low_bytes = {16 * MEGABYTE}\nreserve_bytes = {8 * MEGABYTE}"
-    house = make_house(small_disk / "state", sizes)
+    house = make_house(small_disk / "state", SIZES)
     house.start()
-    recoveries = []
+    recoveries, waiting = [], []
     for _ in range(5 if full else 2):
         before, low_before = len(house.accepted), house.answers[507, "storage_low"]
         with Load(house):
@@ -207,21 +207,46 @@ def test_a_full_disk_is_said_in_words_and_what_was_accepted_is_handled(
             until(
                 lambda at=low_before: house.answers[507, "storage_low"] > at, "the disk is told low"
             )
-            waiting = len(house.unhandled())
+            waiting.append(len(house.unhandled()))
         until(lambda: not house.unhandled(), "what was accepted is handled while the disk is full")
-        assert waiting, "nothing was left to handle when the disk was full"
+        assert waiting[-1], "nothing was left to handle when the disk was full"
         assert house.send() == (507, "storage_low")
         assert free_bytes(small_disk) < 16 * MEGABYTE
         assert house.status()["store"]["low"]
         (small_disk / "filler").unlink()
         recoveries.append(until(lambda: house.send()[0] == 202, "it recovers", RECOVERS_WITHIN_S))
     until(lambda: not house.unhandled(), "the rest is handled")
-    print(f"answers {dict(house.answers)}, recovered in {[round(s, 2) for s in recoveries]} s")
+    print(
+        f"answers {dict(house.answers)}, handled while full {waiting}, "
+        f"recovered in {[round(s, 2) for s in recoveries]} s"
+    )
     assert set(house.answers) <= {(202, ""), (429, "queue_full"), (507, "storage_low")}
     assert house.daemon.stop() == 0, house.daemon.lines
     assert not any("Traceback" in line for line in house.daemon.lines)
     assert set(house.handled().values()) == {1}
     house.check_store()
+
+
+def test_filled_again_before_the_reserve_is_back_it_goes_on(small_disk, make_house):
+    """Some space is not enough: what is accepted then could not be acknowledged the next time."""
+    house = make_house(small_disk / "state", SIZES)
+    house.start()
+    filler = small_disk / "filler"
+    with Load(house):
+        until(lambda: len(house.accepted) > 50, "events are accepted")
+        fill(small_disk)
+        until(lambda: not (house.state / "reserve").exists(), "the reserve is let go of")
+        os.truncate(filler, filler.stat().st_size - 12 * MEGABYTE)
+        accepted, looks = len(house.accepted), house.answers.total()
+        until(lambda: house.answers.total() > looks + 100, "the disk was looked at again")
+        assert len(house.accepted) <= accepted + CLIENTS, "accepted without a reserve"
+        filler.rename(small_disk / "more")
+        fill(small_disk)
+    until(lambda: not house.unhandled(), "what was accepted is handled")
+    (small_disk / "more").unlink()
+    until(lambda: house.send()[0] == 202, "it recovers", RECOVERS_WITHIN_S)
+    assert (house.state / "reserve").exists()
+    assert house.daemon.stop() == 0, house.daemon.lines
 
 
 def test_control_without_a_reserve_the_daemon_ends(small_disk, make_house):

@@ -8,7 +8,9 @@ acknowledged commit, or of the one that was under way. The controls take from SQ
 
 import sqlite3
 from collections import Counter
+from contextlib import suppress
 from functools import partial
+from math import inf
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -33,7 +35,9 @@ from yoi_daemon.runtime.engines.echo import EchoEngine
 from yoi_daemon.runtime.profiles import Profiles
 from yoi_daemon.sdk import Plugin, Retry
 from yoi_daemon.store import sqlite
+from yoi_daemon.store.checking import find_faults
 from yoi_daemon.store.interface import Batch
+from yoi_daemon.store.reading import open_for_reading
 from yoi_daemon.store.sqlite import LANES, SqliteStore
 from yoi_daemon.store.tables import FACT, TABLES, WATERMARK
 
@@ -64,10 +68,10 @@ class Laxer(Lax):
 
 
 class Commit(NamedTuple):
-    """One commit, and how many operations were recorded when it began and when it was acknowledged."""
+    """One commit, and how many operations were recorded when it began and when it was acknowledged, if ever."""
 
     begun: int
-    acknowledged: int
+    acknowledged: float
     batch: Batch
 
 
@@ -95,9 +99,20 @@ class Witness(SqliteStore):
         self._witnessed = commits
 
     async def commit(self, batch: Batch) -> None:
-        begun = self._recorder.position
+        self._witnessed.append(Commit(self._recorder.position, inf, batch))
+        await self._commit_really(batch)
+        self._witnessed[-1] = self._witnessed[-1]._replace(acknowledged=self._recorder.position)
+
+    async def _commit_really(self, batch: Batch) -> None:
         await super().commit(batch)
-        self._witnessed.append(Commit(begun, self._recorder.position, batch))
+
+
+class Stubborn(Witness):
+    """Tells that it was committed, whatever the disk says."""
+
+    async def _commit_really(self, batch: Batch) -> None:
+        with suppress(StorageFailed):
+            await super()._commit_really(batch)
 
 
 class Workload:
@@ -107,21 +122,31 @@ class Workload:
         self.recorder = Recorder()
         self.commits: list[Commit] = []
         self.receipts: list[Receipt] = []
+        self.closings: list[int] = []
+        """When each store was about to be closed."""
         self._connect = partial(connection, vfs=RecordingVfs(self.recorder))
         self._ids = IdSource(ManualClock(), bytes)
         self._settings = ObserveSettings(window_events=window_events)
 
-    def record(self, directory: Path) -> None:
-        """Runs all of it: two lives of a daemon."""
+    def record(self, directory: Path, store_type: type[Witness] = Witness) -> None:
+        """Runs all of it: two lives of a daemon. Raises `StorageFailed`, in groups."""
         directory.mkdir()
         for number in range(2):
-            trio.run(self._live, directory, number)
+            trio.run(self._live, directory, number, store_type)
 
-    async def _live(self, directory: Path, number: int) -> None:
-        store = Witness(
+    async def _live(self, directory: Path, number: int, store_type: type[Witness]) -> None:
+        store = store_type(
             directory / "store.sqlite3", self.recorder, self.commits, connect=self._connect
         )
         await store.open()
+        try:
+            await self._live_on(store, number)
+        finally:
+            self.closings.append(self.recorder.position)
+            with trio.CancelScope(shield=True):
+                await store.close()
+
+    async def _live_on(self, store: Witness, number: int) -> None:
         engine = StreamingEngine(parts=2)
         engine.may_go_on.set()
         with trio.fail_after(120):
@@ -147,7 +172,6 @@ class Workload:
                 while number and service.lane.statistics().depth:
                     await log.wait_beyond(log.head)
                 nursery.cancel_scope.cancel()
-        await store.close()
 
     async def _work(self, rig: Rig, service, runtime, number: int) -> None:
         while service.lifecycle.state != "running":
@@ -254,9 +278,8 @@ async def look(image: Path, *, whole: bool) -> Found:
     store = SqliteStore(image / "store.sqlite3", low_bytes=1024, reserve_bytes=1024)
     await store.open()
     try:
-        with sqlite3.connect(image / "store.sqlite3") as connection:
-            assert list(connection.execute("PRAGMA integrity_check")) == [("ok",)]
-        connection.close()
+        with open_for_reading(image / "store.sqlite3") as connection:
+            assert find_faults(connection) == []
         recovered = await store.recover_log()
         seqs = [event.seq for event in recovered.events]
         assert len(seqs) == len(set(seqs)), "a number twice"
@@ -304,8 +327,10 @@ class Tally:
         self.example.setdefault(name, f"{which}: {verdict}")
 
 
-async def examine(workload: Workload, to: Path, *, wanted: int, seed: int, whole: bool) -> Tally:
-    """Builds about `wanted` images, spread over all moments, and says of each `ok`, `lost` or `corrupt`."""
+async def examine(
+    workload: Workload, to: Path, *, wanted: int, seed: int, whole: bool, first: int = 0
+) -> Tally:
+    """Builds `wanted` images, spread over all moments from `first` on; each is `ok`, `lost` or `corrupt`."""
     random = Random(seed)
     tally = Tally()
     disk, expected = Disk(), Expected()
@@ -317,7 +342,7 @@ async def examine(workload: Workload, to: Path, *, wanted: int, seed: int, whole
         while following is not None and following.acknowledged <= position:
             expected.commit(following.batch)
             following = next(commits)
-        for number in range(_share(position, wanted, len(operations))):
+        for number in range(_share(position - first, wanted, len(operations) - first)):
             how = ("mix", "mix", "mix", "drop", "keep")[(position + number) % 5]
             sector = random.choice((512, 4096))
             disk.write_image(to, random, how, sector)
@@ -331,6 +356,8 @@ async def examine(workload: Workload, to: Path, *, wanted: int, seed: int, whole
 
 
 def _share(position: int, wanted: int, moments: int) -> int:
+    if position < 1:
+        return 0
     return wanted * position // moments - wanted * (position - 1) // moments
 
 
@@ -370,6 +397,50 @@ def proof(tmp_path, monkeypatch):
         return tally
 
     return run
+
+
+def fail_a_sync(
+    directory: Path, number: int, store_type: type[Witness] = Witness
+) -> tuple[str, Tally]:
+    """The disk fails at a sync of the first life; how that ended, and what is found on it then."""
+    workload = Workload(RecordedConnection, 100_000)
+    workload.recorder.syncs_until_error = number
+    ended = "well"
+    try:
+        workload.record(directory / f"recorded-{number}", store_type)
+    except* StorageFailed:
+        ended = "failed"
+    kinds = [operation.kind for operation in workload.recorder.operations]
+    if "lose" not in kinds:
+        return "never", Tally()
+    first = kinds.index("lose")
+    if ended == "well":
+        # What closing would tidy up is safe where it is.
+        assert first >= workload.closings[0]
+        ended = "closing"
+    examined = partial(examine, wanted=5, seed=number, whole=True, first=first)
+    return ended, trio.run(examined, workload, directory / "image")
+
+
+def test_a_sync_that_fails_ends_the_store_and_loses_nothing(tmp_path, full, monkeypatch, quiet):
+    monkeypatch.setattr(sqlite, "CHECKPOINT_BYTES", 65_536)
+    found, ends = Counter[str](), Counter[str]()
+    for number in range(0, 60, 1 if full else 12):
+        ended, tally = fail_a_sync(tmp_path, number)
+        found += tally.count
+        ends[ended] += 1
+        assert tally.count == {"ok": 5}, (number, tally.example)
+    print(f"{ends}, {found}")
+    assert set(ends) <= {"failed", "closing"}
+    assert ends["failed"] > ends["closing"]
+
+
+def test_control_a_store_that_goes_on_after_a_failed_sync_loses_some(tmp_path, quiet):
+    found = Counter[str]()
+    for number in (20, 30):
+        found += fail_a_sync(tmp_path, number, Stubborn)[1].count
+    print(found)
+    assert found["ok"] < found.total()
 
 
 @pytest.mark.parametrize("window_events", [100_000, 50])

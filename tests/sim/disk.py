@@ -11,7 +11,7 @@ from yoi_daemon.model.errors import StorageFailed
 from yoi_daemon.model.events import Lane
 from yoi_daemon.store.interface import Batch, RecoveredLog, StoreStatistics
 from yoi_daemon.store.sqlite import scope_text
-from yoi_daemon.store.tables import INGRESS_EVENT, LogEvent, Table
+from yoi_daemon.store.tables import INGRESS_EVENT, IngressEvent, LogEvent, Table
 
 LANES: Sequence[Lane] = ("lifecycle", "volume")
 CLEAN_EVENTS = 3
@@ -59,7 +59,7 @@ class Disk:
             else:
                 rows[key] = row
                 if table is INGRESS_EVENT:
-                    self.payloads[key[0]] = row[5]
+                    self.payloads[key[0]] = IngressEvent(*row).payload
         for lane, floor in batch.floors.items():
             self._clean(lane, floor)
         self.age_s = age_s

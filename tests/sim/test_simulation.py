@@ -14,7 +14,7 @@ from yoi_daemon.plugins.records import Records
 
 pytestmark = pytest.mark.prove
 
-VICTIMS = ("victim", "drops6", "held1", "redeliverer", "stopper", WHOLE, POWER, POWERS)
+VICTIMS = ("victim", "drops6", "waits1", "held1", "redeliverer", "stopper", WHOLE, POWER, POWERS)
 ODD = 97
 """A stride that is no multiple of anything in the story."""
 
@@ -88,6 +88,7 @@ def test_the_story_goes_everywhere(quiet):
     assert {"accepted", "handled", "retry_scheduled", "handler_failed", "dead_lettered"} <= kinds
     assert {"interrupted", "dropped", "p.done", "plugin.state"} <= kinds
     assert any(b'"redelivery_of"' in event.message for event in events)
+    assert all(world.disk.rows["dead_letter"] for world in worlds)
     let_go = {world.disk.floors["lifecycle"] > 0 for world in worlds}
     assert let_go == {True, False}
 
@@ -136,7 +137,7 @@ def plant_impatience(rig, service) -> None:
 
 def test_control_an_unshielded_acknowledgement_is_caught(quiet):
     with pytest.raises(AssertionError, match=r"handled again|left behind|while handled") as caught:
-        sweep("shuffle", WHOLE, 1, Plant("acknowledgement", plant_acknowledgement))
+        sweep("shuffle", WHOLE, 5, Plant("acknowledgement", plant_acknowledgement))
     print(caught.value, caught.value.__notes__)
     assert "--replay shuffle:0:whole@" in caught.value.__notes__[0]
 

@@ -4,11 +4,9 @@ The first two lives may be cut short: a task is cancelled, the power fails, an o
 The last is left alone, and must bring everything to an end.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,8 +14,8 @@ import trio
 
 from tests.clocks import ManualClock
 from tests.plugins.rig import Rig
-from tests.proofs.books import Books
 from tests.sim.disk import Disk, SimulatedStore
+from tests.sim.promises import check_promises
 from tests.sim.scheduler import Scheduler
 from yoi_daemon.eventlog.opening import open_event_log
 from yoi_daemon.model.cursor import decode_cursor
@@ -29,9 +27,9 @@ from yoi_daemon.plugins.records import restore
 from yoi_daemon.plugins.service import Service
 from yoi_daemon.plugins.watchdog import run_watchdog
 from yoi_daemon.sdk import Plugin, Retry
-from yoi_daemon.store.tables import DEAD_LETTER, IDEMPOTENCY_KEY, INGRESS_EVENT, PROGRESS
 
 DISTURBED_LIVES = 2
+ATTEMPTS = 2
 DELAYS = (0, 0, 0, 0.01, 0.3, 3)
 """Of a commit, in seconds, chosen from: a disk has its moods."""
 WHOLE, POWER, POWERS, FAULT = "whole", "power", "powers", "fault"
@@ -89,6 +87,7 @@ class World:
         self.receipts: dict[str, IngressReceipt] = {}
         self.sent: dict[str, tuple[str, str]] = {}
         self.begun: list[tuple[str, int]] = []
+        """The runs of the handler, as (event id, attempt)."""
         self.ids = IdSource(ManualClock(), bytes)
         self.plant = plant
         self.window_events = self.chance.choice((100_000, 25))
@@ -103,7 +102,9 @@ class World:
         self.scheduler.on_moment = self._moment
         try:
             self.scheduler.run(self._run)
-            self.check()
+            assert not self.problems, self.problems
+            died = self.plan.what in (POWER, POWERS, FAULT)
+            check_promises(self.disk, self.receipts, self.begun, attempts=ATTEMPTS, died=died)
         except BaseException as error:
             error.add_note(f"replay: scripts/prove tests/sim --replay {self.plan}")
             raise
@@ -156,53 +157,6 @@ class World:
         elif self.scope is not None:
             self.scope.cancel()
 
-    # -- what must hold
-
-    def check(self) -> None:
-        """Accepted is handled, dead, or dropped and reported; what was told is so; numbers are whole."""
-        assert not self.problems, self.problems
-        history = self.disk.history
-        assert [event.seq for event in history] == list(range(1, len(history) + 1)), "numbers"
-        books = Books()
-        books.read(SimpleNamespace(read=lambda *_: history))
-        rows = self.disk.rows
-        dead = {key[0] for key in rows.get(DEAD_LETTER.name, {})}
-        waiting = {key[0] for key in rows.get(PROGRESS.name, {})} - dead
-        assert not waiting, f"left behind: {waiting}"
-        assert dead == set(books.at("dead")), "the dead letters are not the dead"
-        assert {key[0] for key in rows.get(INGRESS_EVENT.name, {})} == dead, "events of nobody"
-        dropped = set(books.at("waiting"))
-        assert len(dropped) == books.reported["dropped"], f"dropped and not reported: {dropped}"
-        assert all(books.ingress[event_id] == "drops" for event_id in dropped), "lost"
-        self._check_receipts(books)
-        self._check_attempts(books)
-
-    def _check_receipts(self, books: Books) -> None:
-        for name, receipt in self.receipts.items():
-            seq = decode_cursor(receipt.cursor).seq
-            assert books.seqs.get(receipt.event_id) == seq, f"{name} was accepted, and is lost"
-        named = Counter(
-            msgspec.json.decode(payload)["name"] for payload in self.disk.payloads.values()
-        )
-        assert set(named) >= set(self.receipts), "another event"
-        assert set(named.values()) <= {1}, f"a key accepted twice: {named}"
-        keys = {key[2]: row for key, row in self.disk.rows.get(IDEMPOTENCY_KEY.name, {}).items()}
-        for name, receipt in self.receipts.items():
-            answer = msgspec.json.decode(keys[name][6], type=IngressReceipt)
-            assert answer == receipt, f"{name} would be answered otherwise"
-
-    def _check_attempts(self, books: Books) -> None:
-        last: dict[str, int] = {}
-        order = {event_id: number for number, event_id in enumerate(books.accepted)}
-        firsts: list[int] = []
-        for event_id, attempt in self.begun:
-            assert event_id in order, "handled, and was not accepted"
-            if event_id not in last:
-                firsts.append(order[event_id])
-            assert attempt > last.get(event_id, 0), f"attempt {attempt} of {event_id} again"
-            last[event_id] = attempt
-        assert firsts == sorted(firsts), "first attempts out of order"
-
 
 class Life:
     """One run of the daemon's path, from opening the disk to the end of its tasks."""
@@ -242,7 +196,7 @@ class Life:
                     self._plugin(),
                     restored=restored,
                     queue_events=6,
-                    attempts=2,
+                    attempts=ATTEMPTS,
                     drain_s=5,
                     dispatch_timeout_s=50,
                     redeliver_per_s=1000,
@@ -289,13 +243,21 @@ class Life:
     async def _accept_all(self) -> None:
         """With and without room, the same key twice; it is retried, fails, waits in order, is dropped."""
         async with trio.open_nursery() as nursery:
-            for name, what in (("first", "ok"), ("victim", "retry"), ("bad", "bad")):
+            for name, what in (
+                ("first", "ok"),
+                ("victim", "retry"),
+                ("bad", "bad"),
+                ("worse", "worse"),
+                ("crash", "crash"),
+            ):
                 nursery.start_soon(self._send, name, "go", what)
             nursery.start_soon(self._send, "victim", "go", "retry")
         await self._send("slow", "go", "slow")
         async with trio.open_nursery() as nursery:
             for number in range(8):
                 nursery.start_soon(self._send, f"drops{number}", "drops", "ok")
+            for number in range(3):
+                nursery.start_soon(self._send, f"waits{number}", "waits", "ok")
         for number in range(2):
             await self._send(f"held{number}", "keeps_order", "retry")
         await trio.sleep(self.world.chance.choice((0, 1, 10)))
@@ -376,8 +338,12 @@ class Life:
     def _plugin(self) -> Plugin:
         plugin = Plugin("p")
 
+        async def explode() -> None:
+            raise ValueError("a task of the service")
+
         @plugin.start
-        async def start(ctx) -> None: ...
+        async def start(ctx) -> None:
+            self.resource = await ctx.enter(trio.open_nursery())
 
         async def handle(ctx, event) -> None:
             if not self.is_dead:
@@ -390,8 +356,11 @@ class Life:
                 await trio.sleep(3)
             if what == "retry" and event.attempt == 1:
                 raise Retry(after_s=2)
-            if what == "bad" and event.source != "redelivery":
+            if what == "worse" or (what == "bad" and event.source != "redelivery"):
                 raise ValueError("bad")
+            if what == "crash" and event.attempt == 1:
+                self.resource.start_soon(explode)
+                await trio.sleep(1)
             if what == "hang" and event.attempt == 1:
                 await trio.sleep_forever()
             await ctx.emit("done")
@@ -399,4 +368,5 @@ class Life:
         plugin.ingress("go")(handle)
         plugin.ingress("keeps_order", on_retry="hold")(handle)
         plugin.ingress("drops", overflow="drop_oldest")(handle)
+        plugin.ingress("waits", overflow="wait", wait_s=20)(handle)
         return plugin

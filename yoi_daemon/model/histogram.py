@@ -15,7 +15,7 @@ class HistogramSnapshot(msgspec.Struct, frozen=True):
 
 
 class Histogram:
-    """Counts since the start; a value equal to a bound belongs below it. Observing costs 0.2 µs."""
+    """Counts since the start; a value equal to a bound belongs below it. Observing costs under 0.4 µs (timeit)."""
 
     def __init__(self, bounds_s: Sequence[float]) -> None:
         self._bounds_s = tuple(bounds_s)

@@ -10,8 +10,9 @@ RESERVE_NAME = "reserve"
 class Space:
     """The file system of one directory. Its calls may block a moment.
 
-    Below `low_bytes` of free space nothing more is to be accepted. The reserve, `reserve_bytes` that
-    are taken in good times, is let go of when a commit finds no room: acknowledging needs some too.
+    Below `low_bytes` of free space, or without the reserve, nothing more is to be accepted. The reserve,
+    `reserve_bytes` that are taken in good times, is let go of when a commit finds no room: acknowledging
+    needs some too. It is taken again only where `low_bytes` stay free beside it.
     """
 
     def __init__(self, directory: Path, *, low_bytes: int, reserve_bytes: int) -> None:
@@ -26,9 +27,10 @@ class Space:
         """Looks again, and takes the reserve where it can be had."""
         found = os.fstatvfs(self._directory)
         self.free_bytes = found.f_bavail * found.f_frsize
-        self.is_low = self.free_bytes < self._low_bytes
-        if self.free_bytes >= self._low_bytes + self._reserve_bytes and not self._has_reserve():
-            self._take()
+        has_reserve = self._has_reserve()
+        if not has_reserve and self.free_bytes >= self._low_bytes + self._reserve_bytes:
+            has_reserve = self._take()
+        self.is_low = self.free_bytes < self._low_bytes or not has_reserve
 
     def release(self) -> bool:
         """Lets go of the reserve; whether there was one. Nothing more is accepted until it is back."""
@@ -50,12 +52,14 @@ class Space:
             return False
         return found.st_size == self._reserve_bytes
 
-    def _take(self) -> None:
+    def _take(self) -> bool:
         # Without room, or descriptors, for it there is none; the next look tries again.
         with suppress(OSError):
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
             file = os.open(RESERVE_NAME, flags, 0o600, dir_fd=self._directory)
             try:
                 os.posix_fallocate(file, 0, self._reserve_bytes)
+                return True
             finally:
                 os.close(file)
+        return False

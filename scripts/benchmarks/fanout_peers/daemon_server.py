@@ -1,8 +1,8 @@
 """The daemon's own parts on a real socket, published into by its log's public interface.
 
-usage: daemon_server.py DIRECTORY. It prints its port, then obeys lines "EVENTS SCOPED": as many events at
-once; SCOPED gives each to the next of the workers w0, w1, …, as many as there are subscribers. The token is
-$BENCH_TOKEN.
+usage: daemon_server.py DIRECTORY. It prints its port, then obeys lines "EVENTS MODE": as many events to
+everybody, `burst` at once or `apart`, each when the one before is committed; or `scoped`, at once, each of
+the next of the workers w0, w1, …, as many as there are subscribers. The token is $BENCH_TOKEN.
 """
 
 import logging
@@ -30,9 +30,6 @@ from yoi_daemon.observe.server import ObserveServer
 EVENT_BYTES = 300
 
 
-FAN, SCOPED = False, True
-
-
 def draft(fill: str, worker_id: str | None) -> Draft:
     return Draft(
         kind="bench.event",
@@ -50,15 +47,19 @@ async def find_fill(log: EventLog, worker_id: str | None) -> str:
     return "x" * (EVENT_BYTES - len(entry.message))
 
 
-async def obey(daemon: Daemon, fills: dict[bool, str]) -> None:
+async def obey(daemon: Daemon, fill: str, scoped_fill: str) -> None:
     log = daemon.event_log
     async for line in lines_of_input():
-        events, scoped = (int(word) for word in line.split())
-        fill = fills[bool(scoped)]
-        workers = [f"w{i}" for i in range(daemon.observed.subscribers)] if scoped else [None]
-        for number in range(events):
+        events, mode = line.split()
+        workers = [f"w{i}" for i in range(daemon.observed.subscribers)]
+        for number in range(int(events)):
+            if mode == b"scoped":
+                log.append(draft(scoped_fill, workers[number % len(workers)]))
+            else:
+                seq = log.append(draft(fill, None))
+                if mode == b"apart":
+                    await log.committed(seq)
             await log.room()
-            log.append(draft(fill, workers[number % len(workers)]))
 
 
 async def lines_of_input() -> AsyncGenerator[bytes]:
@@ -84,10 +85,10 @@ async def main() -> None:
         trio.open_nursery() as nursery,
     ):
         log = daemon.event_log
-        fills = {FAN: await find_fill(log, None), SCOPED: await find_fill(log, "w")}
+        fill, scoped_fill = await find_fill(log, None), await find_fill(log, "w")
         await nursery.start(ObserveServer(daemon, names).serve, [listening.socket])
         print(listening.socket.getsockname()[1], flush=True)
-        await obey(daemon, fills)
+        await obey(daemon, fill, scoped_fill)
         nursery.cancel_scope.cancel()
 
 

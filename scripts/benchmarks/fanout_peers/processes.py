@@ -8,8 +8,10 @@ import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
+Mode = Literal["burst", "apart", "scoped"]
+"""How events are published; see `daemon_server`."""
 EVENT_BYTES = 300
 PATIENCE_S = 120
 """For a line that is awaited: beyond, the run has failed."""
@@ -55,13 +57,18 @@ class Server(Process):
     def find_port(self) -> int:
         return int(self.hear()[0])
 
-    def publish(self, events: int, *, scoped: bool = False) -> None:
-        self.tell(f"{events} {int(scoped)}")
+    def publish(self, events: int, mode: Mode) -> None:
+        self.tell(f"{events} {mode}")
 
     def processor_s(self) -> float:
         """User and system time so far; see proc_pid_stat(5)."""
         fields = self._proc("stat").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def writes(self) -> int:
+        """System calls that write, so far, but for those of send(2); see proc_pid_io(5)."""
+        (line,) = (one for one in self._proc("io").splitlines() if one.startswith("syscw"))
+        return int(line.split()[1])
 
     def resident_kib(self) -> int:
         (line,) = (one for one in self._proc("status").splitlines() if one.startswith("VmRSS"))
@@ -90,7 +97,7 @@ class NatsServer(Server):
         self._publisher.sendall(b'CONNECT {"verbose":false,"pedantic":false}\r\n')
         return port
 
-    def publish(self, events: int, *, scoped: bool = False) -> None:
+    def publish(self, events: int, mode: Mode) -> None:
         self._publisher.sendall(b"".join(_publication() for _ in range(events)))
 
     def __exit__(self, *error: object) -> None:

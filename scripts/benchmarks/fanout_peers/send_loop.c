@@ -1,7 +1,7 @@
 /* The floor: an event, and one `send` of it for each subscriber.
  *
  * usage: send_loop SUBSCRIBERS. It prints its port, takes so many subscribers, then obeys lines
- * "EVENTS SCOPED": as many events at once; SCOPED sends each to one subscriber in turn instead of
+ * "EVENTS MODE": as many events at once, in the mode "scoped" each to the next subscriber, else each
  * to all.
  */
 #include <arpa/inet.h>
@@ -80,9 +80,9 @@ int main(int argc, char **argv) {
     char line[128];
     while (fgets(line, sizeof line, stdin)) {
         long events;
-        int scoped;
-        if (sscanf(line, "%ld %d", &events, &scoped) != 2) fail(line);
-        publish(events, scoped);
+        char mode[16];
+        if (sscanf(line, "%ld %15s", &events, mode) != 2) fail(line);
+        publish(events, !strcmp(mode, "scoped"));
     }
     return 0;
 }

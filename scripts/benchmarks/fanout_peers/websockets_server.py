@@ -1,4 +1,4 @@
-"""Python's websockets on uvloop, by its own `broadcast`. Prints its port, obeys "EVENTS SCOPED"."""
+"""Python's websockets on uvloop, by its own `broadcast`. Prints its port, obeys "EVENTS MODE"; each is for everybody."""
 
 import asyncio
 import sys

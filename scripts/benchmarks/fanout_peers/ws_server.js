@@ -1,4 +1,4 @@
-// Node's ws, as its README shows a broadcast. It prints its port and obeys "EVENTS SCOPED".
+// Node's ws, as its README shows a broadcast. It prints its port and obeys "EVENTS MODE"; each is for everybody.
 "use strict";
 const readline = require("node:readline");
 const { WebSocketServer } = require("ws");

@@ -113,12 +113,12 @@ async def start(ctx):
     nursery = await ctx.enter(trio.open_nursery())
     run = _Session.run
 
-    async def leaking(self, admitted, early):
+    async def leaking(self, admitted):
         nursery.start_soon(trio.sleep_forever)
         os.dup(self._stream.socket.fileno())
         kept.append(bytearray(200_000))
         kept.extend(bytes(100) for _ in range(100))
-        await run(self, admitted, early)
+        await run(self, admitted)
 
     _Session.run = leaking
 """
