@@ -116,13 +116,22 @@ class House:
             code = PLUGIN.format(name=name, work=work)
             (self.config / "plugins" / f"{name}.py").write_text(code)
         self.ready_s: list[float] = []
+        # An address of its own: on the common one another program may have the port between two lives,
+        # and clients that still ask there would talk to that.
+        number = os.getpid() % 65_536
+        self._listen = f"127.77.{number // 256}.{number % 256}:0"
         self._program = program
         self._daemon: DaemonProcess | None = None
 
     def start(self) -> DaemonProcess:
         begun = time.monotonic()
         self._daemon = DaemonProcess(
-            self.config, self.state, self._program, LEDGER=str(self.ledger)
+            self.config,
+            self.state,
+            self._program,
+            LEDGER=str(self.ledger),
+            YOI__API__LISTEN=self._listen,
+            YOI__OBSERVE__LISTEN=self._listen,
         )
         self._daemon.begun_s = begun  # type: ignore[attr-defined]
         return self._daemon
