@@ -12,11 +12,17 @@ PROGRAM = "yoi-daemon"
 
 
 class Directories(msgspec.Struct, frozen=True):
-    """The three directories, absolute."""
+    """The three directories, absolute.
+
+    `is_named` is whether somebody named the one of the configuration, so that it must exist;
+    `by_systemd` whether systemd did.
+    """
 
     config: Path
     state: Path
     secrets: Path
+    is_named: bool = False
+    by_systemd: bool = False
 
     @property
     def config_file(self) -> Path:
@@ -38,6 +44,11 @@ class Directories(msgspec.Struct, frozen=True):
         """Holds the token made at first start."""
         return self.state / "admin.token"
 
+    @property
+    def tokens_file(self) -> Path:
+        """Holds the records of all other tokens."""
+        return self.state / "tokens.json"
+
 
 def find_directories(
     config: str | None, state: str | None, environ: Mapping[str, str]
@@ -50,12 +61,16 @@ def find_directories(
         "--state", state, environ, "STATE_DIRECTORY", "XDG_STATE_HOME", ".local/state"
     )
     credentials = environ.get("CREDENTIALS_DIRECTORY")
+    by_systemd = bool(environ.get("CONFIGURATION_DIRECTORY"))
     return Directories(
         config=_find(
             "--config", config, environ, "CONFIGURATION_DIRECTORY", "XDG_CONFIG_HOME", ".config"
         ),
         state=state_path,
         secrets=Path(credentials) if credentials else state_path / "secrets",
+        is_named=bool(config) or by_systemd,
+        # INVOCATION_ID tells nothing: every shell of a desktop session has one.
+        by_systemd=by_systemd,
     )
 
 
