@@ -240,9 +240,11 @@ def test_filled_again_before_the_reserve_is_back_it_goes_on(small_disk, make_hou
         accepted, looks = len(house.accepted), house.answers.total()
         until(lambda: house.answers.total() > looks + 100, "the disk was looked at again")
         assert len(house.accepted) <= accepted + CLIENTS, "accepted without a reserve"
+        until(lambda: not house.unhandled(), "what was accepted is handled")
         filler.rename(small_disk / "more")
         fill(small_disk)
-    until(lambda: not house.unhandled(), "what was accepted is handled")
+        looks = house.answers.total()
+        until(lambda: house.answers.total() > looks + 100, "it goes on")
     (small_disk / "more").unlink()
     until(lambda: house.send()[0] == 202, "it recovers", RECOVERS_WITHIN_S)
     assert (house.state / "reserve").exists()

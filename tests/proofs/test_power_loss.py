@@ -128,10 +128,12 @@ class Workload:
         self._ids = IdSource(ManualClock(), bytes)
         self._settings = ObserveSettings(window_events=window_events)
 
-    def record(self, directory: Path, store_type: type[Witness] = Witness) -> None:
-        """Runs all of it: two lives of a daemon. Raises `StorageFailed`, in groups."""
+    def record(
+        self, directory: Path, store_type: type[Witness] = Witness, *, lives: int = 2
+    ) -> None:
+        """Runs the lives of a daemon. Raises `StorageFailed`, in groups."""
         directory.mkdir()
-        for number in range(2):
+        for number in range(lives):
             trio.run(self._live, directory, number, store_type)
 
     async def _live(self, directory: Path, number: int, store_type: type[Witness]) -> None:
@@ -407,17 +409,15 @@ def fail_a_sync(
     workload.recorder.syncs_until_error = number
     ended = "well"
     try:
-        workload.record(directory / f"recorded-{number}", store_type)
+        workload.record(directory / f"recorded-{number}", store_type, lives=1)
     except* StorageFailed:
         ended = "failed"
     kinds = [operation.kind for operation in workload.recorder.operations]
     if "lose" not in kinds:
         return "never", Tally()
     first = kinds.index("lose")
-    if ended == "well":
-        # What closing would tidy up is safe where it is.
-        assert first >= workload.closings[0]
-        ended = "closing"
+    if workload.closings and first >= workload.closings[0]:
+        ended = "closing"  # what that would tidy up is safe where it is
     examined = partial(examine, wanted=5, seed=number, whole=True, first=first)
     return ended, trio.run(examined, workload, directory / "image")
 
@@ -425,19 +425,21 @@ def fail_a_sync(
 def test_a_sync_that_fails_ends_the_store_and_loses_nothing(tmp_path, full, monkeypatch, quiet):
     monkeypatch.setattr(sqlite, "CHECKPOINT_BYTES", 65_536)
     found, ends = Counter[str](), Counter[str]()
-    for number in range(0, 60, 1 if full else 12):
+    for number in range(0, 200, 1 if full else 9):
         ended, tally = fail_a_sync(tmp_path, number)
+        if ended == "never":
+            break  # it had no more of them
         found += tally.count
         ends[ended] += 1
         assert tally.count == {"ok": 5}, (number, tally.example)
     print(f"{ends}, {found}")
     assert set(ends) <= {"failed", "closing"}
-    assert ends["failed"] > ends["closing"]
+    assert ends["failed"] >= 4
 
 
 def test_control_a_store_that_goes_on_after_a_failed_sync_loses_some(tmp_path, quiet):
     found = Counter[str]()
-    for number in (20, 30):
+    for number in range(15, 45, 5):
         found += fail_a_sync(tmp_path, number, Stubborn)[1].count
     print(found)
     assert found["ok"] < found.total()

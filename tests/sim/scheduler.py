@@ -17,7 +17,7 @@ from trio.testing import MockClock
 Task = trio.lowlevel.Task
 
 PATIENCE_S = 3.0
-"""A task that is starved for longer than the graces, of 5 s, is wedged, and rightly so."""
+"""A task that is starved for longer than a grace is taken for wedged, and rightly so: the graces are longer."""
 
 
 def _runner() -> Any:

@@ -15,7 +15,7 @@ import trio
 from tests.clocks import ManualClock
 from tests.plugins.rig import Rig
 from tests.sim.disk import Disk, SimulatedStore
-from tests.sim.promises import check_promises
+from tests.sim.promises import check_order, check_promises
 from tests.sim.scheduler import Scheduler
 from yoi_daemon.eventlog.opening import open_event_log
 from yoi_daemon.model.cursor import decode_cursor
@@ -30,6 +30,8 @@ from yoi_daemon.sdk import Plugin, Retry
 
 DISTURBED_LIVES = 2
 ATTEMPTS = 2
+STOP_BUDGET_S = 40
+"""A tenth of it is the grace of a handler that is cancelled: more than a task is ever starved."""
 DELAYS = (0, 0, 0, 0.01, 0.3, 3)
 """Of a commit, in seconds, chosen from: a disk has its moods."""
 WHOLE, POWER, POWERS, FAULT = "whole", "power", "powers", "fault"
@@ -88,6 +90,8 @@ class World:
         self.sent: dict[str, tuple[str, str]] = {}
         self.begun: list[tuple[str, int]] = []
         """The runs of the handler, as (event id, attempt)."""
+        self.displaced: set[str] = set()
+        """Those that lost their place. A crash before that is told gives it back, behind the others."""
         self.ids = IdSource(ManualClock(), bytes)
         self.plant = plant
         self.window_events = self.chance.choice((100_000, 25))
@@ -104,7 +108,9 @@ class World:
             self.scheduler.run(self._run)
             assert not self.problems, self.problems
             died = self.plan.what in (POWER, POWERS, FAULT)
+            in_order = [run for run in self.begun if run[0] not in self.displaced]
             check_promises(self.disk, self.receipts, self.begun, attempts=ATTEMPTS, died=died)
+            check_order(self.disk, in_order)
         except BaseException as error:
             error.add_note(f"replay: scripts/prove tests/sim --replay {self.plan}")
             raise
@@ -201,6 +207,7 @@ class Life:
                     dispatch_timeout_s=50,
                     redeliver_per_s=1000,
                 )
+                self._note_displaced()
                 world.plant.on_service(self.rig, self.service)
                 with trio.fail_after(5000):
                     await self._tell()
@@ -209,6 +216,15 @@ class Life:
         if self.hurt is None:
             self._expect(self.log.head == self.log.appended, "appended and not committed")
             self._expect(self.log.head == self.store.disk.head, "shown and not durable")
+
+    def _note_displaced(self) -> None:
+        displace = self.service.settlement.displace
+
+        def noted(lane, delivery, outcome) -> None:
+            self.world.displaced.add(delivery.event_id)
+            displace(lane, delivery, outcome)
+
+        self.service.settlement.displace = noted
 
     def _expect(self, is_so: bool, problem: str) -> None:
         if not is_so and not self.is_dead:
@@ -233,7 +249,7 @@ class Life:
             await self._drained()
             await trio.sleep(3)  # until what was dropped is reported
             self._expect(not self.service.delivery_keys._under_way, "a key leaked")
-        await self.service.end(5)
+        await self.service.end(STOP_BUDGET_S)
         self.service.report_unfinished()
 
     async def _drained(self) -> None:
