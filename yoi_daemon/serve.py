@@ -5,9 +5,10 @@ import importlib
 import importlib.util
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Generator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -19,21 +20,24 @@ from yoi_daemon.api.app import make_app
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.logs import configure_logs
 from yoi_daemon.daemon.opening import open_daemon
+from yoi_daemon.daemon.service_manager import open_service_manager
 from yoi_daemon.daemon.settings_file import read_settings
 from yoi_daemon.daemon.statedir import (
     admin_token,
     hold_state_directory,
+    remove_daemon_files,
     write_daemon_file,
 )
 from yoi_daemon.front.access import Tokens, names_of
 from yoi_daemon.front.descriptors import API_PART, connections, raise_limit
 from yoi_daemon.front.http import HttpLimits, serve_http
-from yoi_daemon.front.sockets import ListenFailed, ListeningSocket, open_sockets
+from yoi_daemon.front.sockets import ListenFailed, ListeningSocket, bound_address, open_sockets
 from yoi_daemon.model.addresses import TcpAddress, parse_listen, url
 from yoi_daemon.model.configuration import listen_addresses
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import ConfigFault, ConfigurationError
 from yoi_daemon.model.settings import Listen, Settings
+from yoi_daemon.systemd import Notifier, inherited_sockets, watchdog_interval_s
 
 EXTRA_MODULE = "trio_websocket"
 EXTRA_COMMAND = "pip install 'yoi-daemon[observe]'"
@@ -68,6 +72,8 @@ def run(
     `announce` is called once with the ready line. Raises, before anything listens,
     `ConfigurationError` and `NotAllowed`; and `StorageFailed` when a commit fails.
     """
+    # First of all: they come without close-on-exec.
+    inherited = inherited_sockets(environ, os.getpid())
     settings = read_settings(directories, environ)
     configure_logs(settings.daemon.log_level)
     wants_observe = _wants_observe(settings, directories)
@@ -75,11 +81,12 @@ def run(
     with hold_state_directory(directories), ExitStack() as sockets:
         tokens = Tokens(admin_token(directories))
         bound = Bound(
-            api=_listen(settings.api.listen, "api", directories, sockets),
-            observe=_listen(settings.observe.listen, "observe", directories, sockets)
+            api=_listen(settings.api.listen, "api", directories, sockets, inherited),
+            observe=_listen(settings.observe.listen, "observe", directories, sockets, inherited)
             if wants_observe
             else [],
         )
+        _refuse_unused(inherited)
         trio.run(_serve, directories, settings, tokens, environ, bound, announce)
 
 
@@ -92,9 +99,14 @@ async def _serve(
     announce: Callable[[str], None],
 ) -> None:
     stop = trio.Event()
-    with _signals(stop, settings, directories):
+    hang_up, hangups = trio.open_memory_channel[None](1)
+    with hang_up, hangups, _signals(stop, hang_up, settings, directories):
         budget_s = settings.daemon.stop_timeout_s
-        async with open_daemon(directories, settings, tokens, environ) as daemon:
+        watchdog_s = watchdog_interval_s(environ, os.getpid())
+        async with (
+            open_daemon(directories, settings, tokens, environ) as daemon,
+            open_service_manager(daemon, Notifier(environ), watchdog_s, hangups) as manager,
+        ):
             # Each listener has a nursery of its own, so that each can be ended by itself, by force too.
             async with trio.open_nursery() as api, trio.open_nursery() as observe:
                 await _until_loaded(daemon, stop)
@@ -104,6 +116,7 @@ async def _serve(
                         spread_s = budget_s * LISTENERS_SHARE * CLOSES_SHARE
                         await observe.start(_serve_observe, daemon, bound, spread_s)
                     await _announce(daemon, bound, announce)
+                    manager.ready()
                 await stop.wait()
                 deadline = trio.current_time() + budget_s
                 structlog.get_logger("daemon").info("stopping", budget_s=budget_s)
@@ -119,8 +132,16 @@ async def _serve(
 
 
 @contextmanager
-def _signals(stop: trio.Event, settings: Settings, directories: Directories) -> Generator[None]:
-    """SIGTERM and SIGINT set `stop`; a second SIGINT ends the process, also while a plugin blocks the loop."""
+def _signals(
+    stop: trio.Event,
+    hang_up: trio.MemorySendChannel[None],
+    settings: Settings,
+    directories: Directories,
+) -> Generator[None]:
+    """SIGTERM and SIGINT set `stop`; a second SIGINT ends the process, also while a plugin blocks the loop.
+
+    SIGHUP is passed to `hang_up`; those that come before the last was taken are one with it.
+    """
     token = trio.lowlevel.current_trio_token()
     interrupts = 0
 
@@ -133,7 +154,15 @@ def _signals(stop: trio.Event, settings: Settings, directories: Directories) -> 
         faulthandler.dump_traceback_later(last_resort_s, exit=True)
         token.run_sync_soon(stop.set, idempotent=True)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    def pass_on() -> None:
+        with suppress(trio.WouldBlock, trio.ClosedResourceError):
+            hang_up.send_nowait(None)
+
+    def reload(_number: int, _frame: object) -> None:
+        token.run_sync_soon(pass_on, idempotent=True)
+
+    handlers = {signal.SIGTERM: ask, signal.SIGINT: ask, signal.SIGHUP: reload}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
@@ -222,7 +251,7 @@ async def _leave_wedged(daemon: Daemon, directories: Directories) -> None:
 
 
 def _exit_now(code: int, directories: Directories) -> None:
-    directories.daemon_file.unlink(missing_ok=True)
+    remove_daemon_files(directories)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -245,11 +274,15 @@ def _wants_observe(settings: Settings, directories: Directories) -> bool:
 
 
 def _listen(
-    listen: Listen, section: str, directories: Directories, sockets: ExitStack
+    listen: Listen,
+    section: str,
+    directories: Directories,
+    sockets: ExitStack,
+    inherited: list[socket.socket],
 ) -> list[ListeningSocket]:
     addresses = [parse_listen(address) for address in listen_addresses(listen)]
     try:
-        opened = open_sockets(addresses, f"[{section}] listen")
+        opened = open_sockets(addresses, f"[{section}] listen", inherited)
     except ListenFailed as error:
         fault = ConfigFault(
             file=str(directories.config_file), key=f"{section}.listen", expected=str(error)
@@ -258,3 +291,19 @@ def _listen(
     for one in opened:
         sockets.callback(one.close)
     return opened
+
+
+def _refuse_unused(inherited: list[socket.socket]) -> None:
+    """A socket of systemd's on which nothing listens would keep its clients waiting for ever."""
+    faults = [
+        ConfigFault(
+            file="yoi-daemon.socket",
+            key="ListenStream",
+            expected=f"{bound_address(one)} is no address that [api] or [observe] listens on: set them alike",
+        )
+        for one in inherited
+    ]
+    for one in inherited:
+        one.close()
+    if faults:
+        raise ConfigurationError(faults)

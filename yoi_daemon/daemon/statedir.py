@@ -59,8 +59,7 @@ def hold_state_directory(directories: Directories) -> Generator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):
-            directories.daemon_file.unlink(missing_ok=True)
+        remove_daemon_files(directories)
         os.close(lock)
 
 
@@ -99,10 +98,18 @@ def remember_epoch(directories: Directories, epoch: str) -> tuple[str, ...]:
 
 def write_daemon_file(directories: Directories, content: dict[str, Any]) -> None:
     """Says where the daemon listens. Raises `NotAllowed`."""
-    try:
-        _write_whole(directories.daemon_file, json.dumps(content) + "\n")
-    except OSError as error:
-        raise _failure(directories.daemon_file, error) from error
+    for file in directories.daemon_files:
+        try:
+            _write_whole(file, json.dumps(content) + "\n")
+        except OSError as error:
+            raise _failure(file, error) from error
+
+
+def remove_daemon_files(directories: Directories) -> None:
+    """It listens no more; never raises."""
+    for file in directories.daemon_files:
+        with suppress(OSError):
+            file.unlink(missing_ok=True)
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -12,11 +12,12 @@ PROGRAM = "yoi-daemon"
 
 
 class Directories(msgspec.Struct, frozen=True):
-    """The three directories, absolute."""
+    """Where things are, absolute; `runtime` is systemd's and there while the service runs."""
 
     config: Path
     state: Path
     secrets: Path
+    runtime: Path | None = None
 
     @property
     def config_file(self) -> Path:
@@ -29,9 +30,10 @@ class Directories(msgspec.Struct, frozen=True):
         return self.config / "plugins"
 
     @property
-    def daemon_file(self) -> Path:
-        """Says, while the daemon runs, where it listens."""
-        return self.state / "daemon.json"
+    def daemon_files(self) -> tuple[Path, ...]:
+        """Each says, while the daemon runs, where it listens."""
+        places = (self.state,) if self.runtime is None else (self.state, self.runtime)
+        return tuple(place / "daemon.json" for place in places)
 
     @property
     def admin_token_file(self) -> Path:
@@ -56,6 +58,7 @@ def find_directories(
         ),
         state=state_path,
         secrets=Path(credentials) if credentials else state_path / "secrets",
+        runtime=_first_of(environ, "RUNTIME_DIRECTORY"),
     )
 
 
@@ -64,9 +67,8 @@ def _find(
 ) -> Path:
     if given:
         return Path(given).absolute()
-    # systemd separates several directories by colons; the first is ours.
-    if by_systemd := environ.get(systemd, "").split(":")[0]:
-        return Path(by_systemd)
+    if by_systemd := _first_of(environ, systemd):
+        return by_systemd
     base = environ.get(xdg, "")
     if base.startswith("/"):  # the XDG rules ignore a relative path
         return Path(base) / PROGRAM
@@ -79,3 +81,9 @@ def _find(
             ]
         )
     return Path(environ["HOME"]) / home / PROGRAM
+
+
+def _first_of(environ: Mapping[str, str], name: str) -> Path | None:
+    # systemd separates several directories by colons; the first is ours.
+    first = environ.get(name, "").split(":")[0]
+    return Path(first) if first else None
