@@ -86,7 +86,16 @@ def test_inherited_sockets_are_close_on_exec_and_only_for_the_process_they_are_f
         # A shell puts them where systemd does; as with systemd, without close-on-exec.
         places = f"exec 3<&{first.fileno()} 4<&{second.fileno()}"
         outcome = subprocess.run(
-            ["bash", "-c", f'{places}; exec "$@"', "_", sys.executable, "-c", RECEIVER, str(other_pid)],
+            [
+                "bash",
+                "-c",
+                f'{places}; exec "$@"',
+                "_",
+                sys.executable,
+                "-c",
+                RECEIVER,
+                str(other_pid),
+            ],
             pass_fds=[first.fileno(), second.fileno()],
             capture_output=True,
             text=True,
@@ -96,6 +105,8 @@ def test_inherited_sockets_are_close_on_exec_and_only_for_the_process_they_are_f
     assert json.loads(outcome.stdout) == [[port, False] for port in ports][:count]
 
 
-@pytest.mark.parametrize("environ", [{}, {"LISTEN_PID": "1"}, {"LISTEN_PID": "1", "LISTEN_FDS": "x"}])
+@pytest.mark.parametrize(
+    "environ", [{}, {"LISTEN_PID": "1"}, {"LISTEN_PID": "1", "LISTEN_FDS": "x"}]
+)
 def test_without_sockets_there_are_none(environ: dict[str, str]) -> None:
     assert inherited_sockets(environ, 1) == []

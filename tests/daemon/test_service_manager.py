@@ -52,15 +52,15 @@ def ear() -> Iterator[Ear]:
 
 
 class HangingStore(MemoryStore):
-    """Commits nothing while `hangs`."""
+    """Commits nothing until `goes_on` is set."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.hangs = False
+        self.goes_on = trio.Event()
+        self.goes_on.set()
 
     async def commit(self, batch):
-        while self.hangs:
-            await trio.sleep(1)
+        await self.goes_on.wait()
         await super().commit(batch)
 
 
@@ -140,10 +140,10 @@ async def test_a_slow_loop_does_not_feed_it(daemon, ear, mock_clock):
 
 async def test_a_store_that_does_not_commit_does_not_feed_it(daemon, ear, store, autojump_clock):
     async with managed(daemon, ear, watchdog_s=30):
-        store.hangs = True
+        store.goes_on = trio.Event()
         await trio.sleep(100)
         assert feeds(ear) == 0
-        store.hangs = False
+        store.goes_on.set()
         await trio.sleep(31)
         assert feeds(ear) >= 1
 
