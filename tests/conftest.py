@@ -26,6 +26,9 @@ if os.environ.get("YOI_TEST_WITHOUT_EXTRA"):
 settings.register_profile("suite", max_examples=40, deadline=None, derandomize=True, database=None)
 settings.load_profile("suite")
 
+# The modes of what tests write decide whether it is taken.
+os.umask(0o022)
+
 OpenLog = Callable[..., AbstractAsyncContextManager[EventLog]]
 EPOCH = "00112233aabbccdd"
 

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Generator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -16,28 +16,32 @@ import msgspec
 import structlog
 import trio
 
-from yoi_daemon.api.app import make_app
+from yoi_daemon.api.app import Application
+from yoi_daemon.daemon.certificates import open_certificates
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.logs import configure_logs
 from yoi_daemon.daemon.opening import open_daemon
-from yoi_daemon.daemon.service_manager import open_service_manager
+from yoi_daemon.daemon.service_manager import ServiceManager, open_service_manager
 from yoi_daemon.daemon.settings_file import read_settings
 from yoi_daemon.daemon.statedir import (
     admin_token,
     hold_state_directory,
     remove_daemon_files,
-    write_daemon_file,
 )
-from yoi_daemon.front.access import Tokens, names_of
+from yoi_daemon.daemon.token_file import TokenFile
+from yoi_daemon.front.access import names_of
 from yoi_daemon.front.descriptors import API_PART, connections, raise_limit
 from yoi_daemon.front.http import HttpLimits, serve_http
 from yoi_daemon.front.sockets import ListenFailed, ListeningSocket, bound_address, open_sockets
+from yoi_daemon.front.tokens import FailedAttempts, Tokens
 from yoi_daemon.model.addresses import TcpAddress, parse_listen, url
 from yoi_daemon.model.configuration import listen_addresses
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import ConfigFault, ConfigurationError
+from yoi_daemon.model.redaction import Redaction
 from yoi_daemon.model.settings import Listen, Settings
 from yoi_daemon.systemd import Notifier, inherited_sockets, watchdog_interval_s
+from yoi_daemon.trusted_files import GROUP_WRITABLE, Trust, trust_for
 
 EXTRA_MODULE = "trio_websocket"
 EXTRA_COMMAND = "pip install 'yoi-daemon[observe]'"
@@ -70,16 +74,25 @@ def run(
     """Runs a daemon until SIGTERM or SIGINT; returns after a clean stop.
 
     `announce` is called once with the ready line. Raises, before anything listens,
-    `ConfigurationError` and `NotAllowed`; and `StorageFailed` when a commit fails.
+    `ConfigurationError` and `NotAllowed`; and `StorageFailed` when a commit fails, or the tokens do not read.
     """
     # First of all: they come without close-on-exec.
     inherited = inherited_sockets(environ, os.getpid())
-    settings = read_settings(directories, environ)
-    configure_logs(settings.daemon.log_level)
+    trust, redaction = trust_for(directories), Redaction()
+    settings = read_settings(directories, environ, trust)
+    configure_logs(settings.daemon.log_level, redaction)
     wants_observe = _wants_observe(settings, directories)
     raise_limit()
     with hold_state_directory(directories), ExitStack() as sockets:
-        tokens = Tokens(admin_token(directories))
+        tokens = Tokens(
+            admin_token(directories),
+            keeper=TokenFile(directories.tokens_file),
+            failures=FailedAttempts(
+                per_s=settings.api.auth_failures_per_s,
+                total_per_s=settings.api.all_auth_failures_per_s,
+            ),
+        )
+        certificates = open_certificates(settings, directories)
         bound = Bound(
             api=_listen(settings.api.listen, "api", directories, sockets, inherited),
             observe=_listen(settings.observe.listen, "observe", directories, sockets, inherited)
@@ -87,14 +100,31 @@ def run(
             else [],
         )
         _refuse_unused(inherited)
-        trio.run(_serve, directories, settings, tokens, environ, bound, announce)
+        open_it = partial(
+            open_daemon,
+            directories,
+            settings,
+            tokens,
+            environ,
+            certificates=certificates,
+            trust=trust,
+            redaction=redaction,
+        )
+        open_manager = partial(
+            open_service_manager,
+            notifier=Notifier(environ),
+            watchdog_s=watchdog_interval_s(environ, os.getpid()),
+        )
+        trio.run(_serve, directories, settings, tokens, open_it, open_manager, bound, announce)
+        tokens.keep_uses()
 
 
 async def _serve(
     directories: Directories,
     settings: Settings,
     tokens: Tokens,
-    environ: Mapping[str, str],
+    open_it: Callable[[], AbstractAsyncContextManager[Daemon]],
+    open_manager: Callable[..., AbstractAsyncContextManager[ServiceManager]],
     bound: Bound,
     announce: Callable[[str], None],
 ) -> None:
@@ -102,14 +132,16 @@ async def _serve(
     hang_up, hangups = trio.open_memory_channel[None](1)
     with hang_up, hangups, _signals(stop, hang_up, settings, directories):
         budget_s = settings.daemon.stop_timeout_s
-        watchdog_s = watchdog_interval_s(environ, os.getpid())
         async with (
-            open_daemon(directories, settings, tokens, environ) as daemon,
-            open_service_manager(daemon, Notifier(environ), watchdog_s, hangups) as manager,
+            open_it() as daemon,
+            open_manager(daemon, hangups=hangups) as manager,
+            trio.open_nursery() as tending,
         ):
+            tending.start_soon(tokens.tend)
             # Each listener has a nursery of its own, so that each can be ended by itself, by force too.
             async with trio.open_nursery() as api, trio.open_nursery() as observe:
                 await _until_loaded(daemon, stop)
+                _warn_of_groups(daemon.trust)
                 if not stop.is_set():
                     await api.start(_serve_api, daemon, bound, budget_s * LISTENERS_SHARE)
                     if bound.observe:
@@ -127,8 +159,15 @@ async def _serve(
                 await daemon.plugins.stop(budget_s=budget_s * PLUGINS_SHARE)
             await daemon.embedded.shutdown(max(0.0, deadline - trio.current_time()) * WORKERS_SHARE)
             await _leave_wedged(daemon, directories)
+            tending.cancel_scope.cancel()
     faulthandler.cancel_dump_traceback_later()
     structlog.get_logger("daemon").info("stopped")
+
+
+def _warn_of_groups(trust: Trust) -> None:
+    if trust.group_writable:
+        paths = [str(path) for path in sorted(trust.group_writable)]
+        structlog.get_logger("daemon").warning(GROUP_WRITABLE, paths=paths)
 
 
 @contextmanager
@@ -193,11 +232,18 @@ async def _serve_api(
     settings = daemon.settings.api
     names = names_of([one.address for one in bound.api], settings.hosts, settings.origins)
     await serve_http(
-        make_app(daemon, names),
+        Application(daemon, names),
         [one.socket for one in bound.api],
         draining=daemon.draining,
         graceful_s=graceful_s,
-        limits=HttpLimits(connections=connections(API_PART, HttpLimits.connections)),
+        limits=HttpLimits(
+            connections=connections(API_PART, settings.max_connections),
+            # Before a proxy, every address is the proxy's.
+            connections_by_address=None
+            if settings.behind_proxy
+            else settings.max_address_connections,
+        ),
+        certificate=daemon.certificates.get("api"),
         new_request_id=partial(daemon.ids.new, "req"),
         task_status=task_status,
     )
@@ -219,8 +265,11 @@ async def _serve_observe(
 
 
 async def _announce(daemon: Daemon, bound: Bound, announce: Callable[[str], None]) -> None:
-    api = url(bound.api[0].address, "http")
-    observe = url(bound.observe[0].address, "ws") if bound.observe else None
+    certificates = daemon.certificates
+    api = url(bound.api[0].address, "https" if "api" in certificates else "http")
+    observe = None
+    if bound.observe:
+        observe = url(bound.observe[0].address, "wss" if "observe" in certificates else "ws")
     daemon.observed.enabled = observe is not None
     ports = [one.address.port for one in bound.observe if isinstance(one.address, TcpAddress)]
     daemon.observed.port = next(iter(ports), None)
@@ -231,7 +280,7 @@ async def _announce(daemon: Daemon, bound: Bound, announce: Callable[[str], None
         "epoch": daemon.event_log.cursors.epoch,
         "version": daemon.version,
     }
-    write_daemon_file(daemon.directories, content)
+    daemon.tell_where(content)
     await daemon.note_ready()
     announce(f"ready api={api} observe={observe or 'off'}")
 

@@ -3,10 +3,11 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from tests.api.asgi import Client
-from yoi_daemon.api.app import make_app
+from yoi_daemon.api.app import Application
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.opening import open_daemon
-from yoi_daemon.front.access import Tokens, names_of
+from yoi_daemon.front.access import names_of
+from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.addresses import TcpAddress
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.settings import Settings, StoreSettings
@@ -32,4 +33,4 @@ async def daemon(tmp_path, wall_clock) -> AsyncGenerator[Daemon]:
 
 @pytest.fixture
 def client(daemon: Daemon) -> Client:
-    return Client(make_app(daemon, NAMES), "127.0.0.1:7420", TOKEN)
+    return Client(Application(daemon, NAMES), "127.0.0.1:7420", TOKEN)

@@ -1,14 +1,11 @@
-"""What stands before and around every route."""
-
-import re
+"""What stands before and around every route; who may use which is in contracts/test_guarded.py."""
 
 import pytest
 
 from tests.api.asgi import Client
 from tests.api.conftest import NAMES, TOKEN
-from yoi_daemon.api.app import ROUTES, make_app
+from yoi_daemon.api.app import ROUTES, Application
 from yoi_daemon.api.routing import MAX_BODY_BYTES, Answer, Call, Route
-from yoi_daemon.front.access import ALL_SCOPES, Principal
 from yoi_daemon.model.errors import Refused, StorageFailed
 
 PROBLEM = "application/problem+json"
@@ -25,64 +22,8 @@ def entered_routes(daemon, routes=ROUTES) -> tuple[Client, list[str]]:
 
         return Route(route.method, route.rule, route.access, handler)
 
-    app = make_app(daemon, NAMES, [noting(route) for route in routes])
+    app = Application(daemon, NAMES, [noting(route) for route in routes])
     return Client(app, "127.0.0.1:7420", TOKEN), entered
-
-
-def path_of(route: Route) -> str:
-    return re.sub("<[^>]+>", "x", route.rule)
-
-
-GUARDED = [route for route in ROUTES if route.access not in ("public", "signed")]
-WRONG = [None, "wrong", "", TOKEN + "x", TOKEN.upper()]
-
-
-def test_what_may_be_asked_without_a_token_is_this():
-    assert {(route.rule, route.access) for route in ROUTES if route not in GUARDED} == {
-        ("/healthz", "public"),
-        ("/readyz", "public"),
-        ("/hooks/<plugin_id>/<ingress>", "signed"),
-    }
-    assert {route.access for route in GUARDED} <= ALL_SCOPES
-
-
-async def test_every_route_refuses_a_missing_and_a_wrong_token(daemon):
-    client, entered = entered_routes(daemon)
-    for route in GUARDED:
-        for token in WRONG:
-            header = {} if token is None else {"authorization": f"Bearer {token}"}
-            answer = await client(route.method, path_of(route), token=None, **header)
-            assert (answer.status, answer.json["code"]) == (401, "unauthenticated"), route.rule
-            assert answer.headers["www-authenticate"] == "Bearer"
-            assert answer.headers["content-type"] == PROBLEM
-    assert entered == []
-
-
-async def test_every_route_is_entered_with_the_token(daemon):
-    """The negative control of the test above."""
-    client, entered = entered_routes(daemon)
-    for route in ROUTES:
-        assert (await client(route.method, path_of(route))).status == 200
-    assert entered == [f"{route.method} {route.rule}" for route in ROUTES]
-
-
-async def test_every_route_asks_for_its_own_scope(daemon, monkeypatch):
-    client, entered = entered_routes(daemon)
-    for route in GUARDED:
-        others = Principal("tok_1", ALL_SCOPES - {route.access})
-        monkeypatch.setattr(daemon.tokens, "authenticate", lambda _, others=others: others)
-        answer = await client(route.method, path_of(route))
-        assert (answer.status, answer.json["code"]) == (403, "forbidden"), route.rule
-        assert answer.json["scope"] == route.access
-    assert entered == []
-
-
-async def test_a_token_in_the_query_is_refused_though_it_is_right(daemon):
-    client, entered = entered_routes(daemon)
-    for route in GUARDED:
-        answer = await client(route.method, f"{path_of(route)}?token={TOKEN}")
-        assert (answer.status, answer.json["code"]) == (400, "invalid_request")
-    assert entered == []
 
 
 @pytest.mark.parametrize(
@@ -106,7 +47,7 @@ async def test_the_name_and_the_page_are_checked_before_anything_is_routed(daemo
 
 
 async def test_no_host_at_all_is_refused(daemon):
-    client = Client(make_app(daemon, NAMES), None, TOKEN)
+    client = Client(Application(daemon, NAMES), None, TOKEN)
     assert (await client("GET", "/healthz")).status == 403
 
 
@@ -140,7 +81,7 @@ async def test_head_answers_as_get_without_a_body(client):
 
 def app_of(daemon, handler, access="public", method="POST") -> Client:
     route = Route(method, "/x", access, handler)
-    return Client(make_app(daemon, NAMES, [route]), "127.0.0.1:7420", TOKEN)
+    return Client(Application(daemon, NAMES, [route]), "127.0.0.1:7420", TOKEN)
 
 
 async def test_a_fault_of_a_handler_is_told_by_its_id_alone(daemon, logged_errors):
@@ -152,6 +93,21 @@ async def test_a_fault_of_a_handler_is_told_by_its_id_alone(daemon, logged_error
     assert "secret" not in answer.body.decode()
     (logged,) = logged_errors.expect("request failed")
     assert answer.json["request_id"] in logged
+
+
+async def test_of_a_request_that_failed_no_header_is_logged_but_the_listed_ones(
+    daemon, logged_errors
+):
+    async def handler(call: Call) -> Answer:
+        raise KeyError(*call.headers.values())
+
+    await app_of(daemon, handler)("POST", "/x", x_canary="canary", user_agent="a-program/1")
+    (logged,) = logged_errors.expect("request failed")
+    assert "canary" not in logged
+    assert TOKEN not in logged
+    assert "'user-agent': 'a-program/1'" in logged
+    assert "KeyError" in logged
+    assert "test_app.py" in logged
 
 
 async def test_a_failed_store_is_a_fault_of_ours(daemon, logged_errors):

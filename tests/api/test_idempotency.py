@@ -6,10 +6,11 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.api.asgi import Client
 from tests.api.conftest import NAMES, TOKEN
-from yoi_daemon.api.app import ROUTES, make_app
+from yoi_daemon.api.app import ROUTES, Application
 from yoi_daemon.api.routing import Answer, Route
-from yoi_daemon.front.access import ALL_SCOPES, Principal
+from yoi_daemon.front.tokens import Principal
 from yoi_daemon.model.errors import Refused
+from yoi_daemon.model.tokens import PERMISSIONS
 
 WORKERS = "/api/runtimes/backend-internal/workers"
 
@@ -45,8 +46,8 @@ async def test_a_key_belongs_to_its_address_and_its_token(client, daemon, monkey
         answer = await client("POST", f"{WORKERS}/{worker_id}/stop", idempotency_key="k")
         assert answer.json["worker"]["worker_id"] == worker_id
     made = await client("POST", WORKERS, {}, idempotency_key="k")
-    other = Principal("tok_2", ALL_SCOPES)
-    monkeypatch.setattr(daemon.tokens, "authenticate", lambda _: other)
+    other = Principal("tok_2", PERMISSIONS)
+    monkeypatch.setattr(daemon.tokens, "authenticate", lambda *_: other)
     theirs = await client("POST", WORKERS, {}, idempotency_key="k")
     assert made.json["worker"]["worker_id"] != theirs.json["worker"]["worker_id"]
 
@@ -66,7 +67,7 @@ class Slow:
 
 def slow_client(daemon, slow) -> Client:
     route = Route("POST", "/x", "workers:command", slow, is_keyed=True)
-    return Client(make_app(daemon, NAMES, [route]), "127.0.0.1:7420", TOKEN)
+    return Client(Application(daemon, NAMES, [route]), "127.0.0.1:7420", TOKEN)
 
 
 async def test_two_at_once_are_one(daemon):

@@ -13,11 +13,11 @@ import trio
 from tests.api.asgi import Answered, Client
 from tests.api.conftest import NAMES, TOKEN
 from tests.runtime.engines import HangingEngine
-from yoi_daemon.api.app import ROUTES, make_app
+from yoi_daemon.api.app import ROUTES, Application
 from yoi_daemon.daemon import opening
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.opening import open_daemon
-from yoi_daemon.front.access import Tokens
+from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.cursor import decode_cursor
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.settings import PluginSettings, Settings, StoreSettings
@@ -46,7 +46,7 @@ async def fail(ctx: Context[Settings], event: IngressEvent) -> None:
 async def daemon(tmp_path, wall_clock, monkeypatch) -> AsyncGenerator[Daemon]:
     """A whole daemon with a plugin, and with a profile whose turns last until they are cancelled."""
     (tmp_path / "config" / "plugins").mkdir(parents=True)
-    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets").mkdir(mode=0o700)
     (tmp_path / "config" / "plugins" / "p.py").write_text(MODULE)
     (tmp_path / "config" / "yoi-daemon.toml").write_text(
         "[plugins.p]\nattempts = 1\nconfig = {secret = 'it'}\n"
@@ -69,7 +69,7 @@ async def daemon(tmp_path, wall_clock, monkeypatch) -> AsyncGenerator[Daemon]:
 
 @pytest.fixture
 def client(daemon: Daemon) -> Client:
-    return Client(make_app(daemon, NAMES), "127.0.0.1:7420", TOKEN)
+    return Client(Application(daemon, NAMES), "127.0.0.1:7420", TOKEN)
 
 
 def events(daemon: Daemon, upto: int = 1 << 60) -> list[dict[str, Any]]:
@@ -179,6 +179,19 @@ async def discard(world: World) -> Asked:
     return Asked(path, "plugin.ingress.discarded", {"event_id": path.rpartition("/")[2]})
 
 
+async def create_token(_: World) -> Asked:
+    body = {"scopes": ["events:read"]}
+    return Asked(
+        "/api/tokens", "daemon.token.created", {"scopes": ["events:read"], "by": "admin"}, body
+    )
+
+
+async def revoke_token(world: World) -> Asked:
+    made = (await world.client("POST", "/api/tokens", {"scopes": ["events:read"]})).json
+    token_id = made["token"]["token_id"]
+    return Asked(f"/api/tokens/{token_id}", "daemon.token.revoked", {"token_id": token_id})
+
+
 Prepare = Callable[[World], Awaitable[Asked]]
 MUTATIONS: dict[Prepare, str] = {
     create: f"POST {WORKERS}",
@@ -195,6 +208,8 @@ MUTATIONS: dict[Prepare, str] = {
     ingress: "POST /api/plugins/<plugin_id>/ingress/<ingress>",
     redeliver: "POST /api/plugins/<plugin_id>/dead-letters/<event_id>/redeliver",
     discard: "DELETE /api/plugins/<plugin_id>/dead-letters/<event_id>",
+    create_token: "POST /api/tokens",
+    revoke_token: "DELETE /api/tokens/<token_id>",
 }
 every_mutation = pytest.mark.parametrize("prepare", MUTATIONS, ids=lambda one: one.__name__)
 
@@ -253,7 +268,9 @@ async def test_the_same_key_is_one_effect_and_one_answer(client, daemon, prepare
     at_its_place(daemon, answer.json, asked.kind, asked.data)
     effects = count(daemon, asked)
     again = await ask(client, rule, asked, idempotency_key="k")
-    assert (again.status, again.body) == (answer.status, answer.body)
+    # A token's secret is told once, and kept nowhere.
+    first = answer.json | ({"secret": None} if prepare is create_token else {})
+    assert (again.status, again.json) == (answer.status, first)
     await daemon.event_log.committed(daemon.event_log.appended)
     assert count(daemon, asked) == effects
     # Its control: without the key it is done anew, or refused; a stopped service that is stopped is no change.
@@ -293,3 +310,15 @@ async def test_a_webhook_has_its_place_and_its_delivery_id(client, daemon):
     assert answers[0].body == answers[1].body
     at_its_place(daemon, answers[0].json, "plugin.ingress.accepted", {"source": "hook"})
     assert sum(event["kind"] == "plugin.ingress.accepted" for event in events(daemon)) == 1
+
+
+async def test_wrong_signatures_are_limited_as_wrong_tokens_are_and_a_right_one_never_waits(client):
+    async def send(secret: bytes) -> Answered:
+        digest = hmac.new(secret, b"{}", hashlib.sha256).hexdigest()
+        signature = f"sha256={digest}"
+        return await client("POST", "/hooks/p/ok", b"{}", token=None, x_hub_signature_256=signature)
+
+    answers = [await send(b"guessed") for _ in range(50)]
+    assert {answer.status for answer in answers} == {401, 429}
+    assert answers[-1].json["code"] == "rate_limited"
+    assert (await send(b"s3cret")).status == 202

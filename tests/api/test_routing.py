@@ -5,7 +5,7 @@ import pytest
 
 from tests.api.asgi import Client
 from tests.api.conftest import NAMES
-from yoi_daemon.api.app import make_app
+from yoi_daemon.api.app import Application
 from yoi_daemon.api.routing import Answer, Call, Lines, Route, _number
 from yoi_daemon.model.errors import Refused
 
@@ -17,7 +17,7 @@ class Body(msgspec.Struct, forbid_unknown_fields=True):
 
 def app_of(daemon, handler) -> Client:
     route = Route("POST", "/x", "public", handler)
-    return Client(make_app(daemon, NAMES, [route]), "127.0.0.1:7420", None)
+    return Client(Application(daemon, NAMES, [route]), "127.0.0.1:7420", None)
 
 
 @pytest.fixture

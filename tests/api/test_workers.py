@@ -9,11 +9,11 @@ import trio
 from tests.api.asgi import Client
 from tests.api.conftest import NAMES, TOKEN
 from tests.runtime.engines import HangingEngine
-from yoi_daemon.api.app import make_app
+from yoi_daemon.api.app import Application
 from yoi_daemon.daemon import opening
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.opening import open_daemon
-from yoi_daemon.front.access import Tokens
+from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.settings import RegisteredRuntimeSettings, Settings, StoreSettings
 from yoi_daemon.registry.local_compat import LocalCompatRuntime
@@ -56,7 +56,7 @@ async def daemon(tmp_path, wall_clock, monkeypatch) -> AsyncGenerator[Daemon]:
 
 @pytest.fixture
 def client(daemon: Daemon) -> Client:
-    return Client(make_app(daemon, NAMES), "127.0.0.1:7420", TOKEN)
+    return Client(Application(daemon, NAMES), "127.0.0.1:7420", TOKEN)
 
 
 @pytest.fixture

@@ -1,6 +1,12 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
+
+from yoi_daemon.cli.options import Client
+from yoi_daemon.cli.status import write_status
+from yoi_daemon.cli.watch import Watch
 
 STATUS = {
     "version": "0.1.0",
@@ -99,3 +105,77 @@ def test_another_shape_is_said_and_no_traceback(run: Any, daemon: Any) -> None:
     outcome = run("status", "--state", str(daemon.state))
     assert outcome.code == 69
     assert "another shape" in outcome.err
+
+
+class Enough(Exception):
+    """Ends a watching: it has no end of its own."""
+
+
+def watched(options: Client, count: int, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What `count` looks show, without waiting between them."""
+    shown: list[str] = []
+
+    def write(answer: Any, rates: Any) -> None:
+        write_status(answer, rates)
+        shown.append(capsys.readouterr().out)
+        if len(shown) == count:
+            raise Enough
+
+    watch = Watch(options, write, is_screen=False, interval_s=0.001, clock=iter(range(99)).__next__)
+    with pytest.raises(Enough):
+        trio.run(watch.run)
+    return shown
+
+
+def options_for(daemon: Any) -> Client:
+    return Client(config=None, state=str(daemon.state), as_json=False, url=None, token_file=None)
+
+
+def with_handled(count: int) -> tuple[int, dict[str, Any]]:
+    gen = {"plugin_id": "gen", "state": "running", "counters": {"handled": count}}
+    return 200, STATUS | {"plugins": [gen]}
+
+
+def test_watching_shows_what_changes_and_how_fast(daemon: Any, capsys: Any) -> None:
+    answers = [with_handled(10), with_handled(45), with_handled(3)]
+    daemon.answers["GET /api/status"] = answers
+    first, second, third = watched(options_for(daemon), 3, capsys)
+    assert "HANDLED/S" not in first
+    assert "35.0" in second
+    assert "35.0" not in third  # the daemon has begun again
+
+
+def test_watching_outlives_the_daemon_and_says_so(daemon: Any, capsys: Any) -> None:
+    failing = (503, {"code": "draining", "detail": "the daemon stops"})
+    daemon.answers["GET /api/status"] = [with_handled(1), failing, failing, with_handled(2)]
+    shown: list[str] = []
+
+    def write(answer: Any, rates: Any) -> None:
+        captured = capsys.readouterr()
+        shown.append(captured.err)
+        if len(shown) == 2:
+            raise Enough
+
+    watch = Watch(options_for(daemon), write, is_screen=False, interval_s=0.001)
+    with pytest.raises(Enough):
+        trio.run(watch.run)
+    assert shown[0] == ""
+    assert shown[1].count("the daemon stops") == 2
+    assert "waiting for it" in shown[1]
+
+
+def test_watching_where_there_is_no_daemon_ends_as_a_look_does(run: Any, tmp_path: Path) -> None:
+    outcome = run("status", "--watch", "--state", str(tmp_path / "none"))
+    assert outcome.code == 69
+
+
+def test_ctrl_c_ends_watching_well(run: Any, daemon: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon.answers["GET /api/status"] = (200, STATUS)
+
+    def interrupt(_s: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trio, "sleep", interrupt)
+    outcome = run("status", "--watch", "--json", "--state", str(daemon.state))
+    assert outcome.code == 0
+    assert outcome.json["version"] == "0.1.0"

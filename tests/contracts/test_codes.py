@@ -1,11 +1,15 @@
-"""The table of codes is the one users were promised. Copied from the product's page, not derived."""
+"""The table of codes is the one users were promised. Copied from the product's page, not derived.
+
+`token_not_found` is beyond that page: `DELETE /api/tokens/{token_id}` needs a word for a token that is
+not there, and none of the other codes says it.
+"""
 
 from yoi_daemon.model.errors import CODES
 
 PROMISED = """
 invalid_request 400 · unauthenticated 401 · forbidden 403 · host_not_allowed 403 ·
 origin_not_allowed 403 · route_not_found, plugin_not_found, ingress_not_found, tool_not_found,
-runtime_not_found, worker_not_found, event_not_found 404 · method_not_allowed 405 ·
+runtime_not_found, worker_not_found, event_not_found, token_not_found 404 · method_not_allowed 405 ·
 request_timeout 408 · worker_busy, invalid_state, delivery_id_conflict 409 · worker_gone 410 ·
 cursor_expired 410 · payload_too_large 413 · unsupported_media_type 415 · invalid_event,
 cursor_unknown, profile_not_found 422 · queue_full, rate_limited, limit_reached 429 ·

@@ -8,6 +8,7 @@ import structlog
 
 from tests.logwatch import watch_errors
 from yoi_daemon.daemon.logs import configure_logs
+from yoi_daemon.model.redaction import Redaction
 
 
 def by_logging() -> None:
@@ -23,7 +24,7 @@ def by_structlog() -> None:
 def test_an_error_nobody_expected_is_found(log, configured, logged_errors):
     with watch_errors() as errors:
         if configured:
-            configure_logs("info", io.StringIO())
+            configure_logs("info", Redaction(), io.StringIO())
         log()
     with pytest.raises(AssertionError, match="went wrong"):
         errors.check()

@@ -9,8 +9,9 @@ import pytest
 from tests.api.asgi import Client
 from tests.api.conftest import NAMES, TOKEN
 from tests.api.conftest import daemon as daemon
-from yoi_daemon.api.app import ROUTES, make_app
-from yoi_daemon.api.routing import Lines
+from yoi_daemon.api.app import ROUTES, Application
+from yoi_daemon.api.openapi import openapi
+from yoi_daemon.api.routing import Lines, Route
 from yoi_daemon.api.shapes import ProblemBody
 
 WORKERS = "/api/runtimes/backend-internal/workers"
@@ -18,7 +19,7 @@ WORKERS = "/api/runtimes/backend-internal/workers"
 
 @pytest.fixture
 def client(daemon) -> Client:
-    return Client(make_app(daemon, NAMES), "127.0.0.1:7420", TOKEN)
+    return Client(Application(daemon, NAMES), "127.0.0.1:7420", TOKEN)
 
 
 async def test_every_route_is_on_the_page_and_nothing_else(client):
@@ -83,3 +84,61 @@ async def test_real_answers_are_what_the_page_says(client):
     refused = await client("POST", f"{WORKERS}/{made}/stop")
     assert refused.status == 410
     assert msgspec.convert(refused.json, ProblemBody).code == "worker_gone"
+
+
+# -- no request can name a path, a module or a program
+
+OF_THE_MACHINE = re.compile(
+    "(paths?|files?|filename|folder|dir|directory|root|cwd|modules?|import|package|program|executable"
+    "|exec|binary|command|cmd|script|argv|args|env|environ|shell|socket|url|uri|host|port)"
+)
+"""Words that a member's name would have if it named something of this machine."""
+
+
+def asked_for(page: dict[str, Any]) -> set[str]:
+    """The names of everything a request may carry, its bodies' members at any depth too."""
+    names: set[str] = set()
+
+    def walk(schema: Any) -> None:
+        if isinstance(schema, list):
+            for one in schema:
+                walk(one)
+        elif isinstance(schema, dict):
+            if (reference := schema.get("$ref")) is not None:
+                walk(page["components"]["schemas"][reference.rpartition("/")[2]])
+            properties = schema.get("properties", {})
+            names.update(properties)
+            for key, one in schema.items():
+                walk(list(one.values()) if key == "properties" else one)
+
+    for methods in page["paths"].values():
+        for operation in methods.values():
+            names.update(parameter["name"] for parameter in operation.get("parameters", ()))
+            walk(operation.get("requestBody", {}))
+    return names
+
+
+def of_the_machine(names: set[str]) -> set[str]:
+    words = {name: re.split("[^a-z]+", name.lower()) for name in names}
+    return {name for name in names if any(map(OF_THE_MACHINE.fullmatch, words[name]))}
+
+
+async def test_no_request_can_name_a_path_a_module_or_a_program(client):
+    names = asked_for((await client("GET", "/openapi.json")).json)
+    assert {"plugin_id", "profile", "text", "Idempotency-Key"} <= names
+    assert of_the_machine(names) == set()
+
+
+async def test_the_control_a_route_that_takes_a_path_is_found(client):
+    class Where(msgspec.Struct):
+        module_path: str
+
+    class Body(msgspec.Struct):
+        where: list[Where] | None
+
+    async def load(call):
+        """Loads what the caller names."""
+
+    taking = Route("POST", "/api/load/<file>", "plugins:admin", load, gives=Any, takes=Body)
+    names = asked_for(openapi([taking]))
+    assert of_the_machine(names) == {"module_path", "file"}

@@ -94,3 +94,20 @@ def test_a_plugin_directory_that_is_none_is_a_fault(tmp_path):
     report = check(found, {}, import_modules=True)
     assert not report.is_good
     assert "cannot be read" in str(report.faults[0])
+
+
+def test_a_module_that_never_returns_is_given_up_and_the_others_are_looked_at(directories):
+    write(directories, "endless.py", "import threading\nthreading.Event().wait()\n")
+    write(directories, "good.py", GOOD.format("good"))
+    report = check(directories, {}, import_modules=True, import_timeout_s=0.2)
+    assert codes(report) == {"endless": "import_timeout", "good": None}
+    assert "took over 0.2 s" in str(report.plugins[0].message)
+
+
+def test_what_a_group_may_write_is_a_warning(directories):
+    write(directories, "good.py", GOOD.format("good"))
+    (directories.plugins / "good.py").chmod(0o664)
+    report = check(directories, {}, import_modules=False)
+    assert report.is_good
+    (warning,) = report.warnings
+    assert warning.startswith(f"{directories.plugins / 'good.py'}: may be written by its group")

@@ -14,7 +14,7 @@ from yoi_daemon.daemon import opening
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.opening import open_daemon
 from yoi_daemon.daemon.service_manager import ServiceManager, open_service_manager
-from yoi_daemon.front.access import Tokens
+from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.settings import Settings, StoreSettings
 from yoi_daemon.store.memory import MemoryStore

@@ -113,7 +113,7 @@ def test_the_admins_token_is_made_once_for_its_owner_alone(directories):
 
 def test_an_empty_token_file_is_no_token(directories):
     with hold_state_directory(directories):
-        directories.admin_token_file.write_text("\n")
+        directories.admin_token_file.touch(0o600)
         assert admin_token(directories).startswith("yoi_")
 
 
@@ -128,16 +128,70 @@ def test_a_left_over_of_a_crash_is_in_nobodys_way(directories):
 
 def test_a_token_file_that_cannot_be_read_is_told_without_its_content(directories):
     with hold_state_directory(directories):
+        directories.admin_token_file.touch(0o600)
         directories.admin_token_file.write_bytes(b"secret\xff")
         with pytest.raises(NotAllowed, match=r"admin\.token cannot be read") as caught:
             admin_token(directories)
         assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("mode", [0o604, 0o640, 0o620, 0o602, 0o777])
+def test_a_token_that_others_could_read_or_write_is_refused_and_not_mended(directories, mode):
+    with hold_state_directory(directories):
+        token = admin_token(directories)
+        directories.admin_token_file.chmod(mode)
+        with pytest.raises(NotAllowed, match=f"mode {mode:04o}.*chmod 600") as caught:
+            admin_token(directories)
+        assert token not in str(caught.value)
+        assert stat.S_IMODE(directories.admin_token_file.stat().st_mode) == mode
+        directories.admin_token_file.chmod(0o400)  # its owner may keep it safer
+        assert admin_token(directories) == token
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_token_of_somebody_else_is_refused(directories):
+    with hold_state_directory(directories):
+        admin_token(directories)
+        os.chown(directories.admin_token_file, 65534, -1)
+        with pytest.raises(NotAllowed, match="belongs to user 65534, and the daemon runs as 0"):
+            admin_token(directories)
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "directory", "dangling"])
+def test_a_token_that_is_no_plain_file_is_refused_and_not_waited_for(directories, tmp_path, kind):
+    path = directories.admin_token_file
+    with hold_state_directory(directories):
+        match kind:
+            case "link":
+                (tmp_path / "planted").touch(0o600)
+                (tmp_path / "planted").write_text("yoi_planted")
+                path.symlink_to(tmp_path / "planted")
+            case "dangling":
+                path.symlink_to(tmp_path / "nowhere")
+            case "pipe":
+                os.mkfifo(path, 0o600)
+            case _:
+                path.mkdir(0o700)
+        with pytest.raises(NotAllowed, match=r"admin\.token"):
+            admin_token(directories)
+
+
 def test_a_state_directory_that_cannot_be_made_says_what_to_do(tmp_path):
     (tmp_path / "file").write_text("")
     found = Directories(tmp_path, tmp_path / "file" / "state", tmp_path / "secrets")
     with pytest.raises(NotAllowed, match="--state DIR"), hold_state_directory(found):
+        pass
+
+
+@pytest.mark.parametrize("open_to", [0o770, 0o707, 0o722])
+def test_a_state_directory_that_others_can_write_is_refused(directories, open_to):
+    with hold_state_directory(directories):
+        pass
+    directories.state.chmod(open_to)
+    with pytest.raises(NotAllowed, match="chmod go-w"), hold_state_directory(directories):
+        pass
+    directories.state.chmod(0o755)  # as systemd makes it
+    with hold_state_directory(directories):
         pass
 
 

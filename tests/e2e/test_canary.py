@@ -42,6 +42,11 @@ async def missing(ctx: Context[Settings], event: IngressEvent) -> None:
 async def fetch(ctx: Context[Settings], event: IngressEvent) -> None:
     raise ConnectionError("https://user:@MARK@@host.example/path refused")
 
+@plugin.ingress("blurt")
+async def blurt(ctx: Context[Settings], event: IngressEvent) -> None:
+    ctx.log.info("about to", secret=ctx.config.secret.reveal(), headers={"Cookie": "@MARK@ secret"})
+    raise ValueError("no such key: " + ctx.config.secret.reveal())
+
 @plugin.ingress("hook", verify="github")
 async def hook(ctx: Context[Settings], event: IngressEvent) -> None: ...
 
@@ -68,6 +73,8 @@ def daemon(start_daemon, tmp_path):
     for directory in (config / "plugins", state / "secrets", recorded):
         directory.mkdir(parents=True, mode=0o700)
     state.chmod(0o700)
+    config.chmod(0o770)  # which is told, but not where it is
+    (state / "secrets").chmod(0o720)
     (state / "admin.token").write_text(f"yoi_{PLAIN}_token\n")
     (state / "admin.token").chmod(0o600)
     (state / "secrets" / "the_secret").write_text(f"{MARK} secret\n")
@@ -117,10 +124,10 @@ def make_trouble(daemon) -> dict[str, list[str]]:
         return daemon.request(method, path, body, **options)[1]
 
     until(lambda: ask("GET", "/api/plugins/p")["state"] == "running")
-    for ingress in ("ok", "missing", "fetch", "nope", "hook"):
+    for ingress in ("ok", "missing", "fetch", "blurt", "nope", "hook"):
         ask("POST", f"/api/plugins/p/ingress/{ingress}", {})
     ask("POST", "/hooks/p/hook", {}, token=False)
-    until(lambda: ask("GET", "/api/plugins/p")["counters"].get("dead_lettered", 0) >= 2)
+    until(lambda: ask("GET", "/api/plugins/p")["counters"].get("dead_lettered", 0) >= 3)
     ask("POST", "/api/tools/p/fail", {})
     workers = "/api/runtimes/backend-internal/workers"
     made = ask("POST", workers, {"input": "hello"})["worker"]["worker_id"]
@@ -187,6 +194,11 @@ def test_nothing_that_leaves_holds_a_secret_a_path_a_token_or_an_address(daemon)
     assert refused in sent
     assert len(b"".join(sent)) > 100_000
     assert daemon.leaks() == set()
+    # The log may name places of this machine, and may not hold what is secret.
+    log = "".join(daemon.lines)
+    assert "no such key: [redacted]" in log
+    for secret in (f"{MARK} secret", json.dumps(f"{MARK} secret")[1:-1], daemon.token):
+        assert secret not in log
 
 
 def test_a_listener_on_a_path_tells_no_path(start_daemon, config, tmp_path):

@@ -46,6 +46,24 @@ def test_a_bad_configuration_is_told_whole_and_ends_78(tmp_path, config, toml, s
     assert "hunter2" not in ended.stderr
 
 
+@pytest.mark.parametrize("at", ["plugins", ".", "plugins/gen.py"])
+def test_what_others_could_have_written_is_not_run(tmp_path, config, start_daemon, at):
+    mark = tmp_path / "ran"
+    (config / "plugins" / "gen.py").write_text(f"open({str(mark)!r}, 'w').close()\n")
+    (config / at).chmod(0o777)
+    if at == "plugins/gen.py":
+        page = start_daemon(config).request("GET", "/api/plugins/gen")[1]
+        assert (page["state"], page["reason"]["code"]) == ("failed", "not_trusted")
+        assert "plugins/gen.py: may be written by everyone; chmod o-w" in page["reason"]["message"]
+    else:
+        listen = {"YOI__API__LISTEN": "127.0.0.1:0", "YOI__OBSERVE__LISTEN": "127.0.0.1:0"}
+        ended = run_to_the_end(config, tmp_path / "state", "run", **listen)
+        assert ended.returncode == 78
+        assert f"{(config / at).resolve()}: may be written by everyone; chmod o-w" in ended.stderr
+        assert "Traceback" not in ended.stderr
+    assert not mark.exists()
+
+
 def test_a_port_in_use_is_said(tmp_path, config):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
@@ -87,7 +105,8 @@ def test_a_broken_plugin_does_not_stop_the_others(start_daemon, config):
     assert (status, problem["code"]) == (503, "service_failed")
     assert "plugins/typo.py:1" in problem["detail"]
     _, status_page = daemon.request("GET", "/api/status")
-    assert [one["code"] for one in status_page["diagnostics"]] == ["bad_plugin_file"]
+    grave = [one["code"] for one in status_page["diagnostics"] if one["severity"] != "info"]
+    assert grave == ["bad_plugin_file"]
     store = status_page["store"]
     assert (store["kind"], store["durable"], store["note"]) == ("sqlite", True, "")
     assert store["commits"] > 0

@@ -276,3 +276,20 @@ async def test_the_publisher_never_waits_and_a_direct_subscribers_task_is_not_wo
     assert len(sink.writes) == 10
     assert woken == [0]
     nursery.cancel_scope.cancel()
+
+
+async def test_how_far_behind_the_last_one_is(open_log):
+    """One that is direct is as far as the pass; one that follows as far as it read; one that left is nowhere."""
+    async with open_log() as log:
+        fanout = Fanout(log)
+        assert fanout.lag_events() == 0
+        for _ in range(10):
+            log.append(Draft(kind="gen.x", data={}))
+        await log.committed(10)
+        behind = fanout.join(EVERYTHING, Pipe(random.Random(1)), 3)
+        assert fanout.lag_events() == 7
+        near = fanout.join(Filter(plugin_id="other"), Pipe(random.Random(1)), 10)
+        assert fanout.lag_events() == 7
+        fanout.leave(behind)
+        assert fanout.lag_events() == 0
+        fanout.leave(near)

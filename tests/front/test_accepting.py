@@ -6,7 +6,12 @@ import trio
 import trio.testing
 from structlog.testing import capture_logs
 
-from yoi_daemon.front.accepting import ServeConnection, log_faults, serve_connections
+from yoi_daemon.front.accepting import (
+    ServeConnection,
+    counted_address,
+    log_faults,
+    serve_connections,
+)
 from yoi_daemon.front.sockets import open_sockets
 from yoi_daemon.model.addresses import TcpAddress
 
@@ -120,3 +125,68 @@ def test_a_fault_is_one_line_of_facts() -> None:
             "log_level": "warning",
         }
     ]
+
+
+@pytest.mark.parametrize(
+    ("peer", "counts_for"),
+    [
+        ("127.0.0.1", None),
+        ("127.9.9.9", None),
+        ("::1", None),
+        ("::ffff:127.0.0.1", None),
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:ffff::", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::", "2001:db8:1:3::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+    ],
+)
+def test_whom_a_connection_counts_for(peer: str, counts_for: str | None) -> None:
+    assert counted_address(peer) == counts_for
+
+
+async def test_one_address_has_its_share_and_no_more() -> None:
+    listening, port = _listen()
+    serve = partial(
+        serve_connections,
+        [listening],
+        _answers,
+        listener="x",
+        most=10,
+        most_by_address=2,
+        counted=lambda peer: peer,  # as if of another machine
+        draining=trio.Event(),
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve)
+        first = await trio.open_tcp_stream("127.0.0.1", port)
+        second = await trio.open_tcp_stream("127.0.0.1", port)
+        async with await trio.open_tcp_stream("127.0.0.1", port) as third:
+            assert (await third.receive_some()).startswith(b"HTTP/1.1 503 ")
+        await first.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        assert await _ask(port, b"well?") == b"well?"
+        await second.aclose()
+        nursery.cancel_scope.cancel()
+
+
+async def test_this_machine_has_all_there_are() -> None:
+    listening, port = _listen()
+    serve = partial(
+        serve_connections,
+        [listening],
+        _answers,
+        listener="x",
+        most=10,
+        most_by_address=1,
+        draining=trio.Event(),
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve)
+        async with (
+            await trio.open_tcp_stream("127.0.0.1", port),
+            await trio.open_tcp_stream("127.0.0.1", port),
+        ):
+            assert await _ask(port, b"well?") == b"well?"
+        nursery.cancel_scope.cancel()

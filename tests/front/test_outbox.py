@@ -104,7 +104,7 @@ async def test_a_cancelled_writer_wakes_who_waits() -> None:
         await wait_all_tasks_blocked()
         writing.cancel_scope.cancel()
     assert lost.is_set()
-    assert outbox.ended.is_set()
+    assert outbox.ended
 
 
 async def test_what_the_kernel_takes_needs_no_task() -> None:
@@ -181,7 +181,7 @@ async def stall(size: int) -> list[bytes]:
             await lost.wait()
             assert outbox.stalled
             outbox.put(b"dropped")
-            while not outbox.ended.is_set() or len(received) < ours_sent(received, theirs):
+            while not outbox.ended or len(received) < ours_sent(received, theirs):
                 received += await reading.receive_some(1 << 20)
         assert outbox.parted
         return messages_in(bytes(received))
@@ -226,7 +226,7 @@ async def test_a_peer_that_never_reads_is_not_waited_for() -> None:
             nursery.start_soon(outbox.run)
             await lost.wait()
             await wait_all_tasks_blocked()
-            assert not outbox.ended.is_set()
+            assert not outbox.ended
             nursery.cancel_scope.cancel()  # as the connection's end does, after its own deadline
-        assert outbox.ended.is_set()
+        assert outbox.ended
         assert not outbox.parted

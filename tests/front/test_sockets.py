@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from yoi_daemon.front.sockets import ListenFailed, ListeningSocket, adopt, open_sockets
+from yoi_daemon.front.sockets import (
+    ListenFailed,
+    ListeningSocket,
+    adopt,
+    open_sockets,
+)
 from yoi_daemon.model.addresses import Address, TcpAddress, UnixAddress
 from yoi_daemon.model.errors import NotAllowed
 

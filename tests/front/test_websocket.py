@@ -357,3 +357,39 @@ async def read_to_the_end(stream: trio.SocketStream) -> tuple[bytes, bool]:
     except trio.BrokenResourceError:
         return bytes(received), True
     return bytes(received), False
+
+
+async def test_an_aborted_connection_is_closed_at_once_though_its_peer_does_not_read(
+    serve: Serve,
+) -> None:
+    aborted = trio.Event()
+    unsent: list[int] = []
+
+    async def handler(connection: Connection) -> None:
+        while connection.offer(text_frame(b"x" * 10_000)):
+            pass
+        unsent.append(connection.unsent)
+        connection.abort()
+        unsent.append(connection.unsent)
+        with pytest.raises(ConnectionGone):
+            connection.offer(text_frame(b"after the end"))
+        aborted.set()
+        await trio.sleep_forever()
+
+    # Neither the stall nor the wait for the peer's Close is what ends it.
+    limits = WebSocketLimits(stall_s=60, linger_s=60, close_s=60)
+    with trio.fail_after(5):
+        async with serve(admits(handler), limits=limits) as served:
+            stream = await served.connect()
+            await stream.send_all(
+                b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+            )
+            await aborted.wait()
+        # Here every connection has ended.
+        received, was_aborted = await read_to_the_end(stream)
+    await stream.aclose()
+    assert unsent[0] > 0
+    assert unsent[1] == 0
+    assert was_aborted  # the kernel keeps nothing for it
+    assert b"after the end" not in received

@@ -2,12 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
-from tests.hostile.raw import connect, read_all, send_quietly
+from tests.hostile.raw import connect, connecting_over_tls, read_all, send_quietly
 
-Listener = Literal["http", "websocket"]
-Target = Literal["http", "websocket", "both"]
+Listener = Literal["http", "websocket", "https", "wss"]
+Target = Literal["http", "websocket", "both", "https", "wss", "both tls"]
+_LISTENERS: Mapping[Target, Sequence[Listener]] = {
+    "both": ("http", "websocket"),
+    "both tls": ("https", "wss"),
+}
+_OVER_TLS: Mapping[Target, Target] = {"http": "https", "websocket": "wss", "both": "both tls"}
 Attack = Callable[[int], bytes | None]
 """Takes the port; gives what was received, for `expect`, or None."""
 
@@ -28,7 +33,18 @@ class Client:
 
     @property
     def listeners(self) -> Sequence[Listener]:
-        return ("http", "websocket") if self.target == "both" else (self.target,)
+        return _LISTENERS.get(self.target) or (cast("Listener", self.target),)
+
+
+def over_tls(client: Client) -> Client:
+    """The same attack, in a stream of TLS."""
+
+    def attack(port: int) -> bytes | None:
+        with connecting_over_tls():
+            return client.attack(port)
+
+    target = _OVER_TLS[client.target]
+    return Client(client.name, target, attack, client.expect, client.options)
 
 
 def says(payload: bytes, *, timeout: float = 1.5) -> Attack:

@@ -13,7 +13,7 @@ _SENSITIVE = (
 )  # fmt: skip
 _LF = request().replace(b"\r\n", b"\n")
 
-_HEADS: dict[str, tuple[bytes, bytes]] = {
+HEADS: dict[str, tuple[bytes, bytes]] = {
     **{
         f"bytes beyond ASCII in {name}": (
             request(b"/ping", name.encode() + b": " + _NOT_ASCII),
@@ -118,5 +118,5 @@ _HEADS: dict[str, tuple[bytes, bytes]] = {
 
 
 def heads() -> Iterator[Client]:
-    for name, (payload, expect) in _HEADS.items():
+    for name, (payload, expect) in HEADS.items():
         yield Client(name, "both", says(payload), expect)

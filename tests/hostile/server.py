@@ -1,7 +1,7 @@
 """A process with both listeners and nothing behind them: what the hostile clients are let loose on.
 
 usage: server.py guarded|stock [key=value ...]
-Prints one line of JSON when ready: {"pid", "http", "websocket"}. SIGTERM ends it with exit code 0.
+Prints one line of JSON when ready: {"pid", "http", "websocket"}; with tls=1 "https" and "wss" too. SIGTERM ends it with exit code 0.
 """
 
 import json
@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import hypercorn.trio
@@ -24,10 +25,12 @@ from quart_trio import QuartTrio
 from yoi_daemon.front.connection import Connection, SessionHandler, UpgradeRequest
 from yoi_daemon.front.http import HttpLimits, serve_http
 from yoi_daemon.front.sockets import open_sockets
+from yoi_daemon.front.tls import Certificate
 from yoi_daemon.front.websocket import WebSocketLimits, serve_websocket
 from yoi_daemon.model.addresses import TcpAddress
 from yoi_daemon.model.errors import Refused
 
+_CERTIFICATES = Path(__file__).parents[1] / "data" / "tls"
 BLOCK = b"data: " + b"x" * 8000 + b"\n\n"
 
 
@@ -96,9 +99,11 @@ async def gate(draining: trio.Event, upgrade: UpgradeRequest) -> SessionHandler:
 
 
 async def guarded(draining: trio.Event, options: dict[str, float]) -> None:
-    for_http, for_websocket = open_sockets([TcpAddress("127.0.0.1", 0)] * 2)
-    assert isinstance(for_http.address, TcpAddress)
-    assert isinstance(for_websocket.address, TcpAddress)
+    tls = Certificate(_CERTIFICATES / "server.pem", _CERTIFICATES / "server.key")
+    kinds: dict[str, Certificate | None] = {"http": None, "websocket": None}
+    if options.get("tls"):
+        kinds |= {"https": tls, "wss": tls}
+    opened = dict(zip(kinds, open_sockets([TcpAddress("127.0.0.1", 0)] * len(kinds)), strict=True))
     http_limits = HttpLimits(
         connections=int(options.get("connections", 2048)),
         head_s=options.get("head_s", 10),
@@ -114,27 +119,21 @@ async def guarded(draining: trio.Event, options: dict[str, float]) -> None:
         linger_s=0.5,
     )
     async with trio.open_nursery() as nursery:
-        await nursery.start(
-            partial(
-                serve_http,
-                make_app(draining),
-                [for_http.socket],
-                draining=draining,
-                graceful_s=1,
-                limits=http_limits,
+        for kind, certificate in kinds.items():
+            if kind.startswith("http"):
+                serve = partial(serve_http, make_app(draining), graceful_s=1, limits=http_limits)
+            else:
+                serve = partial(
+                    serve_websocket,
+                    gate=partial(gate, draining),
+                    handshake_s=options.get("head_s", 5),
+                    limits=websocket_limits,
+                )
+            sockets = [opened[kind].socket]
+            await nursery.start(
+                partial(serve, sockets=sockets, draining=draining, certificate=certificate)
             )
-        )
-        await nursery.start(
-            partial(
-                serve_websocket,
-                [for_websocket.socket],
-                partial(gate, draining),
-                draining=draining,
-                handshake_s=options.get("head_s", 5),
-                limits=websocket_limits,
-            )
-        )
-        ready(for_http.address.port, for_websocket.address.port)
+        ready({kind: one.address.port for kind, one in opened.items()})
         await draining.wait()
         nursery.cancel_scope.deadline = trio.current_time() + 2
 
@@ -160,16 +159,13 @@ async def stock(draining: trio.Event, options: dict[str, float]) -> None:
             )
         )
         server = await nursery.start(trio_websocket.serve_websocket, ticks, "127.0.0.1", 0, None)
-        ready(int(binds[0].rpartition(":")[2]), server.port)
+        ready({"http": int(binds[0].rpartition(":")[2]), "websocket": server.port})
         await draining.wait()
         nursery.cancel_scope.deadline = trio.current_time() + 2
 
 
-def ready(http: int, websocket: int) -> None:
-    print(
-        json.dumps({"pid": os.getpid(), "http": http, "websocket": websocket}),
-        flush=True,
-    )
+def ready(ports: dict[str, int]) -> None:
+    print(json.dumps({"pid": os.getpid(), **ports}), flush=True)
 
 
 async def main(variant: str, options: dict[str, float]) -> None:

@@ -38,7 +38,7 @@ def _ends_stock(deadly: tuple[Listener, str]) -> bool:
     with Server("stock") as server:
         with suppress(OSError, AssertionError):  # the attack may well see the end of it
             CLIENTS[name].attack(server.port[listener])
-        deadline = time.monotonic() + 1
+        deadline = time.monotonic() + 3
         while server.alive and time.monotonic() < deadline:
             time.sleep(0.02)
         return not server.alive

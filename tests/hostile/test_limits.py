@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.hostile.process import Server
-from tests.hostile.raw import connect, read_all, read_head, request
+from tests.hostile.raw import connect, read_all, read_head, request, upgrade
 
 pytestmark = pytest.mark.prove
 
@@ -52,6 +52,28 @@ def test_who_asks_is_answered_beside_many_who_do_not() -> None:
         with pytest.raises(BlockingIOError):  # not ended
             busy.recv(4096)
         server.check_log(server.terminate())
+
+
+@pytest.mark.parametrize("listener", ["http", "websocket"])
+def test_from_this_machine_2048_are_served_at_once(listener: str) -> None:
+    """And beyond them one is turned away at once, while those that are in go on being served."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with Server("guarded", {"connections": 2048, "head_s": 60}) as server, ExitStack() as held:
+        port = server.port[listener]
+        opened = [held.enter_context(connect(port, timeout=30)) for _ in range(2048)]
+        with connect(port, timeout=30) as one_more:
+            assert read_all(one_more).startswith(b"HTTP/1.1 503 ")
+        ask, said = (request(), b"200") if listener == "http" else (upgrade(), b"101")
+        for one in opened:
+            one.sendall(ask)
+        for one in opened:
+            assert read_head(one).startswith(b"HTTP/1.1 " + said)
+        held.close()
+        server.check_descriptors(settle_s=30)
+        server.check_health()
+        server.check_log(server.terminate())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize("listener", ["http", "websocket"])

@@ -63,3 +63,19 @@ def test_the_files_in_them():
 def test_under_systemd_the_runtime_directory_says_too_where_it_listens():
     found = find_directories("/c", "/s", {"RUNTIME_DIRECTORY": "/run/yoi-daemon:/run/other"})
     assert found.daemon_files == (Path("/s/daemon.json"), Path("/run/yoi-daemon/daemon.json"))
+
+
+@pytest.mark.parametrize(
+    ("flag", "environ", "is_named", "by_systemd"),
+    [
+        ("/c", {}, True, False),
+        (None, {"CONFIGURATION_DIRECTORY": "/etc/x"}, True, True),
+        ("/c", {"CONFIGURATION_DIRECTORY": "/etc/x"}, True, True),
+        (None, {"XDG_CONFIG_HOME": "/x"}, False, False),
+        # Every shell of a desktop session has one: it does not say that systemd runs us as a service.
+        (None, {"INVOCATION_ID": "0" * 32}, False, False),
+    ],
+)
+def test_who_named_the_configuration_is_known(flag, environ, is_named, by_systemd):
+    found = find_directories(flag, "/s", {"HOME": "/h"} | environ)
+    assert (found.is_named, found.by_systemd) == (is_named, by_systemd)

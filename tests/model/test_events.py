@@ -41,7 +41,6 @@ def test_a_time_can_be_read_back(microseconds):
 def test_lanes_follow_the_catalogue():
     assert [kind for kind in CATALOGUE if is_volume(kind)] == ["worker.item", "worker.delta"]
     assert is_volume("gen.tick")
-    assert is_volume("worker.delta")
     assert not is_volume("worker.items")
 
 

@@ -12,6 +12,7 @@ UNITS = (
     "_workers",
     "_attempts",
     "_subscribers",
+    "_connections",
     "_concurrency",
 )
 

@@ -1,7 +1,9 @@
 """What happened to the log or the subscriber × where the cursor stands: the exact suffix, or the typed error."""
 
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 import pytest
@@ -18,11 +20,13 @@ from yoi_daemon.eventlog.lanes import RetentionLane
 from yoi_daemon.eventlog.opening import open_event_log
 from yoi_daemon.model.cursor import Cursor, CursorCodec
 from yoi_daemon.model.events import Draft
-from yoi_daemon.model.settings import ObserveSettings
+from yoi_daemon.model.settings import ObserveSettings, StoreSettings
 from yoi_daemon.observe import protocol
 from yoi_daemon.observe.protocol import Asked, StreamRefused, find_start
 from yoi_daemon.observe.session import Scope
+from yoi_daemon.store.interface import Store
 from yoi_daemon.store.memory import MemoryStore
+from yoi_daemon.store.opening import open_store
 
 NOW, BEFORE, FOREIGN = "00112233aabbccdd", "feedfeedfeedfeed", "0" * 16
 WINDOW, EVENTS, LATER = 30, 50, 5
@@ -30,7 +34,16 @@ FILLER = "x" * 3000  # so that the window takes more than one write
 NARROW = Filter(kinds=("plugin.state",))
 VOLUME = Filter(kinds=("gen.",))
 
-COLUMNS = ["eviction", "restart", "slow", "overrun", "widened", "narrowed", "other epoch"]
+COLUMNS = [
+    "eviction",
+    "restart",
+    "new log",
+    "slow",
+    "overrun",
+    "widened",
+    "narrowed",
+    "other epoch",
+]
 CELLS = ["old", "floor-1", "floor", "head", "head+1", "random text"]
 
 EVICTED = ("cursor_expired", "evicted")
@@ -43,11 +56,11 @@ OVERRUN = ("slow_consumer", "overrun")
 Refusals = list[tuple[str, str]]
 FIRST_REFUSAL: dict[str, dict[str, tuple[str, str] | None]] = {
     "eviction": dict(zip(CELLS, [EVICTED, EVICTED, None, None, FUTURE, MALFORMED], strict=True)),
-    "restart": dict(zip(CELLS, [*[CHANGED] * 5, MALFORMED], strict=True)),
+    "new log": dict(zip(CELLS, [*[CHANGED] * 5, MALFORMED], strict=True)),
     "narrowed": dict(zip(CELLS, [*[None] * 4, FUTURE, MALFORMED], strict=True)),
     "other epoch": dict(zip(CELLS, [*[FOREIGN_EPOCH] * 5, MALFORMED], strict=True)),
 }
-for as_evicted in ("slow", "overrun", "widened"):
+for as_evicted in ("restart", "slow", "overrun", "widened"):
     FIRST_REFUSAL[as_evicted] = FIRST_REFUSAL["eviction"]
 
 
@@ -60,23 +73,27 @@ class SlowTransport(MemoryTransport):
         return super().offer(frames)
 
 
+async def append(log: EventLog, kinds: list[str], count: int) -> None:
+    """Every tenth is of the lifecycle lane, of which nothing is let go."""
+    for _ in range(count):
+        kinds.append("gen.tick" if len(kinds) % 10 else "plugin.state")
+        log.append(Draft(kind=kinds[-1], data=FILLER))
+    await log.committed(len(kinds))
+
+
 class World:
     """A log, the numbers of every event it ever had by kind, and a subscriber's filter."""
 
-    def __init__(self, column: str, log: EventLog, nursery: trio.Nursery) -> None:
+    def __init__(self, column: str, log: EventLog, nursery: trio.Nursery, kinds: list[str]) -> None:
         self.column = column
         self.log = log
         self.fanout = Fanout(log)
         self.nursery = nursery
-        self.kinds: list[str] = []
+        self.kinds = kinds
         self.wanted = {"narrowed": NARROW, "widened": VOLUME}.get(column, EVERYTHING)
 
     async def append(self, count: int) -> None:
-        """Every tenth is of the lifecycle lane, of which nothing is let go."""
-        for _ in range(count):
-            self.kinds.append("gen.tick" if len(self.kinds) % 10 else "plugin.state")
-            self.log.append(Draft(kind=self.kinds[-1], data=FILLER))
-        await self.log.committed(len(self.kinds))
+        await append(self.log, self.kinds, count)
 
     def after(self, number: int) -> list[int]:
         """The oracle: what this filter wants after `number`."""
@@ -92,7 +109,7 @@ class World:
 
     def cursors(self, cell: str) -> list[str]:
         """The cell's cursors; text has many faces."""
-        epoch = {"restart": BEFORE, "other epoch": FOREIGN}.get(self.column, NOW)
+        epoch = {"new log": BEFORE, "other epoch": FOREIGN}.get(self.column, NOW)
         if cell != "random text":
             return [CursorCodec(epoch).encode(self.number(cell))]
         good = self.log.cursors.encode(self.log.head - 3)
@@ -134,20 +151,36 @@ class World:
 
 
 @asynccontextmanager
-async def open_world(column: str) -> AsyncGenerator[World]:
+async def open_log(directory: Path | None) -> AsyncGenerator[EventLog]:
+    """In memory, or on a store in `directory`."""
     settings = ObserveSettings(window_events=WINDOW)
-    async with (
-        open_event_log(
-            settings, MemoryStore(new_epoch=lambda: NOW), earlier_epochs=[BEFORE]
-        ) as log,
-        trio.open_nursery() as nursery,
-    ):
-        world = World(column, log, nursery)
-        nursery.start_soon(world.fanout.run)
-        await world.append(EVENTS)
-        await wait_all_tasks_blocked()
-        yield world
-        nursery.cancel_scope.cancel()
+    async with AsyncExitStack() as stack:
+        store: Store = MemoryStore(new_epoch=lambda: NOW)
+        if directory is not None:
+            small = StoreSettings(low_bytes=1024, reserve_bytes=1024)
+            opened = open_store(small, directory, new_epoch=lambda: NOW)
+            store = await stack.enter_async_context(opened)
+        yield await stack.enter_async_context(
+            open_event_log(settings, store, earlier_epochs=[BEFORE])
+        )
+
+
+@asynccontextmanager
+async def open_world(column: str) -> AsyncGenerator[World]:
+    with TemporaryDirectory() as name:
+        directory = Path(name) if column == "restart" else None
+        kinds: list[str] = []
+        if directory is not None:
+            async with open_log(directory) as log:
+                await append(log, kinds, EVENTS)
+        async with open_log(directory) as log, trio.open_nursery() as nursery:
+            world = World(column, log, nursery, kinds)
+            nursery.start_soon(world.fanout.run)
+            if directory is None:
+                await world.append(EVENTS)
+            await wait_all_tasks_blocked()
+            yield world
+            nursery.cancel_scope.cancel()
 
 
 async def check(column: str, cell: str) -> None:
@@ -185,6 +218,10 @@ async def test_the_worlds_are_what_they_are_called():
         assert world.log.window().bytes > fanout_module.PASS_BYTES
         assert world.log.floor_of(NARROW) == 0
         assert world.log.floor_of(VOLUME) == world.log.floor_of(EVERYTHING)
+        floor = world.log.window().floor
+    async with open_world("restart") as world:
+        assert (world.log.window().floor, world.log.head) == (floor, EVENTS)
+        assert world.log.durable
 
 
 # -- negative controls: what systems like this one got wrong, and each must be caught in some cell

@@ -39,7 +39,7 @@ from yoi_daemon.observe.protocol import (
     ],
 )
 def test_a_path_names_a_stream(path, target):
-    assert find_target(path) == target
+    assert find_target(path)[1] == target
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_any_query_is_read_or_refused(query):
 
 def test_a_filter_is_the_path_and_the_query_together():
     assert filter_of(Target(), Asked()) == Filter()
-    assert filter_of(find_target("/v1/workers/w/events"), Asked(kinds=("worker",))) == Filter(
+    assert filter_of(find_target("/v1/workers/w/events")[1], Asked(kinds=("worker",))) == Filter(
         worker=("backend-internal", "w"), kinds=("worker",)
     )
     assert filter_of(Target(plugin_id="gen"), Asked()) == Filter(plugin_id="gen")

@@ -12,8 +12,9 @@ pytest.importorskip("trio_websocket")
 from tests.observe.transport import MemoryTransport
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.opening import open_daemon
-from yoi_daemon.front.access import Tokens, names_of
+from yoi_daemon.front.access import names_of
 from yoi_daemon.front.connection import UpgradeRequest
+from yoi_daemon.front.tokens import ADMIN, Tokens
 from yoi_daemon.model.addresses import TcpAddress
 from yoi_daemon.model.cursor import CursorCodec, decode_cursor
 from yoi_daemon.model.directories import Directories
@@ -69,7 +70,7 @@ def runtime_settings() -> RuntimeSettings:
 
 
 @pytest.fixture
-async def rig(tmp_path, settings, runtime_settings, nursery) -> AsyncGenerator[Rig]:
+async def rig(tmp_path, settings, runtime_settings, nursery, wall_clock) -> AsyncGenerator[Rig]:
     directories = Directories(tmp_path / "config", tmp_path / "state", tmp_path / "secrets")
     directories.state.mkdir()
     (directories.state / "epochs").write_text(BEFORE)
@@ -79,7 +80,7 @@ async def rig(tmp_path, settings, runtime_settings, nursery) -> AsyncGenerator[R
             Settings(
                 observe=settings, runtime=runtime_settings, store=StoreSettings(kind="memory")
             ),
-            Tokens(TOKEN),
+            Tokens(TOKEN, wall_clock=wall_clock),
             environ={},
         ) as daemon,
         trio.open_nursery() as inner,
@@ -289,6 +290,86 @@ async def test_a_token_is_looked_at_again_at_every_resume(rig):
     rig.daemon.tokens = Tokens("another")
     with pytest.raises(Refused, match="unauthenticated"):
         await rig.open(query=f"cursor={cursor}")
+
+
+async def make_token(rig, **fields) -> tuple[str, str]:
+    secret, info = await rig.daemon.tokens.create(ADMIN, scopes=["events:read"], **fields)
+    return secret, info.token_id
+
+
+PATHS = ["/v1/events", f"/v1/runtimes/{EMBEDDED_RUNTIME_ID}/workers/wrk_later/events"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_revoked_token_ends_its_streams_and_no_others(rig, path):
+    secret, token_id = await make_token(rig)
+    theirs = [await rig.open(path, "await=1", token=secret) for _ in range(3)]
+    ours = await rig.open(path, "await=1")
+    last = rig.daemon.event_log.appended
+    await rig.daemon.tokens.revoke(token_id)
+    rig.daemon.event_log.append(Draft(kind="gen.secret", data="after the end"))
+    await wait_all_tasks_blocked()
+    for one in theirs:
+        assert one.closed == (4401, "unauthenticated")
+        assert one.messages[-1]["code"] == "unauthenticated"
+        assert one.messages[-1]["reason"] == "token_ended"
+        assert all(number <= last for number in one.numbers)
+    assert ours.closed is None
+    assert rig.daemon.observed.subscribers == 1
+    with pytest.raises(Refused, match="unauthenticated"):
+        await rig.open(path, token=secret)
+
+
+async def test_the_control_a_server_that_never_looks_again_goes_on_telling(rig, monkeypatch):
+    secret, token_id = await make_token(rig)
+    monkeypatch.setattr(rig.daemon.tokens, "while_valid", lambda _: trio.CancelScope())
+    theirs = await rig.open(token=secret)
+    await rig.daemon.tokens.revoke(token_id)
+    rig.daemon.event_log.append(Draft(kind="gen.secret", data="after the end"))
+    await wait_all_tasks_blocked()
+    assert theirs.closed is None
+    assert theirs.of("event")[-1]["kind"] == "gen.secret"
+
+
+async def test_an_expired_token_ends_its_streams_within_a_second(rig, wall_clock, mock_clock):
+    secret, _ = await make_token(rig, expires_in_s=100)
+    rig.nursery.start_soon(rig.daemon.tokens.tend)
+    theirs = await rig.open(token=secret)
+    wall_clock.advance(99.9)
+    mock_clock.jump(1)
+    await wait_all_tasks_blocked()
+    assert theirs.closed is None
+    wall_clock.advance(0.1)
+    mock_clock.jump(1)
+    await wait_all_tasks_blocked()
+    assert theirs.closed == (4401, "unauthenticated")
+
+
+async def test_a_token_that_ends_during_the_handshake_opens_nothing(rig):
+    secret, token_id = await make_token(rig)
+    headers = [("host", "127.0.0.1:7421"), ("authorization", f"Bearer {secret}")]
+    handler = await rig.server.admit(UpgradeRequest("/v1/events", "cursor=earliest", headers, "t"))
+    await rig.daemon.tokens.revoke(token_id)
+    transport = MemoryTransport()
+    with trio.fail_after(5):
+        await handler(transport)
+    assert transport.types == ["error"]
+    assert transport.closed == (4401, "unauthenticated")
+
+
+async def test_a_subscriber_that_does_not_read_is_cut_off_within_a_second(rig, mock_clock):
+    secret, token_id = await make_token(rig)
+    slow = await rig.open(token=secret)
+    slow.may_take = trio.Event()
+    rig.daemon.event_log.append(Draft(kind="gen.noise", data=1))
+    await wait_all_tasks_blocked()
+    await rig.daemon.tokens.revoke(token_id)
+    await wait_all_tasks_blocked()
+    assert not slow.aborted
+    mock_clock.jump(1)
+    await wait_all_tasks_blocked()
+    assert slow.aborted
+    assert rig.daemon.observed.subscribers == 0
 
 
 class TestCaps:

@@ -29,6 +29,7 @@ class MemoryTransport:
         self.may_take.set()
         self.cut_after: int | None = None
         self.stalled = False
+        self.aborted = False
         self.farewell: tuple[Callable[[], bytes], int, str] | None = None
         self._unsent = b""
         self._is_cut = False
@@ -64,6 +65,10 @@ class MemoryTransport:
         assert self.closed is None
         assert not self._unsent
         self.closed = (code, reason)
+
+    def abort(self) -> None:
+        self.aborted = True
+        self._unsent = b""
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         return [message for message in self.messages if message["type"] == kind]

@@ -15,9 +15,10 @@ from yoi_daemon.eventlog.opening import open_event_log
 from yoi_daemon.model.ids import IdSource
 from yoi_daemon.model.settings import ObserveSettings, PluginSettings, StoreSettings
 from yoi_daemon.plugins.admission import Admission
-from yoi_daemon.plugins.loading import LoadedPlugin, LoadFailed
+from yoi_daemon.plugins.loading import LoadedPlugin
 from yoi_daemon.plugins.records import Restored, restore
 from yoi_daemon.plugins.service import Parts, Service
+from yoi_daemon.plugins.source import LoadFailed
 from yoi_daemon.plugins.sources import run_timers
 from yoi_daemon.plugins.watchdog import run_watchdog
 from yoi_daemon.sdk import Plugin
@@ -67,6 +68,7 @@ class Rig:
             wall_clock=ManualClock(),
             uniform=lambda low, high: (low + high) / 2,
             load=load,
+            forget=lambda _loaded: None,
             timers=timers,
         )
         service = Service(plugin.name, PluginSettings(**settings), parts)

@@ -1,11 +1,18 @@
 """The way in: typed refusals that change nothing, overflow as declared, keys, redelivery."""
 
+import hashlib
+import hmac
+
 import msgspec
 import pytest
 import trio
 
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.sdk import Plugin
+from yoi_daemon.sdk import Config, Plugin, Secret
+
+
+class Signed(Config):
+    secret: Secret = msgspec.field(default_factory=lambda: Secret("s3cret"))
 
 
 class Point(msgspec.Struct):
@@ -200,3 +207,28 @@ async def test_a_dead_letter_is_redelivered_with_its_id(autojump_clock, rig):
     assert accepted[-1]["data"]["redelivery_of"] == receipts[2].event_id
     counters = service.settlement.counters
     assert (counters["accepted"], counters["handled"], counters["redelivered"]) == (4, 3, 3)
+
+
+async def test_webhooks_are_limited_and_a_stranger_uses_nothing_up(rig, autojump_clock):
+    plugin = Plugin("gen", config=Signed)
+
+    @plugin.ingress("push", verify="github")
+    async def push(ctx, event) -> None:
+        pass
+
+    service = rig.add(plugin, hooks_per_s=2)
+    await trio.sleep(1)
+
+    async def send(secret: str) -> str | None:
+        digest = hmac.new(secret.encode(), b"{}", hashlib.sha256).hexdigest()
+        headers = {"x-hub-signature-256": f"sha256={digest}"}
+        try:
+            await rig.admission.accept_hook(service, "push", b"{}", headers)
+        except Refused as refused:
+            return refused.code
+        return None
+
+    assert [await send("guessed") for _ in range(50)] == ["unauthenticated"] * 50
+    assert [await send("s3cret") for _ in range(3)] == [None, None, "rate_limited"]
+    await trio.sleep(0.5)
+    assert [await send("s3cret") for _ in range(2)] == [None, "rate_limited"]

@@ -1,11 +1,16 @@
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from yoi_daemon.model.directories import Directories
+from yoi_daemon.model.redaction import Redaction
 from yoi_daemon.plugins.discovery import Found
-from yoi_daemon.plugins.loading import MAX_MESSAGE_BYTES, LoadFailed, forget_module, load_plugin
+from yoi_daemon.plugins.loading import Loader
+from yoi_daemon.plugins.source import MAX_MESSAGE_BYTES, LoadFailed
 from yoi_daemon.sdk import Secret
+from yoi_daemon.trusted_files import trust_for
 
 HEAD = "from yoi_daemon.sdk import *\nimport msgspec\n"
 START = "@plugin.start\nasync def start(ctx): ...\n"
@@ -31,14 +36,21 @@ class Loading:
         self.config_file = root / "yoi-daemon.toml"
         self.secrets = root / "secrets"
         self.secrets.mkdir()
+        directories = Directories(root, root / "state", self.secrets)
+        self.redaction = Redaction()
+        self.loader = Loader(directories, trust_for(directories), self.redaction)
+
+    def secret(self, name: str, content: bytes) -> None:
+        (self.secrets / name).write_bytes(content)
+        (self.secrets / name).chmod(0o600)
 
     def __call__(self, source: str | bytes, table: dict | None = None):
         self.file.write_bytes(source if isinstance(source, bytes) else source.encode())
         return self.load(table)
 
     def load(self, table: dict | None = None):
-        found = Found("gen", self.file)
-        return load_plugin(found, table or {}, config_file=self.config_file, secrets=self.secrets)
+        source = self.loader.read(Found("gen", self.file))
+        return self.loader.load(source, table or {})
 
     def fails(self, source: str | bytes, table: dict | None = None) -> LoadFailed:
         before = {name for name in sys.modules if name.startswith("yoi_plugin_")}
@@ -50,8 +62,10 @@ class Loading:
 
 
 @pytest.fixture
-def load(tmp_path) -> Loading:
-    return Loading(tmp_path)
+def load(tmp_path) -> Iterator[Loading]:
+    loading = Loading(tmp_path)
+    with loading.loader.installed():
+        yield loading
 
 
 def test_a_plugin_is_loaded(load):
@@ -120,8 +134,10 @@ def test_a_module_shadows_nothing(load):
 
     load.file = load.file.with_name("json.py")
     load.file.write_text(HEAD + 'plugin = Plugin("json")\n' + START)
-    load_plugin(Found("json", load.file), {}, config_file=load.config_file, secrets=load.secrets)
+    path = list(sys.path)
+    load.loader.load(load.loader.read(Found("json", load.file)), {})
     assert sys.modules["json"] is json
+    assert sys.path == path
 
 
 def test_a_package_may_import_its_own_modules(load):
@@ -138,7 +154,7 @@ def test_a_package_may_import_its_own_modules(load):
     assert any(name.endswith(".names") for name in sys.modules if name.startswith("yoi_plugin_"))
     (package / "names.py").write_text('NAME = "gen"  # changed\n')
     assert load.load().digest != loaded.digest
-    forget_module(loaded)
+    load.loader.forget(loaded)
     assert not [name for name in sys.modules if name.startswith(loaded.module)]
 
 
@@ -152,7 +168,7 @@ def test_a_new_version_stands_beside_the_old(load):
     assert sys.modules[second.module].S is type(second.config)
     load.fails("raise ValueError\n")
     assert sys.modules[second.module].S is type(second.config)
-    forget_module(first)
+    load.loader.forget(first)
     assert first.module not in sys.modules
     assert second.module in sys.modules
 
@@ -177,8 +193,8 @@ plugin = Plugin("gen", config=Settings)
 
 
 def test_settings_are_decoded_and_secrets_read(load):
-    (load.secrets / "one").write_text("value one\n")
-    (load.secrets / "two").write_text("\r\n value two \n\n")
+    load.secret("one", b"value one\n")
+    load.secret("two", b"\r\n value two \n\n")
     config = load(
         SETTINGS,
         {"repo": "a/b", "secret": "one", "more": ["two"], "inner": {"depth": 2}},
@@ -220,8 +236,29 @@ def test_a_secret_is_a_file_in_the_secrets_directory(load, name):
     ("content", "says"), [(b"", "is empty"), (b"\n\n", "is empty"), (b"\xff", "cannot be read")]
 )
 def test_a_secret_that_holds_nothing_is_a_fault(load, content, says):
-    (load.secrets / "one").write_bytes(content)
+    load.secret("one", content)
     assert says in load.fails(SETTINGS, {"repo": "a", "secret": "one"}).message
+
+
+def test_a_secret_that_others_may_read_is_a_fault(load):
+    load.secret("one", b"value")
+    (load.secrets / "one").chmod(0o644)
+    message = load.fails(SETTINGS, {"repo": "a", "secret": "one"}).message
+    assert "the secrets directory: may be read by others than the daemon; chmod 600" in message
+    load.secrets.chmod(0o700)  # nobody comes so far
+    assert load(SETTINGS, {"repo": "a", "secret": "one"}).config.secret == Secret("value")
+
+
+def test_a_secret_that_lies_elsewhere_is_a_fault(load):
+    (load.secrets.parent / "elsewhere").write_bytes(b"value")
+    (load.secrets / "one").symlink_to("../elsewhere")
+    assert "leads out" in load.fails(SETTINGS, {"repo": "a", "secret": "one"}).message
+
+
+def test_the_logs_are_told_of_secrets(load):
+    load.secret("one", b"value one\n")
+    load(SETTINGS, {"repo": "a", "secret": "one"})
+    assert load.redaction.apply("has value one in it") == "has [redacted] in it"
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,10 @@ PLUGINS = {
     "broken": "1 / 0\n",
 }
 CONFIG = """
+[api]
+commands_per_s = 10_000
+auth_failures_per_s = 10_000
+all_auth_failures_per_s = 10_000
 [runtime]
 max_workers = 300
 [profiles.named]
@@ -142,7 +146,7 @@ MUST_GIVE = {
     ("call_tool", 504),
 }
 """5xx that the daemon under test must have given, each documented for its operation."""
-WORKERS, DEAD_LETTERS = 150, 60
+WORKERS, DEAD_LETTERS, TOKENS = 150, 60, 60
 
 
 @pytest.fixture
@@ -179,7 +183,12 @@ def make_stock(daemon) -> dict[str, list[str]]:
         daemon.request("POST", "/api/plugins/stock/ingress/fail", {})
         _, page = daemon.request("GET", "/api/plugins/stock/dead-letters?limit=256")
         letters = [letter["event_id"] for letter in page["items"]]
+    tokens: list[str] = []
+    for _ in range(TOKENS):
+        _, made = daemon.request("POST", "/api/tokens", {"scopes": ["events:read"]})
+        tokens.append(made["token"]["token_id"])
     return {
+        "path.token_id": tokens,
         "path.plugin_id": ["stock", "spare", "tools_only", "broken"],
         "path.ingress": ["ok", "typed", "fail", "hold"],
         "path.tool": ["add", "break", "hang", "echo"],
@@ -285,7 +294,7 @@ from yoi_daemon.model.errors import Refused
 
 async def undocumented_status(call):
     "One."
-    raise Refused("rate_limited", "not in the table")
+    raise Refused("storage_low", "not in the table")
 
 async def undocumented_code(call):
     "One."

@@ -55,7 +55,7 @@ def follow(observe: str, token: str) -> None:
 def test_it_ends_well_within_its_budget(tmp_path, run):
     config, state = tmp_path / "config", tmp_path / "state"
     shutil.copytree(REPO / "config", config)
-    (state / "secrets").mkdir(parents=True)
+    (state / "secrets").mkdir(parents=True, mode=0o700)
     (state / "secrets" / "github_secret").write_text(SECRET)
     listen = {"YOI__API__LISTEN": "127.0.0.1:0", "YOI__OBSERVE__LISTEN": "127.0.0.1:0"}
     command = [sys.executable, "-m", "yoi_daemon", "run", "--config", config, "--state", state]

@@ -181,7 +181,19 @@ def test_a_secret_cannot_be_shown(show):
 
 @pytest.mark.parametrize(
     "serialise",
-    [pickle.dumps, copy.copy, copy.deepcopy, msgspec.json.encode, json.dumps, vars, hash],
+    [
+        pickle.dumps,
+        lambda secret: pickle.dumps(secret, protocol=0),
+        copy.copy,
+        copy.deepcopy,
+        lambda secret: secret.__getstate__(),
+        msgspec.json.encode,
+        msgspec.msgpack.encode,
+        msgspec.to_builtins,
+        json.dumps,
+        vars,
+        hash,
+    ],
 )
 def test_a_secret_cannot_be_serialised(serialise):
     with pytest.raises(TypeError) as caught:

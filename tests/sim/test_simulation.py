@@ -9,12 +9,12 @@ import pytest
 import trio
 
 from tests.sim.scheduler import POLICIES
-from tests.sim.world import FAULT, POWER, WHOLE, Plan, Plant, World
+from tests.sim.world import FAULT, POWER, POWERS, WHOLE, Plan, Plant, World
 from yoi_daemon.plugins.records import Records
 
 pytestmark = pytest.mark.prove
 
-VICTIMS = ("victim", "drops6", "held1", "redeliverer", "stopper", WHOLE, POWER)
+VICTIMS = ("victim", "drops6", "held1", "redeliverer", "stopper", WHOLE, POWER, POWERS)
 ODD = 97
 """A stride that is no multiple of anything in the story."""
 
@@ -22,8 +22,8 @@ ODD = 97
 def disturbed_at_random(policy: str, seed: int) -> Plan:
     """A schedule, and in most a disturbance somewhere in it."""
     chance = Random(seed)
-    what = chance.choice((None, POWER, POWER, WHOLE, *VICTIMS))
-    reach = {WHOLE: 1200, POWER: 1200}.get(what, 20)
+    what = chance.choice((None, POWER, POWERS, POWERS, WHOLE, *VICTIMS))
+    reach = {WHOLE: 1200, POWER: 1200, POWERS: 500}.get(what, 20)
     return Plan(policy, seed, what, chance.randrange(reach) if what else 0)
 
 
@@ -42,7 +42,7 @@ def test_any_schedule_keeps_the_promises(policy, full, quiet):
 @pytest.mark.parametrize("what", VICTIMS)
 def test_disturbed_at_any_moment_the_promises_hold(what, full, quiet):
     """Before and after every step: all of them in full, else some."""
-    stride = 1 if full else ODD if what in (WHOLE, POWER) else 9
+    stride = 1 if full else ODD if what in (WHOLE, POWER, POWERS) else 9
     moments = sweep("shuffle", what, stride)
     print(f"{what}: {moments} moments")
     assert moments >= 2

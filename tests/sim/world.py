@@ -34,14 +34,14 @@ from yoi_daemon.store.tables import DEAD_LETTER, IDEMPOTENCY_KEY, INGRESS_EVENT,
 DISTURBED_LIVES = 2
 DELAYS = (0, 0, 0, 0.01, 0.3, 3)
 """Of a commit, in seconds, chosen from: a disk has its moods."""
-WHOLE, POWER, FAULT = "whole", "power", "fault"
+WHOLE, POWER, POWERS, FAULT = "whole", "power", "powers", "fault"
 
 
 class Plan(NamedTuple):
     """What makes a history, as text `policy:seed` or `policy:seed:what@when`.
 
-    `what` is a task by its name, `whole` for all of them, `power` or `fault`; `when` a number of moments
-    (twice the steps) of the disturbed lives, for `fault` of operations.
+    `what` is a task by its name, `whole` for all of them, `power`, `powers` or `fault`; `when` a number of
+    moments (twice the steps) of the disturbed lives, for `powers` of each of them, for `fault` of operations.
     """
 
     policy: str
@@ -112,6 +112,8 @@ class World:
     async def _run(self) -> None:
         for number in range(DISTURBED_LIVES + 1):
             self._life = Life(self, number)
+            if self.plan.what == POWERS:
+                self._moments_left = self.plan.when
             self.scheduler.note(f"life {number}")
             try:
                 await self._life.live()
@@ -134,19 +136,21 @@ class World:
             raise StorageFailed("injected")
 
     def _moment(self) -> None:
-        life = self._life
-        if life is None or life.number >= DISTURBED_LIVES or self.fired or life.scope is None:
+        life, what = self._life, self.plan.what
+        if life is None or life.number >= DISTURBED_LIVES or life.scope is None:
             return
-        if self.plan.what not in (WHOLE, POWER) and self.scope is None:
+        if what in (None, FAULT) or (self.fired and what != POWERS):
+            return
+        if what not in (WHOLE, POWER, POWERS) and self.scope is None:
             return
         self._moments_left -= 1
-        if self._moments_left != -1 or self.plan.what in (None, FAULT):
+        if self._moments_left != -1:
             return
         self.fired = True
-        self.scheduler.note(f"{self.plan.what}!")
-        if self.plan.what == POWER:
+        self.scheduler.note(f"{what}!")
+        if what in (POWER, POWERS):
             life.die()
-        elif self.plan.what == WHOLE:
+        elif what == WHOLE:
             life.hurt = WHOLE
             life.scope.cancel()
         elif self.scope is not None:
@@ -238,7 +242,7 @@ class Life:
                     self._plugin(),
                     restored=restored,
                     queue_events=6,
-                    attempts=3,
+                    attempts=2,
                     drain_s=5,
                     dispatch_timeout_s=50,
                     redeliver_per_s=1000,

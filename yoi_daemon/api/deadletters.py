@@ -59,7 +59,7 @@ ROUTES = (
     Route(
         "GET",
         _LETTERS,
-        "plugins:read",
+        "plugins:admin",
         list_dead,
         gives=Listing[DeadLetterSummary],
         refuses=("plugin_not_found",),
@@ -68,7 +68,7 @@ ROUTES = (
     Route(
         "GET",
         f"{_LETTERS}/<event_id>",
-        "plugins:read",
+        "plugins:admin",
         show_dead,
         gives=DeadLetterDetail,
         refuses=_OF_LETTER,

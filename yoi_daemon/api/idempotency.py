@@ -1,12 +1,11 @@
 """`Idempotency-Key` of a mutation: the same key, token and address have one effect and one answer."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import msgspec
 import trio
 
-from yoi_daemon.api.routing import Answer, Call, Handler, Lines
+from yoi_daemon.api.routing import Answer, Answered, Call, Handler
 from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.plugins.idempotency import DeliveryKeys
 
@@ -27,7 +26,7 @@ class Replies:
         self._event_log = event_log
         self._draining = draining
 
-    async def answer(self, call: Call, address: str, handler: Handler) -> Answer | Lines[Any]:
+    async def answer(self, call: Call, address: str, handler: Handler) -> Answered:
         """What `handler` answers, or answered to the first call with this key.
 
         Raises what the handler raises, `delivery_id_conflict` for another body, and `invalid_request`
@@ -36,8 +35,7 @@ class Replies:
         key = call.idempotency_key()
         if key is None:
             return await handler(call)
-        principal = call.principal
-        at = f"{'' if principal is None else principal.token_id} {address}"
+        at = f"{call.principal.token_id} {address}"
         body = await call.body()
         known = await self._keys.claim(at, key, body)
         if known is not None:
@@ -46,24 +44,22 @@ class Replies:
         try:
             answer = await self._carry_out(lambda: handler(call))
             assert isinstance(answer, Answer), "streamed answers are not keyed"
-            encoded = msgspec.Raw(msgspec.json.encode(answer.value))
-            first = Answer(encoded, answer.status)
+            kept = answer.value if answer.kept is msgspec.UNSET else answer.kept
+            first = Answer(msgspec.Raw(msgspec.json.encode(kept)), answer.status)
             await self._event_log.recorded(self._keys.record(at, key, body, first))
-            return first
+            return answer
         finally:
             if first is None:
                 self._keys.abandon(at, key)
             else:
                 self._keys.settle(at, key, body, first)
 
-    async def _carry_out(
-        self, handler: Callable[[], Awaitable[Answer | Lines[Any]]]
-    ) -> Answer | Lines[Any]:
+    async def _carry_out(self, handler: Callable[[], Awaitable[Answered]]) -> Answered:
         """To its end though the client is gone: or the effect is there and its key is free again.
 
         Once the daemon drains, a request whose client is gone is cancelled after all.
         """
-        answer: Answer | Lines[Any] | None = None
+        answer: Answered | None = None
         error: Exception | None = None
         effect, watch = trio.CancelScope(shield=True), trio.CancelScope(shield=True)
 

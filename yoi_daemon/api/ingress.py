@@ -7,17 +7,19 @@ import msgspec
 from yoi_daemon.api.routing import Answer, Call, Lines, Route
 from yoi_daemon.model.errors import Code, Refused
 from yoi_daemon.model.plugins import IngressReceipt
+from yoi_daemon.model.strict_json import check_json
 from yoi_daemon.plugins.service import Service
 
 
 async def post_ingress(call: Call) -> Answer:
     """Accepts any JSON for a service; 202 after the commit."""
     payload = await call.json_bytes()
+    key = call.idempotency_key()
     receipt = await call.daemon.plugins.admission.accept(
         call.daemon.plugins.service(call.params["plugin_id"]),
         call.params["ingress"],
         payload,
-        key=call.idempotency_key(),
+        key=None if key is None else call.own_key(key),
     )
     return Answer(receipt, status=202)
 
@@ -78,6 +80,8 @@ async def post_batch(call: Call) -> Lines[dict[str, Any]]:
         nonlocal is_over, malformed
         try:
             line = None if is_over else await reader.next_line()
+            if line is not None:  # a body may take as long as its token lives
+                call.daemon.tokens.require_valid(call.principal)
             if malformed >= MAX_MALFORMED_LINES:
                 raise Refused(
                     "invalid_request", f"{malformed} lines make no sense; the rest was not read"
@@ -98,11 +102,13 @@ async def _accept_line(call: Call, service: Service, line: bytes) -> tuple[dict[
     """The answer to a line, and the number that is to be committed before it is given."""
     try:
         try:
+            check_json(line)
             event = msgspec.json.decode(line, type=BatchLine)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (msgspec.ValidationError, ValueError) as error:
             raise Refused("invalid_request", f"the line does not fit: {error}") from error
+        key = None if event.key is None else call.own_key(event.key)
         receipt, seq = await call.daemon.plugins.admission.admit(
-            service, event.ingress, bytes(event.payload), key=event.key
+            service, event.ingress, bytes(event.payload), key=key
         )
     except Refused as refused:
         return _refused_line(refused), 0
@@ -130,6 +136,8 @@ async def post_hook(call: Call) -> Answer:
             service, call.params["ingress"], body, call.headers
         )
     except Refused as refused:
+        if refused.code == "unauthenticated":
+            raise call.daemon.tokens.failures.refusal(call.address, refused) from None
         if refused.status != 404:
             raise
         # Strangers come here: which plugins and ingresses there are is not for them.
@@ -174,7 +182,7 @@ ROUTES = (
         post_hook,
         gives=IngressReceipt,
         status=202,
-        refuses=("unauthenticated", *_OF_INGRESS),
+        refuses=("unauthenticated", "rate_limited", *_OF_INGRESS),
         takes=bytes,
     ),
 )

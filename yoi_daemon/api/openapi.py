@@ -9,14 +9,14 @@ from typing import Any, Union, get_args, get_origin
 import msgspec
 
 from yoi_daemon.api.idempotency import HEADER
-from yoi_daemon.api.routing import KEY_PATTERN, Answer, Call, Lines, Route
+from yoi_daemon.api.routing import JSON, KEY_PATTERN, NDJSON, Answer, Call, Lines, Route, Text
 from yoi_daemon.api.shapes import ProblemBody
 from yoi_daemon.daemon.daemon import version
 from yoi_daemon.model.errors import CODES, Code
 from yoi_daemon.model.problem import CONTENT_TYPE
+from yoi_daemon.model.tokens import PER_PLUGIN
 
-JSON = "application/json"
-NDJSON = "application/x-ndjson"
+PLAIN = "text/plain"
 ABOUT = (
     "What is no well-formed HTTP/1.1 request is refused before it is an operation's: "
     "400, 405, 408, 431 and 501, each with a Problem too."
@@ -82,7 +82,7 @@ def openapi(routes: Sequence[Route]) -> dict[str, Any]:
 def _types(one: Route) -> list[Any]:
     """The types whose schemas the route needs, in the order `_operation` takes them."""
     takes, _ = _body_type(one.takes)
-    bodies = [kind for kind in (one.gives, takes) if kind not in (None, bytes)]
+    bodies = [kind for kind in (one.gives, takes) if kind not in (None, bytes, Text)]
     return [*(_line_type(kind) or kind for kind in bodies), *one.query.values()]
 
 
@@ -114,9 +114,10 @@ def _operation(one: Route, schemas: list[dict[str, Any]]) -> dict[str, Any]:
         parameters.append({"name": HEADER.title(), "in": "header", "schema": key})
     if parameters:
         operation["parameters"] = parameters
-    if one.access not in ("public", "signed"):
+    if one.permission is not None:
+        narrowed = f", or `{one.permission}:PLUGIN`" if one.permission in PER_PLUGIN else ""
         operation["security"] = [{"token": []}]
-        operation["description"] = f"Needs the scope `{one.access}`."
+        operation["description"] = f"Needs the scope `{one.permission}`{narrowed}."
     return operation
 
 
@@ -124,6 +125,8 @@ def _content(kind: Any, schemas: Iterator[dict[str, Any]]) -> dict[str, Any]:
     """A body's media type and schema. OpenAPI 3.2 gives the lines of NDJSON as an array's items, and so does this."""
     if kind is bytes:
         return {"application/octet-stream": {}}
+    if kind is Text:
+        return {PLAIN: {"schema": {"type": "string"}}}
     if _line_type(kind) is not None:
         return {NDJSON: {"schema": {"type": "array", "items": next(schemas)}}}
     return {JSON: {"schema": next(schemas)}}

@@ -66,11 +66,11 @@ async def _answer(call: Call, service: Service) -> Answer:
 _PLUGIN = "/api/plugins/<plugin_id>"
 _OF_COMMAND: tuple[Code, ...] = ("plugin_not_found", "invalid_state", "draining")
 ROUTES = (
-    Route("GET", "/api/plugins", "plugins:read", list_plugins, gives=Listing[PluginRecord]),
+    Route("GET", "/api/plugins", "status:read", list_plugins, gives=Listing[PluginRecord]),
     Route(
         "GET",
         _PLUGIN,
-        "plugins:read",
+        "status:read",
         show_plugin,
         gives=PluginRecord,
         refuses=("plugin_not_found",),

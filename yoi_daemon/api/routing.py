@@ -3,7 +3,7 @@
 import re
 from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
-from typing import Any, Generic, Literal, Self, TypeVar, cast
+from typing import Any, Generic, Literal, Self, TypeVar, cast, get_args
 
 import msgspec
 import trio
@@ -14,16 +14,24 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTim
 from werkzeug.local import LocalProxy
 
 from yoi_daemon.daemon.daemon import Daemon
-from yoi_daemon.front.access import Principal, Scope
+from yoi_daemon.front.tokens import Principal
 from yoi_daemon.model.errors import Code, Refused
 from yoi_daemon.model.problem import CONTENT_TYPE
+from yoi_daemon.model.strict_json import check_json
+from yoi_daemon.model.tokens import PER_PLUGIN, PERMISSIONS, Permission
 
 T = TypeVar("T")
 
-Access = Scope | Literal["public", "signed"]
-"""A scope that the token must have; `public` tells nothing that matters; `signed` checks a signature."""
+WithoutToken = Literal["public", "signed"]
+"""`public` tells nothing that matters; `signed` checks a signature, which is over the body."""
+Access = Permission | WithoutToken
+"""What the token must allow: for the plugin the path names, where the permission is for plugins."""
 
-KEY_PATTERN = "[!-~]{1,200}"
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+
+MAX_KEY_CHARS = 200
+KEY_PATTERN = f"[!-~]{{1,{MAX_KEY_CHARS}}}"
 """What an `Idempotency-Key` is."""
 _KEY = re.compile(KEY_PATTERN)
 
@@ -32,10 +40,22 @@ BODY_TIMEOUT_S = 30
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """A status and a public value, encoded as JSON."""
+    """A status and a public value, encoded as JSON.
+
+    `kept` is what a repetition with the same `Idempotency-Key` is told, where that is another value:
+    a secret is shown once and remembered nowhere.
+    """
 
     value: Any
     status: int = 200
+    kept: Any = msgspec.UNSET
+
+
+class Text(msgspec.Struct, frozen=True):
+    """An answer that is no JSON, encoded already."""
+
+    content: bytes
+    content_type: str
 
 
 class Lines(msgspec.Struct, Generic[T], frozen=True):
@@ -47,14 +67,29 @@ class Lines(msgspec.Struct, Generic[T], frozen=True):
 class Call:
     """One authorised request, as handlers see it."""
 
-    def __init__(
-        self, daemon: Daemon, params: Mapping[str, str], principal: Principal | None
-    ) -> None:
+    def __init__(self, daemon: Daemon, params: Mapping[str, str], caller: Principal | None) -> None:
         self.daemon = daemon
         self.params = params
-        self.principal = principal
+        self._caller = caller
         # The request itself: a streamed answer outlives the context that the proxy needs.
         self._request: Request = cast("LocalProxy[Request]", quart_request)._get_current_object()  # pyright: ignore[reportPrivateUsage] (werkzeug documents it)
+
+    @property
+    def principal(self) -> Principal:
+        """Whose token it is; only of a route that needs one."""
+        assert self._caller is not None, "a public route has no principal"
+        return self._caller
+
+    @property
+    def address(self) -> str:
+        """Where the request came from, without its port."""
+        return address_of_request()
+
+    def own_key(self, key: str) -> str:
+        """A delivery key as this token's own: another's with the same words is another key."""
+        if not 1 <= len(key) <= MAX_KEY_CHARS:
+            raise Refused("invalid_request", f"a delivery key has 1 to {MAX_KEY_CHARS} characters")
+        return f"{self.principal.token_id} {key}"
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -88,21 +123,20 @@ class Call:
 
     def line_reader(self) -> "LineReader":
         """Reads an NDJSON body. Raises `Refused` (`unsupported_media_type`)."""
-        if self._request.mimetype != "application/x-ndjson":
-            raise Refused("unsupported_media_type", "send Content-Type: application/x-ndjson")
+        if self._request.mimetype != NDJSON:
+            raise Refused("unsupported_media_type", f"send Content-Type: {NDJSON}")
         return LineReader(self._request.body)
 
     async def json_bytes(self) -> bytes:
         """The body of a request that says it is JSON. Raises `Refused` (`unsupported_media_type`)."""
-        kind = self._request.mimetype
-        if kind != "application/json":
-            raise Refused("unsupported_media_type", "send Content-Type: application/json")
+        if self._request.mimetype != JSON:
+            raise Refused("unsupported_media_type", f"send Content-Type: {JSON}")
         return await self.body()
 
     async def json_or_none(self, kind: type[T]) -> T | None:
         """As `json`; None where there is no body, or a `null`."""
         body = await self.body()
-        if not body or (body == b"null" and self._request.mimetype == "application/json"):
+        if not body or (body == b"null" and self._request.mimetype == JSON):
             return None
         return await self.json(kind)
 
@@ -110,8 +144,9 @@ class Call:
         """The body as `kind`. Raises `Refused` (`invalid_request`) with the place of the fault."""
         data = await self.json_bytes()
         try:
+            check_json(data)
             return msgspec.json.decode(data, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (msgspec.ValidationError, ValueError) as error:
             raise Refused("invalid_request", f"the body does not fit: {error}") from error
 
     def query(self, **defaults: Any) -> dict[str, Any]:
@@ -192,7 +227,8 @@ class _LinesBody(ResponseBody):
         return msgspec.json.Encoder().encode_lines(values)
 
 
-Handler = Callable[[Call], Awaitable[Answer | Lines[Any]]]
+Answered = Answer | Lines[Any] | Text
+Handler = Callable[[Call], Awaitable[Answered]]
 
 
 GENERAL: tuple[Code, ...] = (
@@ -205,14 +241,18 @@ GENERAL: tuple[Code, ...] = (
 
 
 class Route(msgspec.Struct, frozen=True):
-    """One method of one path. `rule` names its parameters in angle brackets."""
+    """One method of one path. `rule` names its parameters in angle brackets.
+
+    Raises `ValueError` without an `access` that is known, and for a permission about plugins whose
+    route names none, unless it only reads: what it lists is then narrowed by its handler.
+    """
 
     method: Literal["GET", "POST", "DELETE"]
     rule: str
     access: Access
     handler: Handler
     gives: Any = None
-    """The type of a good answer, for the OpenAPI page; `Lines[T]` for one that is streamed."""
+    """The type of a good answer, for the OpenAPI page; `Lines[T]` for one that is streamed, `Text` for plain text."""
     status: int = 200
     other_status: int | None = None
     """A second status of such an answer: readiness says no with one."""
@@ -230,10 +270,10 @@ class Route(msgspec.Struct, frozen=True):
     def codes(self) -> tuple[Code, ...]:
         """Every code it may answer with, `refuses` and what any request of its kind is refused with."""
         reads_body = self.takes is not None or self.is_keyed
-        says_its_type = self.takes not in (None, bytes)
+        says_its_type = self.method != "GET" and self.access != "signed"
         general: list[tuple[bool, tuple[Code, ...]]] = [
             (True, GENERAL),
-            (self.access not in ("public", "signed"), ("unauthenticated", "forbidden")),
+            (self.permission is not None, ("unauthenticated", "forbidden", "rate_limited")),
             (reads_body, ("payload_too_large", "request_timeout")),
             (says_its_type, ("unsupported_media_type",)),
             (self.is_keyed or self.takes_key, ("delivery_id_conflict",)),
@@ -241,19 +281,58 @@ class Route(msgspec.Struct, frozen=True):
         codes: list[Code] = [code for holds, those in general if holds for code in those]
         return tuple(dict.fromkeys((*codes, *self.refuses)))
 
+    def __post_init__(self) -> None:
+        if self.access not in PERMISSIONS and self.access not in get_args(WithoutToken):
+            raise ValueError(f"{self.method} {self.rule}: no route without its authorisation")
+        names_plugin = "<plugin_id>" in self.rule
+        if self.access in PER_PLUGIN and not names_plugin and self.method != "GET":
+            raise ValueError(f"{self.method} {self.rule}: {self.access} is about a plugin")
+
+    @property
+    def permission(self) -> Permission | None:
+        """What the token must allow; None for a route without one."""
+        return None if self.access in ("public", "signed") else self.access
+
+    @property
+    def is_command(self) -> bool:
+        """Whether it is limited by rate; an ingress is bounded by its plugin's queue."""
+        return self.method != "GET" and self.permission not in (None, "ingress:write")
+
+
+def address_of_request() -> str:
+    """Where the current request came from, without its port; `unix` where there is none."""
+    return quart_request.remote_addr or "unix"
+
+
+def require_json() -> None:
+    """Raises `Refused` (`unsupported_media_type`) for a body a web page could send of itself.
+
+    Text and forms go to other sites without asking them first (CORS calls such requests simple).
+    """
+    length = quart_request.headers.get("content-length", "0")
+    has_body = length != "0" or "transfer-encoding" in quart_request.headers
+    kind = quart_request.mimetype
+    if kind not in (JSON, NDJSON) and (kind or has_body):
+        raise Refused("unsupported_media_type", f"send Content-Type: {JSON}")
+
 
 def answer_json(answer: Answer, request_id: str) -> Response:
     """An answer on the wire."""
-    response = Response(
-        msgspec.json.encode(answer.value), status=answer.status, content_type="application/json"
-    )
+    response = Response(msgspec.json.encode(answer.value), status=answer.status, content_type=JSON)
+    response.headers["X-Request-Id"] = request_id
+    return response
+
+
+def answer_text(text: Text, request_id: str) -> Response:
+    """Text on the wire."""
+    response = Response(text.content, content_type=text.content_type)
     response.headers["X-Request-Id"] = request_id
     return response
 
 
 def answer_lines(lines: Lines[Any], request_id: str) -> Response:
     """A streamed answer on the wire."""
-    response = Response(_LinesBody(lines.following), content_type="application/x-ndjson")
+    response = Response(_LinesBody(lines.following), content_type=NDJSON)
     response.headers["X-Request-Id"] = request_id
     return response
 

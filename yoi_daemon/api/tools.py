@@ -10,10 +10,12 @@ from yoi_daemon.plugins.tools import call_tool as run_tool
 
 
 async def list_tools(call: Call) -> Answer:
-    """Every tool of every loaded plugin, with the JSON Schemas of its arguments and its result."""
+    """Every tool this token may call, with the JSON Schemas of its arguments and its result."""
     items: list[dict[str, Any]] = []
     for plugin_id, service in call.daemon.plugins.services.items():
-        tools = {} if service.loaded is None else service.loaded.plugin.tools
+        if service.loaded is None or not call.principal.may("tools:call", plugin_id):
+            continue
+        tools = service.loaded.plugin.tools
         items.extend(
             {
                 "plugin_id": plugin_id,

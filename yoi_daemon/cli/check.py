@@ -43,6 +43,8 @@ def _write(report: CheckReport) -> None:
             [(plugin.plugin_id, _verdict(plugin)) for plugin in report.plugins],
             empty="",
         )
+    for warning in report.warnings:
+        click.echo(printable(f"warning: {warning}"))
     if report.is_good:
         click.echo(
             f"nothing to correct in {printable(report.config_file)} and the plugins beside it"

@@ -25,12 +25,13 @@ _NOT_ALLOWED_CODES: frozenset[Code] = frozenset({"unauthenticated", "forbidden"}
 
 _ADVICE: Mapping[Code, str] = {
     "unauthenticated": "use this daemon's own token: --state DIR finds it, --token-file names it",
-    "forbidden": "this token lacks the scope; --token-file names another",
+    "forbidden": "--url URL --token-file FILE uses another token",
     "route_not_found": "use the yoi-daemon command of the daemon's own version",
     "plugin_not_found": "'yoi-daemon plugin list' shows the plugins",
     "ingress_not_found": "'yoi-daemon plugin show PLUGIN' shows its ingresses",
     "tool_not_found": "'yoi-daemon tool --list' shows the tools and what they take",
     "event_not_found": "'yoi-daemon dead list PLUGIN' shows what can be named",
+    "token_not_found": "'yoi-daemon token list' shows the tokens",
     "runtime_not_found": "'yoi-daemon status' shows the runtimes",
     "worker_not_found": "'yoi-daemon worker list' shows the workers",
     "worker_gone": "'yoi-daemon worker list' shows those there are, 'worker create' makes one",

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 import click
 import msgspec
+import trio
 from rich.console import Console
 from rich.text import Text
 
@@ -20,6 +21,7 @@ from yoi_daemon.client.locate import Location
 from yoi_daemon.client.messages import Cut, End, Gap, Hello
 from yoi_daemon.client.rest import open_daemon_client
 from yoi_daemon.client.stream import Message, plugin_path, subscribe, worker_path
+from yoi_daemon.client.transport import client_context, open_stream
 from yoi_daemon.model.errors import Unreachable
 from yoi_daemon.model.events import ObservationEvent
 
@@ -53,6 +55,7 @@ class Follow:
         self._kinds = kinds
         self._write = write
         self._where = ("", "")
+        self._location: Location | None = None
         self._greeted = False
         self._cut = False
 
@@ -73,6 +76,7 @@ class Follow:
                     path=self._path,
                     on_gap=on_gap,
                     relocate=self._find,
+                    connect=self._connect,
                     patient=self._greeted,
                     backoff=BACKOFF,
                 ) as subscription:
@@ -93,9 +97,14 @@ class Follow:
                 on_gap = "earliest"
 
     async def _find(self) -> tuple[str, str]:
-        location = self._options.location()
+        location = self._location = self._options.location()
         self._where = (location.observe or await _ask_for_stream(location), location.token)
         return self._where
+
+    async def _connect(self, url: str) -> trio.abc.Stream:
+        assert self._location is not None, "found before it is connected to"
+        is_tls = url.startswith("wss:")
+        return await open_stream(url, client_context(self._location) if is_tls else None)
 
     def _handle(self, message: Message) -> None:
         match message:

@@ -32,11 +32,12 @@ class Client(Common, frozen=True, kw_only=True):
 
     url: str | None
     token_file: str | None
+    ca_file: str | None = None
 
     def location(self) -> Location:
         """The daemon to talk to. Raises `Unreachable` or `NotAllowed`, saying what to do."""
         if self.url is not None and self.token_file is not None:
-            return locate_by_url(self.url, self.token_file)
+            return locate_by_url(self.url, self.token_file, self.ca_file)
         return locate(self.state, os.environ)
 
 
@@ -45,6 +46,11 @@ _STATE = click.option("--state", metavar="DIR", help="Directory of the daemon's 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 _URL = click.option("--url", metavar="URL", help="API of the daemon; wants --token-file.")
 _TOKEN_FILE = click.option("--token-file", metavar="FILE", help="File that holds the token.")
+_CA_FILE = click.option(
+    "--ca-file",
+    metavar="FILE",
+    help="Certificates to trust for an https URL, instead of the system's.",
+)
 
 
 def common_options(command: Callable[Concatenate[Common, P], R]) -> Callable[P, R]:
@@ -71,17 +77,20 @@ def client_options(command: Callable[Concatenate[Client, P], R]) -> Callable[P, 
             as_json=kwargs.pop("as_json"),
             url=kwargs.pop("url"),
             token_file=kwargs.pop("token_file"),
+            ca_file=kwargs.pop("ca_file"),
         )
         _check(client)
         return command(client, *args, **kwargs)
 
-    return _URL(_TOKEN_FILE(_CONFIG(_STATE(_JSON(wrapper)))))
+    return _URL(_TOKEN_FILE(_CA_FILE(_CONFIG(_STATE(_JSON(wrapper))))))
 
 
 def _check(client: Client) -> None:
     if (client.url is None) != (client.token_file is None):
         raise click.UsageError("--url and --token-file are given together or not at all")
     if client.url is None:
+        if client.ca_file is not None:
+            raise click.UsageError("--ca-file is for the daemon that --url names")
         return
     if client.state is not None:
         raise click.UsageError("--state finds the daemon, --url names it: give one of them")

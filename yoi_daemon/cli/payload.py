@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 import click
-import msgspec
+
+from yoi_daemon.model.strict_json import check_json
 
 
 def read_payload(data: str) -> bytes:
@@ -24,8 +25,8 @@ def read_payload(data: str) -> bytes:
     else:
         where, payload = "the value", data.encode("utf-8", "surrogateescape")
     try:
-        msgspec.json.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        check_json(payload)
+    except ValueError as error:
         raise click.BadParameter(
             f"{where} is not JSON: {error}; a text is written '\"text\"'", param_hint="--data"
         ) from error

@@ -3,24 +3,31 @@
 from collections.abc import Sequence
 
 import click
+import msgspec
 
 from yoi_daemon.cli.options import Client, client_options
-from yoi_daemon.cli.output import duration, size, write_json, write_state, write_table
+from yoi_daemon.cli.output import duration, json_text, size, write_json, write_state, write_table
 from yoi_daemon.cli.printable import printable
 from yoi_daemon.cli.talking import talk
 from yoi_daemon.cli.views import Answer, Diagnostic, Plugin, Status, view
+from yoi_daemon.cli.watch import Rates, watch_status
 from yoi_daemon.client.rest import Daemon
 
 _CALM_STATES = frozenset({"ready", "running", "stopped"})
 
 
 @click.command()
+@click.option("--watch", is_flag=True, help="Keep it up to date, also across restarts.")
 @client_options
-def status(options: Client) -> None:
+def status(options: Client, watch: bool) -> None:
     """Say whether the daemon is well, and if not, who.
 
-    The exit code says whether a daemon answered, not whether it is well.
+    The exit code says whether a daemon answered, not whether it is well. With --watch it is asked again every two
+    seconds until Ctrl-C, with exit code 0; with --json each answer is a line.
     """
+    if watch:
+        watch_status(options, _write_json_line if options.as_json else write_status)
+        return
 
     async def get(daemon: Daemon) -> Answer:
         return await daemon.get("/api/status", Answer)
@@ -28,26 +35,38 @@ def status(options: Client) -> None:
     answer = talk(options, get)
     if options.as_json:
         write_json(answer)
-        return
+    else:
+        write_status(answer, None)
+
+
+def write_status(answer: Answer, rates: Rates | None) -> None:
+    """The screen: the verdict, the parts, and a line for each plugin, with its rate where that is known."""
     told = view(answer, Status)
     _write_verdict(told)
     _write_parts(told)
     click.echo()
-    write_table(
-        ("PLUGIN", "STATE", "QUEUE", "WAITING", "RESTARTS", "REASON"),
+    columns = ["PLUGIN", "STATE", "QUEUE", "WAITING", "P99", "RESTARTS", "REASON"]
+    rows = [
         [
-            (
-                plugin.plugin_id,
-                plugin.state,
-                plugin.queue,
-                None if plugin.oldest_waiting_s is None else duration(plugin.oldest_waiting_s),
-                plugin.restarts,
-                plugin.why,
-            )
-            for plugin in told.plugins
-        ],
-        empty="no plugins; make one with 'yoi-daemon plugin new NAME'",
-    )
+            plugin.plugin_id,
+            plugin.state,
+            plugin.queue,
+            None if plugin.oldest_waiting_s is None else duration(plugin.oldest_waiting_s),
+            f"{plugin.dispatch.p99_ms:.1f} ms" if plugin.dispatch.count else None,
+            plugin.restarts,
+            plugin.why,
+        ]
+        for plugin in told.plugins
+    ]
+    if rates is not None:
+        columns.insert(3, "HANDLED/S")
+        for row, plugin in zip(rows, told.plugins, strict=True):
+            row.insert(3, rates.handled_per_s(plugin))
+    write_table(columns, rows, empty="no plugins; make one with 'yoi-daemon plugin new NAME'")
+
+
+def _write_json_line(answer: Answer, _rates: Rates | None) -> None:
+    click.echo(json_text(msgspec.json.encode(answer), indented=False))
 
 
 def complaints(told: Status) -> list[str]:

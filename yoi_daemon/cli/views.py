@@ -259,6 +259,31 @@ class Runtimes(View):
     diagnostics: list[Diagnostic] = []
 
 
+class Token(View):
+    """A token, without its secret."""
+
+    token_id: str
+    label: str = ""
+    scopes: list[str] = []
+    created_at: str = "-"
+    expires_at: str | None = None
+    expired: bool = False
+    last_used_at: str | None = None
+
+
+class Tokens(View):
+    """The answer of `GET /api/tokens`."""
+
+    items: list[Token]
+
+
+class CreatedToken(View):
+    """The answer of `POST /api/tokens`, and without a secret of `DELETE /api/tokens/{token_id}`."""
+
+    token: Token
+    secret: str | None = None
+
+
 class Store(View):
     """Where accepted events are kept."""
 

@@ -43,6 +43,10 @@ class Location(msgspec.Struct, frozen=True, kw_only=True):
     observe: str | None = None
     epoch: str | None = None
     version: str | None = None
+    certificates: str = ""
+    """The daemon's own, PEM, where its file told them; then no other is trusted."""
+    ca_file: str | None = None
+    """Of PEM certificates to trust instead of the system's."""
 
     def __repr__(self) -> str:
         return f"Location(api={self.api!r}, observe={self.observe!r}, source={self.source!r})"
@@ -56,6 +60,7 @@ class DaemonFile(msgspec.Struct, frozen=True, kw_only=True):
     observe: str | list[str] | None = None
     epoch: str | None = None
     version: str | None = None
+    certificates: str = ""
 
 
 def locate(
@@ -94,6 +99,7 @@ def locate(
             source=str(file),
             epoch=daemon.epoch,
             version=daemon.version,
+            certificates=daemon.certificates,
         )
     raise Unreachable(
         f"no daemon is running: no {_DAEMON_FILE} in {', '.join(map(str, searched))}; start one "
@@ -101,13 +107,14 @@ def locate(
     )
 
 
-def locate_by_url(url: str, token_file: str) -> Location:
+def locate_by_url(url: str, token_file: str, ca_file: str | None = None) -> Location:
     """The daemon at `url` (`http://HOST:PORT`, `https://…` or `unix:PATH`), with the file's token.
 
     Raises `ValueError` for an address of another form, `NotAllowed` when the token cannot be read.
     """
     check_url(url)
-    return Location(api=url.rstrip("/"), token=_first_token([Path(token_file)]), source="--url")
+    token = _first_token([Path(token_file)])
+    return Location(api=url.rstrip("/"), token=token, source="--url", ca_file=ca_file)
 
 
 def check_url(url: str) -> None:

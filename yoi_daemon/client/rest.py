@@ -1,7 +1,6 @@
 """The daemon's REST API from outside: one connection pool, one edge where errors are translated."""
 
 import math
-import ssl
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Literal, TypeVar
@@ -13,6 +12,7 @@ import trio
 
 from yoi_daemon.client.locate import Location
 from yoi_daemon.client.refusals import refused_from_problem
+from yoi_daemon.client.transport import client_context, distrust
 from yoi_daemon.model.errors import Refused, Unreachable, YoiError
 
 T = TypeVar("T")
@@ -162,6 +162,8 @@ class Daemon:
                 "see whether the daemon is overloaded or stopped (SIGSTOP)"
             ) from error
         except httpx2.ConnectError as error:
+            if (untrusted := distrust(error)) is not None:
+                raise Unreachable(f"{self._place} cannot be talked to: {untrusted}") from error
             raise Unreachable(
                 f"nothing listens at {self._place}; start the daemon with 'yoi-daemon run', "
                 "or check the address"
@@ -200,7 +202,7 @@ async def open_daemon_client(
         transport=transport
         or httpx2.AsyncHTTPTransport(
             # Loading the system's certificates costs more than the request; plain HTTP needs none.
-            verify=ssl.create_default_context() if base.startswith("https:") else False,
+            verify=client_context(location) if base.startswith("https:") else False,
             uds=uds,
             trust_env=False,
         ),

@@ -123,7 +123,8 @@ async def subscribe(
     elsewhere; `Unreachable` from it counts as one more cut. A daemon that cannot be reached at all
     is `Unreachable` at the first step, unless `patient`; after the first `hello` it is tried for
     ever. Each attempt has a deadline, and a connection silent for three heartbeats is cut. `chance`
-    gives numbers in [0, 1) for the jitter; `connect` opens the byte stream and is there for tests.
+    gives numbers in [0, 1) for the jitter; `connect` opens the byte stream:
+    `partial(open_stream, tls=context)` where the system does not trust the daemon's certificate.
 
     Messages read ahead wait in a buffer of `PREFETCH`; when it is full the socket is not read, and
     the daemon may end the connection as `slow_consumer`, which is a cut like others. Cancelling or

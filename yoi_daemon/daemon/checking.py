@@ -1,14 +1,26 @@
 """`yoi-daemon check`: everything that would keep a plugin or the daemon from starting, all at once."""
 
+import faulthandler
+import threading
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
+from yoi_daemon.daemon.certificates import open_certificates
 from yoi_daemon.daemon.settings_file import read_settings
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import ConfigFault, ConfigurationError
-from yoi_daemon.plugins.discovery import Found, discover
-from yoi_daemon.plugins.loading import LoadFailed, compile_plugin, load_plugin
+from yoi_daemon.model.redaction import Redaction
+from yoi_daemon.plugins.discovery import Found
+from yoi_daemon.plugins.loading import Loader
+from yoi_daemon.plugins.service import LOAD_TIMEOUT_S
+from yoi_daemon.plugins.source import LoadFailed, compile_source
+from yoi_daemon.trusted_files import GROUP_WRITABLE, trust_for
+
+LAST_RESORT_S = 5.0
+"""After an import's deadline: one that lets no thread run (a regular expression, say) ends the process,
+with every stack on standard error."""
 
 
 class CheckedPlugin(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,11 +33,12 @@ class CheckedPlugin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a check found; `is_good` when there is nothing to correct."""
+    """What a check found; `is_good` when there is nothing to correct. `warnings` keep nothing from starting."""
 
     config_file: str
     faults: tuple[ConfigFault, ...]
     plugins: tuple[CheckedPlugin, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def is_good(self) -> bool:
@@ -33,20 +46,32 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check(
-    directories: Directories, environ: Mapping[str, str], *, import_modules: bool
+    directories: Directories,
+    environ: Mapping[str, str],
+    *,
+    import_modules: bool,
+    import_timeout_s: float = LOAD_TIMEOUT_S,
 ) -> CheckReport:
     """Reads the configuration and looks at every module; runs enabled ones only with `import_modules`.
 
-    Without it their code is compiled, and their settings cannot be held against anything.
+    Without it their code is compiled, and their settings cannot be held against anything. A module that
+    takes longer than `import_timeout_s` is given up; its thread goes on until the process ends.
     """
+    trust = trust_for(directories)
+    loader = Loader(directories, trust, Redaction())
     faults: list[ConfigFault] = []
     try:
-        settings = read_settings(directories, environ)
+        settings = read_settings(directories, environ, trust)
     except ConfigurationError as error:
         settings = None
         faults.extend(error.faults)
     try:
-        discovery = discover(directories.plugins)
+        if settings is not None:
+            open_certificates(settings, directories)
+    except ConfigurationError as error:
+        faults.extend(error.faults)
+    try:
+        discovery = loader.discover()
     except ConfigurationError as error:
         faults.extend(error.faults)
         return CheckReport(
@@ -58,7 +83,8 @@ def check(
         enabled = settings is None or settings.is_enabled(plugin_id)
         table = {} if settings is None else settings.for_plugin(plugin_id).config
         imports = import_modules and enabled and settings is not None
-        failure = _try_module(found, table, directories, imports=imports)
+        timeout_s = import_timeout_s if imports else None
+        failure = _try_module(loader, found, table, timeout_s)
         plugins.append(
             CheckedPlugin(
                 plugin_id=plugin_id,
@@ -78,20 +104,41 @@ def check(
             if name not in discovery.found and plugin.enabled is not False
         )
     return CheckReport(
-        config_file=str(directories.config_file), faults=tuple(faults), plugins=tuple(plugins)
+        config_file=str(directories.config_file),
+        faults=tuple(faults),
+        plugins=tuple(plugins),
+        warnings=tuple(f"{path}: {GROUP_WRITABLE}" for path in sorted(trust.group_writable)),
     )
 
 
 def _try_module(
-    found: Found, table: dict[str, object], directories: Directories, *, imports: bool
+    loader: Loader, found: Found, table: dict[str, Any], import_timeout_s: float | None
 ) -> LoadFailed | None:
+    """What is wrong with the module; it is run where there is a timeout."""
     try:
-        if imports:
-            load_plugin(
-                found, table, config_file=directories.config_file, secrets=directories.secrets
-            )
-        else:
-            compile_plugin(found)
+        source = loader.read(found)
+        if import_timeout_s is None:
+            compile_source(source)
+            return None
     except LoadFailed as failure:
         return failure
-    return None
+    failures: list[LoadFailed] = []
+
+    def load() -> None:
+        try:
+            loader.load(source, table)
+        except LoadFailed as failure:
+            failures.append(failure)
+
+    # Of its own and a daemon's thread: an import cannot be ended, only left behind.
+    thread = threading.Thread(target=load, name=f"import {found.plugin_id}", daemon=True)
+    faulthandler.dump_traceback_later(import_timeout_s + LAST_RESORT_S, exit=True, file=2)
+    with loader.installed():
+        thread.start()
+        thread.join(import_timeout_s)
+    faulthandler.cancel_dump_traceback_later()
+    if thread.is_alive():
+        return LoadFailed(
+            "import_timeout", f"{found.name}: the import took over {import_timeout_s:g} s"
+        )
+    return failures[0] if failures else None

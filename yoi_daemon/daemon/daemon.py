@@ -4,14 +4,18 @@ import importlib.metadata
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import trio
+from prometheus_client import CollectorRegistry
 
+from yoi_daemon.daemon.certificates import Certificates, load_certificates
 from yoi_daemon.daemon.logs import set_log_level
 from yoi_daemon.daemon.settings_file import read_settings
+from yoi_daemon.daemon.statedir import write_daemon_file
 from yoi_daemon.eventlog.interface import EventLog
-from yoi_daemon.front.access import Tokens
+from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import ConfigFault, ConfigurationError, Refused
 from yoi_daemon.model.events import (
@@ -33,6 +37,7 @@ from yoi_daemon.registry.registry import Registry
 from yoi_daemon.runtime.embedded import EmbeddedRuntime
 from yoi_daemon.store.interface import Store
 from yoi_daemon.store.tables import IdempotencyKey
+from yoi_daemon.trusted_files import GROUP_WRITABLE, Trust
 
 NOT_DURABLE = "kept in memory: accepted events, the log and workers are lost when the process ends"
 
@@ -107,6 +112,8 @@ class Observed:
         self.port: int | None = None
         self.subscribers = 0
         self.slow_consumers = 0
+        self.lag_events: Callable[[], int] = int
+        """How far behind the last of them is; 0 without the listener."""
 
 
 class Daemon:
@@ -118,6 +125,7 @@ class Daemon:
         directories: Directories,
         settings: Settings,
         tokens: Tokens,
+        certificates: Certificates,
         ids: IdSource,
         store: Store,
         kept_keys: Sequence[IdempotencyKey],
@@ -126,11 +134,13 @@ class Daemon:
         plugins: PluginHost,
         embedded: EmbeddedRuntime,
         environ: Mapping[str, str],
+        trust: Trust,
         wall_clock: Callable[[], float],
     ) -> None:
         self.directories = directories
         self.settings = settings
         self.tokens = tokens
+        self.certificates = certificates
         self.ids = ids
         self.store = store
         self.kept_keys = kept_keys
@@ -140,11 +150,14 @@ class Daemon:
         self.plugins = plugins
         self.embedded = embedded
         self.environ = environ
+        self.trust = trust
         self.wall_clock = wall_clock
         self.draining = trio.Event()
         self.observed = Observed()
+        self.metrics = CollectorRegistry()
         self._started_s = trio.current_time()
         self._serves = False
+        self._daemon_file: dict[str, Any] = {}
         self._reloading = trio.Lock()
         self._refused: tuple[str | None, Diagnostic] | None = None
 
@@ -157,11 +170,26 @@ class Daemon:
         """Why the last reload was refused; None once what it covered was taken."""
         return None if self._refused is None else self._refused[1]
 
+    @property
+    def uptime_s(self) -> float:
+        """Since it was opened."""
+        return trio.current_time() - self._started_s
+
+    def tell_where(self, daemon_file: dict[str, Any]) -> None:
+        """Writes `daemon.json`, by which clients on this machine find it. Raises `NotAllowed`."""
+        self._daemon_file = daemon_file
+        self._write_daemon_file()
+
     async def note_ready(self) -> None:
         """The listeners answer; returns when that is committed: a daemon that cannot commit is not ready."""
         self._serves = True
         seq = self.append("daemon.ready", DaemonReady(version=self.version))
         await self.event_log.committed(seq)
+
+    def _write_daemon_file(self) -> None:
+        # A client on this machine trusts these alone: their names are of no use to it.
+        certificates = "".join({one.pem: None for one in self.certificates.values()})
+        write_daemon_file(self.directories, {**self._daemon_file, "certificates": certificates})
 
     def begin_draining(self) -> None:
         """Readiness goes off; everything long-lived is asked to end."""
@@ -189,7 +217,7 @@ class Daemon:
             pid=os.getpid(),
             ready=not codes,
             not_ready=codes,
-            uptime_s=round(trio.current_time() - self._started_s, 1),
+            uptime_s=round(self.uptime_s, 1),
             store=self._store_status(),
             log=LogStatus(
                 epoch=log.cursors.epoch,
@@ -211,18 +239,6 @@ class Daemon:
             diagnostics=self._diagnostics(),
         )
 
-    def _diagnostics(self) -> tuple[Diagnostic, ...]:
-        bad_files = (
-            Diagnostic(
-                code="bad_plugin_file",
-                severity="warning",
-                message=f"plugins/{fault.file.rpartition('/')[2]}: {fault.expected}",
-            )
-            for fault in self.plugins.faults
-        )
-        refused = self.reload_refused
-        return (*bad_files, *(() if refused is None else (refused,)))
-
     def _store_status(self) -> StoreStatus:
         store, statistics = self.store, self.store.statistics()
         note = LOW if statistics.low else "" if store.durable else NOT_DURABLE
@@ -238,6 +254,33 @@ class Daemon:
             commit_p99_ms=statistics.commit_p99_ms,
         )
 
+    def _diagnostics(self) -> tuple[Diagnostic, ...]:
+        bad_files = [
+            Diagnostic(
+                code="bad_plugin_file",
+                severity="warning",
+                message=f"plugins/{fault.file.rpartition('/')[2]}: {fault.expected}",
+            )
+            for fault in self.plugins.faults
+        ]
+        # For information: it is as many a user's umask has it, and nothing is ill by it.
+        writable = [
+            Diagnostic(
+                code="group_writable",
+                severity="info",
+                message=f"{self._name_of(path)}: {GROUP_WRITABLE}",
+            )
+            for path in sorted(self.trust.group_writable)
+        ]
+        refused = [] if self.reload_refused is None else [self.reload_refused]
+        return (*bad_files, *refused, *writable)
+
+    def _name_of(self, path: Path) -> str:
+        # Answers tell no place of this machine: of what lies elsewhere not even the name.
+        if path.is_relative_to(self.directories.config):
+            return f"configuration/{path.relative_to(self.directories.config)}".removesuffix("/.")
+        return "a directory or file on the way"
+
     async def reload(self, only: str | None = None) -> Reloaded:
         """Reads the configuration and the plugins again, all or `only` one, and takes what changed.
 
@@ -248,8 +291,16 @@ class Daemon:
             return await self._reload(only)
 
     async def _reload(self, only: str | None) -> Reloaded:
+        if only is None:
+            self.trust.group_writable.clear()  # all of it is looked at again
         try:
-            settings = await trio.to_thread.run_sync(read_settings, self.directories, self.environ)
+            settings = await trio.to_thread.run_sync(
+                read_settings, self.directories, self.environ, self.trust
+            )
+            reloaded: Certificates = {} if only is not None else self.certificates
+            certificates = await trio.to_thread.run_sync(
+                load_certificates, reloaded, self.directories
+            )
             changed = await self.plugins.reload(settings, only)
         except ConfigurationError as error:
             faults = [_public(fault) for fault in error.faults]
@@ -260,6 +311,10 @@ class Daemon:
         except Refused as refused:
             self._refuse_reload(refused.fields.get("faults", [refused.detail]), only)
             raise
+        for name, loaded in certificates.items():
+            self.certificates[name].use(loaded)
+        if certificates:
+            self._write_daemon_file()
         if self._refused is not None and only in (None, self._refused[0]):
             self._refused = None
         daemon = msgspec.structs.replace(self.settings.daemon, log_level=settings.daemon.log_level)

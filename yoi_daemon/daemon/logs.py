@@ -3,16 +3,39 @@
 import json
 import logging
 import sys
-from typing import Any, TextIO
+from collections.abc import Mapping, MutableMapping
+from typing import Any, TextIO, cast
 
 import structlog
 from structlog.typing import Processor
 
+from yoi_daemon.model.redaction import REDACTED, Redaction
 
-def configure_logs(level: str, stream: TextIO | None = None) -> None:
-    """Sets the process's logging up; records of the standard library take the same way."""
+LOGGED_HEADERS = frozenset(
+    {
+        "accept",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "date",
+        "host",
+        "user-agent",
+        "x-github-delivery",
+        "x-github-event",
+        "x-request-id",
+    }
+)
+"""What may be logged of a request's headers; of others their names alone, for they may be credentials."""
+
+
+def configure_logs(level: str, redaction: Redaction, stream: TextIO | None = None) -> None:
+    """Sets the process's logging up; records of the standard library take the same way.
+
+    Whatever is written goes through `redaction`, tracebacks too.
+    """
     out = sys.stderr if stream is None else stream
     shared: list[Processor] = [
+        _allow_headers,
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -27,9 +50,13 @@ def configure_logs(level: str, stream: TextIO | None = None) -> None:
         ]
     else:
         render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_dumps)]
+
+    def redact(_logger: Any, _method: str, line: Any) -> str:
+        return redaction.apply(str(line))
+
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render, redact],
     )
     handler = logging.StreamHandler(out)
     handler.setFormatter(formatter)
@@ -51,6 +78,19 @@ def configure_logs(level: str, stream: TextIO | None = None) -> None:
 def set_log_level(level: str) -> None:
     """What is below `level` is not logged from here on."""
     logging.getLogger().setLevel(level.upper())
+
+
+def _allow_headers(
+    _logger: Any, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    for key, value in event.items():
+        if key.endswith("headers") and isinstance(value, Mapping):
+            headers = cast("Mapping[Any, Any]", value)
+            event[key] = {
+                name: text if str(name).lower() in LOGGED_HEADERS else REDACTED
+                for name, text in headers.items()
+            }
+    return event
 
 
 def _dumps(event: Any, **_options: Any) -> str:

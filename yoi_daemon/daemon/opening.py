@@ -5,20 +5,25 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 
+from yoi_daemon.daemon.certificates import Certificates
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.host import GrantedWorkers
+from yoi_daemon.daemon.metrics import register_metrics
 from yoi_daemon.daemon.statedir import remember_epoch
 from yoi_daemon.eventlog.opening import open_event_log
-from yoi_daemon.front.access import Tokens
+from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.ids import IdSource
+from yoi_daemon.model.redaction import Redaction
 from yoi_daemon.model.settings import Settings
+from yoi_daemon.plugins.loading import Loader
 from yoi_daemon.plugins.opening import open_plugins
 from yoi_daemon.registry.opening import open_registry
 from yoi_daemon.runtime.embedded import open_embedded_runtime
 from yoi_daemon.runtime.profiles import make_profiles
 from yoi_daemon.store.opening import open_store
 from yoi_daemon.store.tables import IDEMPOTENCY_KEY
+from yoi_daemon.trusted_files import Trust, trust_for
 
 
 @asynccontextmanager
@@ -28,14 +33,20 @@ async def open_daemon(
     tokens: Tokens,
     environ: Mapping[str, str],
     *,
+    certificates: Certificates | None = None,
+    trust: Trust | None = None,
+    redaction: Redaction | None = None,
     wall_clock: Callable[[], float] = time.time,
 ) -> AsyncGenerator[Daemon]:
-    """Everything but the listeners; `environ` is what a reload reads overrides from.
+    """Everything but the listeners; `environ` is what a reload reads overrides from, `trust` whose
+    files are taken, `redaction` is told of secrets.
 
     Providers outlive their users: the store and the log are opened first and end last. Raises
     `ConfigurationError`, `NotAllowed`, `StorageFailed`.
     """
     ids = IdSource(wall_clock)
+    trust = trust_for(directories) if trust is None else trust
+    loader = Loader(directories, trust, Redaction() if redaction is None else redaction)
     async with (
         open_store(settings.store, directories.state) as store,
         open_event_log(
@@ -54,7 +65,7 @@ async def open_daemon(
                 embedded, settings.runtimes, event_log, wall_clock=wall_clock
             ) as registry,
             open_plugins(
-                directories,
+                loader,
                 settings,
                 store,
                 event_log,
@@ -64,10 +75,11 @@ async def open_daemon(
             ) as plugins,
         ):
             kept_keys = await store.rows(IDEMPOTENCY_KEY, owner="")
-            yield Daemon(
+            daemon = Daemon(
                 directories=directories,
                 settings=settings,
                 tokens=tokens,
+                certificates=certificates or {},
                 ids=ids,
                 store=store,
                 kept_keys=sorted(kept_keys, key=lambda row: row.number),
@@ -76,5 +88,8 @@ async def open_daemon(
                 plugins=plugins,
                 embedded=embedded,
                 environ=environ,
+                trust=trust,
                 wall_clock=wall_clock,
             )
+            register_metrics(daemon)
+            yield daemon

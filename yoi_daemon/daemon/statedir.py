@@ -4,12 +4,13 @@ import errno
 import fcntl
 import json
 import os
-import secrets
+import stat
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from yoi_daemon.front.tokens import make_secret
 from yoi_daemon.model.cursor import is_epoch
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import (
@@ -20,8 +21,8 @@ from yoi_daemon.model.errors import (
     YoiError,
 )
 
-TOKEN_PREFIX = "yoi_"
-TOKEN_BYTES = 32
+MAX_PRIVATE_BYTES = 4 * 1024 * 1024
+"""Of a file of ours that is read whole."""
 MAX_EPOCHS = 256
 """Earlier runs whose cursors are told from those of another daemon; 17 bytes each."""
 
@@ -37,12 +38,19 @@ def hold_state_directory(directories: Directories) -> Generator[None]:
         with suppress(FileExistsError):
             if directories.secrets.parent == directories.state:
                 directories.secrets.mkdir(mode=0o700)
+        mode = stat.S_IMODE(directories.state.stat().st_mode)
         lock = os.open(directories.state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise NotAllowed(
             f"the state directory {directories.state} cannot be used: {error.strerror}; "
             "make it writable for this user, or give another with --state DIR"
         ) from error
+    if mode & 0o022:
+        os.close(lock)
+        raise NotAllowed(
+            f"the state directory {directories.state} is writable by others (mode {mode:04o}), who could "
+            f"replace what is in it; chmod go-w {directories.state}, and start again"
+        )
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -64,17 +72,72 @@ def hold_state_directory(directories: Directories) -> Generator[None]:
 
 
 def admin_token(directories: Directories) -> str:
-    """The token in `<state>/admin.token`, made at first start with mode 0600. Raises `NotAllowed`."""
+    """The token in `<state>/admin.token`, made at first start with mode 0600.
+
+    Raises `NotAllowed`, also where somebody else can read or write the file: it is not mended, because
+    they may have.
+    """
     path = directories.admin_token_file
+    content = read_private(path)
     try:
-        with suppress(FileNotFoundError):
-            if token := path.read_text(encoding="ascii").strip():
-                return token
-        token = TOKEN_PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
+        if content is not None and (token := content.decode("ascii").strip()):
+            return token
+        token = make_secret()
         _write_whole(path, token + "\n")
     except (OSError, UnicodeDecodeError) as error:
         raise _failure(path, error) from error
     return token
+
+
+def read_private(path: Path) -> bytes | None:
+    """A file that is this user's and nobody else's; None where there is none.
+
+    Raises `NotAllowed` for one that others can read or write or own, or that is no plain file.
+    """
+    try:
+        # Not through a link, and not waiting for the writer of a pipe.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise NotAllowed(f"{path} is a link; put the file itself there, or remove it") from None
+        raise _failure(path, error) from error
+    try:
+        _check_private(path, os.fstat(descriptor))
+        with open(descriptor, "rb", closefd=False) as file:
+            content = file.read(MAX_PRIVATE_BYTES + 1)
+    except OSError as error:
+        raise _failure(path, error) from error
+    finally:
+        os.close(descriptor)
+    if len(content) > MAX_PRIVATE_BYTES:
+        raise NotAllowed(f"{path} is larger than {MAX_PRIVATE_BYTES} bytes; it is none of ours")
+    return content
+
+
+def _check_private(path: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise NotAllowed(f"{path} is no plain file; remove it, and start again")
+    if found.st_uid != os.geteuid():
+        raise NotAllowed(
+            f"{path} belongs to user {found.st_uid}, and the daemon runs as {os.geteuid()}; "
+            "remove it or give it to the daemon's user (chown), and start again"
+        )
+    mode = stat.S_IMODE(found.st_mode)
+    if mode & 0o077:
+        raise NotAllowed(
+            f"{path} is open to others (mode {mode:04o}), who may have read it; remove it, and a "
+            f"new one is made, or, where nobody can have, chmod 600 {path}; then start again"
+        )
+
+
+def write_private(path: Path, content: str) -> None:
+    """Replaces a file of mode 0600, durably or not at all. Raises `NotAllowed`, `StorageFailed`."""
+    try:
+        _write_whole(path, content)
+    except OSError as error:
+        raise _failure(path, error) from error
 
 
 def remember_epoch(directories: Directories, epoch: str) -> tuple[str, ...]:
@@ -97,12 +160,9 @@ def remember_epoch(directories: Directories, epoch: str) -> tuple[str, ...]:
 
 
 def write_daemon_file(directories: Directories, content: dict[str, Any]) -> None:
-    """Says where the daemon listens. Raises `NotAllowed`."""
+    """Says where the daemon listens. Raises `NotAllowed`, `StorageFailed`."""
     for file in directories.daemon_files:
-        try:
-            _write_whole(file, json.dumps(content) + "\n")
-        except OSError as error:
-            raise _failure(file, error) from error
+        write_private(file, json.dumps(content) + "\n")
 
 
 def remove_daemon_files(directories: Directories) -> None:
@@ -113,7 +173,7 @@ def remove_daemon_files(directories: Directories) -> None:
 
 
 def _write_whole(path: Path, text: str) -> None:
-    """Writes a file of mode 0600 that is never seen half."""
+    """Writes a file of mode 0600 that is never seen half, and is there after a power cut."""
     partial = path.with_name(path.name + ".new")
     partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -122,6 +182,11 @@ def _write_whole(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def _failure(path: Path, error: OSError | UnicodeDecodeError) -> YoiError:

@@ -60,6 +60,19 @@ class Subscriber:
     It has no queue: what is unsent is one write at most, and what comes later waits in the log.
     """
 
+    __slots__ = (
+        "_fanout",
+        "_is_drained",
+        "_sink",
+        "_wake",
+        "delivered",
+        "feed",
+        "heard_s",
+        "is_direct",
+        "position",
+        "told",
+    )
+
     def __init__(self, fanout: "Fanout", feed: Feed, sink: Sink, position: int) -> None:
         self._fanout = fanout
         self._sink = sink
@@ -154,32 +167,49 @@ class Fanout:
     def __init__(self, log: EventLog) -> None:
         self.log = log
         self.cut = self.done = log.head
-        self._informed = self.cut
+        self._informed = self._progressed = self.cut
         self._moved = trio.lowlevel.ParkingLot()
         self._feeds: dict[Filter, Feed] = {}
         self._by_scope: dict[Scope, list[Feed]] = {}
+        self._by_kinds: dict[Filter, Feed] = {}
+        """Those that keep from their members what is in their scope: only they can miss an eviction."""
+        self._subscribers: set[Subscriber] = set()
 
     def join(self, wanted: Filter, sink: Sink, position: int) -> Subscriber:
         """A subscriber that follows from `position`."""
         feed = self._feeds.get(wanted)
         if feed is None:
             feed = self._feeds[wanted] = Feed(wanted)
+            if wanted.kinds:
+                self._by_kinds[wanted] = feed
             self._by_scope.setdefault(wanted.scope, []).append(feed)
             feed.told = self.cut
         feed.users += 1
-        return Subscriber(self, feed, sink, position)
+        subscriber = Subscriber(self, feed, sink, position)
+        self._subscribers.add(subscriber)
+        return subscriber
 
     def leave(self, subscriber: Subscriber) -> None:
         """Lets go of it."""
         subscriber.follow()
+        self._subscribers.discard(subscriber)
         feed = subscriber.feed
         feed.users -= 1
         if not feed.users:
             del self._feeds[feed.wanted]
+            self._by_kinds.pop(feed.wanted, None)
             feeds = self._by_scope[feed.wanted.scope]
             feeds.remove(feed)
             if not feeds:
                 del self._by_scope[feed.wanted.scope]
+
+    def lag_events(self) -> int:
+        """How many committed events the subscriber furthest behind has not looked at."""
+        behind = (
+            self.log.head - (self.done if one.is_direct else one.position)
+            for one in self._subscribers
+        )
+        return max(behind, default=0)
 
     def wake_all(self) -> None:
         """Lets every subscriber's own task look at things."""
@@ -199,7 +229,10 @@ class Fanout:
     async def run(self) -> None:
         """Writes what is committed to whoever is direct, until cancelled. Raises `StorageFailed`."""
         while True:
-            await self.log.wait_beyond(self.cut)
+            if self.cut < self.log.head:
+                await trio.lowlevel.checkpoint()
+            else:
+                await self.log.wait_beyond(self.cut)
             await self._pass()
 
     async def _pass(self) -> None:
@@ -229,18 +262,24 @@ class Fanout:
         self.done = cut
         self._wake_at_ends(entries)
         self._wake_uninformed()
-        await trio.lowlevel.checkpoint()
 
     def _route(self, entries: Iterable[Entry]) -> list[Feed]:
         # At the cut, not when announced: a feed may be born between the two.
-        touched: dict[Feed, None] = {}
+        touched: list[Feed] = []
+        by_scope = self._by_scope
+        everybody = by_scope.get(None, [])
         for entry in entries:
-            for scope in {None, entry.worker, entry.plugin_id}:
-                for feed in self._by_scope.get(scope, ()):
-                    if feed.direct and feed.wanted.takes(entry):
-                        feed.pending.append(entry)
-                        touched[feed] = None
-        return list(touched)
+            feeds = everybody
+            if entry.worker in by_scope and entry.worker is not None:
+                feeds = feeds + by_scope[entry.worker]
+            if entry.plugin_id in by_scope and entry.plugin_id is not None:
+                feeds = feeds + by_scope[entry.plugin_id]
+            for feed in feeds:
+                if feed.direct and feed.wanted.takes(entry):
+                    if not feed.pending:
+                        touched.append(feed)
+                    feed.pending.append(entry)
+        return touched
 
     def _give_up_pass(self) -> None:
         """The log moved on further than a pass behind: each reads for itself what its filter still has."""
@@ -261,7 +300,11 @@ class Fanout:
         if self.cut - self._informed < INFORM_EVENTS:
             return
         self._informed = self.cut
-        for feed in self._feeds.values():
+        feeds = self._by_kinds
+        if self.cut - self._progressed >= PROGRESS_EVENTS // 8:
+            self._progressed = self.cut
+            feeds = self._feeds
+        for feed in feeds.values():
             if feed.direct and self.lags(feed.wanted, feed.told):
                 late = [one for one in feed.direct if self.lags(feed.wanted, one.told)]
                 _wake(late)

@@ -1,10 +1,12 @@
 """The accept loop of both listeners: what one connection does stays in that connection."""
 
 import errno
+import ipaddress
 import secrets
 import socket
 import struct
 import traceback
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import cast
@@ -12,12 +14,18 @@ from typing import cast
 import structlog
 import trio
 
-ServeConnection = Callable[[trio.SocketStream], Awaitable[None]]
+from yoi_daemon.front.head import problem_response
+from yoi_daemon.front.tls import Certificate, TlsStream, spoke_plain_http
+from yoi_daemon.model.errors import Refused
+
+AcceptedStream = trio.SocketStream | TlsStream
+ServeConnection = Callable[[AcceptedStream], Awaitable[None]]
 
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _EXHAUSTED_PAUSE_S = 0.1
 """trio.serve_listeners pauses as long: time for a connection to end and give its descriptor back."""
 
+_LINGER_S = 1
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\n"
     b"content-length: 0\r\n\r\n"
@@ -29,36 +37,58 @@ def random_request_id() -> str:
     return f"req_{secrets.token_hex(13)}"
 
 
+def counted_address(peer: str) -> str | None:
+    """Whom a connection from the IP address `peer` counts for; None: of this machine, not counted."""
+    address = ipaddress.ip_address(peer)
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        elif not address.is_loopback:
+            return str(ipaddress.ip_network((int(address), 64), strict=False))
+    return None if address.is_loopback else str(address)
+
+
 async def serve_connections(
     sockets: Sequence[socket.socket],
     serve: ServeConnection,
     *,
     listener: str,
     most: int,
+    most_by_address: int | None = None,
+    counted: Callable[[str], str | None] = counted_address,
+    certificate: Certificate | None = None,
+    handshake_s: float = 10,
     draining: trio.Event,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run `serve` for each connection, `most` at a time, until `draining` is set.
 
     Then accepts no more, closes `sockets`, and returns when the last connection has ended by
-    itself; cancel it to end them. `listener` names it in the log.
+    itself; cancel it to end them. `listener` names it in the log. `most_by_address` is for each
+    address beyond this machine (`counted` tells which); of IPv6 that is a /64, which one customer
+    has. With a
+    `certificate`, TLS is spoken on TCP, and the handshake has `handshake_s` seconds.
     """
     listening = [trio.socket.from_stdlib_socket(opened) for opened in sockets]
     try:
         async with trio.open_nursery() as connections:
+            acceptor = _Acceptor(
+                serve,
+                connections,
+                listener=listener,
+                most=most,
+                most_by_address=most_by_address,
+                counted=counted,
+                certificate=certificate,
+                handshake_s=handshake_s,
+            )
             async with trio.open_nursery() as accepting:
                 for opened in listening:
-                    accepting.start_soon(
-                        _accept,
-                        trio.SocketListener(opened),
-                        serve,
-                        connections,
-                        listener,
-                        most,
-                    )
+                    accepting.start_soon(acceptor.accept, trio.SocketListener(opened))
                 task_status.started()
                 await draining.wait()
                 accepting.cancel_scope.cancel()
+            acceptor.end_handshakes()
             for opened in listening:
                 opened.close()
     finally:
@@ -66,54 +96,131 @@ async def serve_connections(
             opened.close()
 
 
-async def _accept(
-    opened: trio.SocketListener,
-    serve: ServeConnection,
-    connections: trio.Nursery,
-    listener: str,
-    most: int,
-) -> None:
-    exhausted = False
-    while True:
-        try:
-            stream = await opened.accept()
-        except OSError as error:
-            # serve_listeners of trio waits this out too, but logs each time at ERROR.
-            if error.errno not in _EXHAUSTED:
-                raise
-            if not exhausted:
-                structlog.get_logger().warning(
-                    "accept_failed",
-                    listener=listener,
-                    error=errno.errorcode[error.errno],
-                )
-            exhausted = True
-            await trio.sleep(_EXHAUSTED_PAUSE_S)
-            continue
+class _Acceptor:
+    """What the accept loops of one listener share."""
+
+    def __init__(
+        self,
+        serve: ServeConnection,
+        connections: trio.Nursery,
+        *,
+        listener: str,
+        most: int,
+        most_by_address: int | None,
+        counted: Callable[[str], str | None],
+        certificate: Certificate | None,
+        handshake_s: float,
+    ) -> None:
+        self._serve = serve
+        self._connections = connections
+        self._listener = listener
+        self._name = f"{listener} connection"
+        self._most = most
+        self._most_by_address = most_by_address
+        self._counted = counted
+        self._certificate = certificate
+        self._handshake_s = handshake_s
+        self._by_address: Counter[str] = Counter()
+        self._handshakes: set[trio.CancelScope] = set()
+
+    async def accept(self, opened: trio.SocketListener) -> None:
+        """Until cancelled."""
         exhausted = False
-        if len(connections.child_tasks) >= most:
+        while True:
+            try:
+                stream = await opened.accept()
+            except OSError as error:
+                # serve_listeners of trio waits this out too, but logs each time at ERROR.
+                if error.errno not in _EXHAUSTED:
+                    raise
+                if not exhausted:
+                    structlog.get_logger().warning(
+                        "accept_failed",
+                        listener=self._listener,
+                        error=errno.errorcode[error.errno],
+                    )
+                exhausted = True
+                await trio.sleep(_EXHAUSTED_PAUSE_S)
+                continue
+            exhausted = False
+            self._take(stream)
+
+    def _take(self, stream: trio.SocketStream) -> None:
+        address = self._address_of(stream)
+        if len(self._connections.child_tasks) >= self._most or (
+            address is not None
+            and self._most_by_address is not None
+            and self._by_address[address] >= self._most_by_address
+        ):
             # Refused rather than left in the backlog, where a healthy client waits in silence.
-            _turn_away(stream)
-        else:
-            connections.start_soon(_contain, serve, stream, listener)
+            self._turn_away(stream)
+            return
+        if address is not None:
+            self._by_address[address] += 1
+        self._connections.start_soon(self._contain, stream, address, name=self._name)
+
+    def _address_of(self, stream: trio.SocketStream) -> str | None:
+        if self._most_by_address is None or stream.socket.family == socket.AF_UNIX:
+            return None
+        try:
+            return self._counted(stream.socket.getpeername()[0])
+        except OSError:
+            return None  # gone already
+
+    def _speaks_tls(self, stream: trio.SocketStream) -> bool:
+        return self._certificate is not None and stream.socket.family != socket.AF_UNIX
+
+    def _turn_away(self, stream: trio.SocketStream) -> None:
+        speaks_tls = self._speaks_tls(stream)
+        with suppress(OSError), socket.socket(fileno=stream.socket.detach()) as detached:
+            detached.setblocking(False)
+            if not speaks_tls:
+                detached.send(_FULL)
+
+    async def _contain(self, stream: trio.SocketStream, address: str | None) -> None:
+        """A fault in one connection must not cancel the others (hypercorn #225, trio-websocket #184)."""
+        try:
+            secured = await self._secure(stream)
+            if secured is not None:
+                await self._serve(secured)
+        except* Exception as group:  # noqa: BLE001 - the last resort; logged
+            log_faults("connection_failed", group, listener=self._listener)
+        finally:
+            stream.socket.close()
+            if address is not None:
+                self._by_address[address] -= 1
+                if not self._by_address[address]:
+                    del self._by_address[address]
+
+    async def _secure(self, stream: trio.SocketStream) -> AcceptedStream | None:
+        """The stream to serve; None where the peer does not get through the handshake in time."""
+        if self._certificate is None or not self._speaks_tls(stream):
+            return stream
+        secured = TlsStream(stream, self._certificate.context)
+        with trio.move_on_after(self._handshake_s) as scope:
+            self._handshakes.add(scope)
+            try:
+                await secured.do_handshake()
+            except trio.BrokenResourceError as error:
+                if spoke_plain_http(error):
+                    await _say_tls(stream)
+                return None
+            finally:
+                self._handshakes.discard(scope)
+            return secured
+        return None
+
+    def end_handshakes(self) -> None:
+        """Nobody who is not yet through the handshake is served any more."""
+        for scope in self._handshakes:
+            scope.cancel()
 
 
-def _turn_away(stream: trio.SocketStream) -> None:
-    with suppress(OSError):
-        socket_ = socket.socket(fileno=stream.socket.detach())
-        with socket_:
-            socket_.setblocking(False)
-            socket_.send(_FULL)
-
-
-async def _contain(serve: ServeConnection, stream: trio.SocketStream, listener: str) -> None:
-    """A fault in one connection must not cancel the others (hypercorn #225, trio-websocket #184)."""
-    try:
-        await serve(stream)
-    except* Exception as group:  # noqa: BLE001 - the last resort; logged
-        log_faults("connection_failed", group, listener=listener)
-    finally:
-        stream.socket.close()
+async def _say_tls(stream: trio.SocketStream) -> None:
+    refused = Refused("invalid_request", "this listener speaks TLS: use https:// or wss://")
+    with suppress(trio.BrokenResourceError):
+        await stream.send_all(problem_response(refused, random_request_id()))
+        await close_gently(stream, _LINGER_S)
 
 
 def log_faults(event: str, error: BaseException, **facts: str) -> None:
@@ -136,7 +243,7 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
-def peer_name(stream: trio.SocketStream) -> str:
+def peer_name(stream: AcceptedStream) -> str:
     """`ADDRESS:PORT`, `unix`, or `unknown` if the peer has gone already (which is no fault)."""
     try:
         name = stream.socket.getpeername()
@@ -148,13 +255,13 @@ def peer_name(stream: trio.SocketStream) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def abort(stream: trio.SocketStream) -> None:
+def abort(stream: AcceptedStream) -> None:
     """Has the kernel drop what it still holds for a peer that does not take it, when the socket is closed."""
     with suppress(OSError, trio.ClosedResourceError):
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-async def close_gently(stream: trio.SocketStream, linger_s: float) -> None:
+async def close_gently(stream: AcceptedStream, linger_s: float) -> None:
     """End a connection so that its last bytes arrive.
 
     Closing while the peer still sends makes the kernel reset the connection, and the reset

@@ -1,68 +1,20 @@
-"""Who may come in: the name a request calls us by, the page it comes from, the token it shows."""
+"""Who may come in: the name a request calls us by, and the page it comes from."""
 
-import hashlib
-import hmac
 import re
-from collections.abc import Iterable, Sequence
-from typing import Literal, get_args
-from urllib.parse import parse_qsl
+from collections.abc import Iterable, Mapping, Sequence
+from urllib.parse import parse_qsl, unquote
 
-import msgspec
-
+from yoi_daemon.front.tokens import TOKEN_FORM
 from yoi_daemon.model.addresses import Address, TcpAddress
 from yoi_daemon.model.errors import Refused
 
-Scope = Literal[
-    "status:read",
-    "events:read",
-    "ingress:write",
-    "plugins:read",
-    "plugins:admin",
-    "tools:call",
-    "workers:read",
-    "workers:command",
-]
-ALL_SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
-
-HTTP_PORT = 80
+DEFAULT_PORTS = (80, 443)
+"""Of HTTP, without and with TLS: clients leave them out of Host."""
 _ENDS_IN_PORT = re.compile(r":[0-9]+$")
+_OWN_SITE = ("none", "same-origin")
+"""`none` is a person who typed the address."""
+_QUERY_NAMES = frozenset({"token", "access_token", "authorization", "api_key", "bearer"})
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
-
-
-class Principal(msgspec.Struct, frozen=True):
-    """Whose token a request showed, and what it may do."""
-
-    token_id: str
-    scopes: frozenset[Scope]
-
-    def require(self, scope: Scope) -> None:
-        """Raises `Refused` (`forbidden`) without the scope."""
-        if scope not in self.scopes:
-            raise Refused("forbidden", f"this token lacks the scope {scope}", scope=scope)
-
-
-class Tokens:
-    """The tokens there are, kept as SHA-256: 256 random bits need no slower hash."""
-
-    def __init__(self, admin_token: str) -> None:
-        self._digests = {_digest(admin_token): Principal("admin", ALL_SCOPES)}
-
-    def authenticate(self, authorization: str | None) -> Principal:
-        """The owner of the bearer token in an `Authorization` header. Raises `Refused` (`unauthenticated`)."""
-        scheme, _, token = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or not token.strip():
-            raise Refused("unauthenticated", "send a token: Authorization: Bearer TOKEN")
-        given = _digest(token.strip())
-        found: Principal | None = None
-        for digest, principal in self._digests.items():
-            if hmac.compare_digest(digest, given):
-                found = principal
-        if found is None:
-            raise Refused(
-                "unauthenticated",
-                "this token is not known; the admin's is in <state>/admin.token",
-            )
-        return found
 
 
 class Names:
@@ -76,9 +28,10 @@ class Names:
         self._hosts = frozenset(host.lower() for host in hosts)
         self._origins = frozenset(origins)
 
-    def check(self, host: str | None, origin: str | None, fetch_site: str | None) -> None:
-        """Raises `Refused`: `host_not_allowed`, `origin_not_allowed`."""
-        if (host or "").lower() not in self._hosts:
+    def check(self, headers: Mapping[str, str]) -> None:
+        """`headers` are in lower case. Raises `Refused`: `host_not_allowed`, `origin_not_allowed`."""
+        origin = headers.get("origin")
+        if headers.get("host", "").lower() not in self._hosts:
             raise Refused(
                 "host_not_allowed",
                 "this name is not served here; use the listen address, or add the name to hosts",
@@ -88,7 +41,8 @@ class Names:
                 "origin_not_allowed",
                 "no page of this origin may ask; add it to origins if it should",
             )
-        if origin is None and fetch_site in ("cross-site", "same-site"):
+        # A page of another site sends a GET without an Origin; every browser then says this instead.
+        if origin is None and headers.get("sec-fetch-site", "none") not in _OWN_SITE:
             raise Refused("origin_not_allowed", "a browser sent this for another site's page")
 
 
@@ -103,8 +57,8 @@ def names_of(addresses: Sequence[Address], hosts: Iterable[str], origins: Iterab
         if isinstance(address, TcpAddress):
             names.add(str(address))
             names.update(f"{name}:{address.port}" for name in LOOPBACK_NAMES)
-            if address.port == HTTP_PORT:  # clients leave it out
-                names.add(str(address).removesuffix(f":{HTTP_PORT}"))
+            if address.port in DEFAULT_PORTS:
+                names.add(str(address).removesuffix(f":{address.port}"))
                 names.update(LOOPBACK_NAMES)
         else:
             names.add("localhost")  # over a unix socket the name tells nothing
@@ -115,15 +69,19 @@ def names_of(addresses: Sequence[Address], hosts: Iterable[str], origins: Iterab
     return Names(names, origins)
 
 
+def joined(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Headers by name, those given twice joined by commas (RFC 9110): then no single value fits."""
+    found: dict[str, str] = {}
+    for name, value in headers:
+        found[name] = f"{found[name]}, {value}" if name in found else value
+    return found
+
+
 def refuse_token_in_query(query: str) -> None:
     """A token in a URL ends up in logs: refused even if it is valid. Raises `Refused`."""
-    for name, _ in parse_qsl(query, keep_blank_values=True):
-        if name.lower() in ("token", "access_token", "authorization"):
-            raise Refused(
-                "invalid_request",
-                "a token does not belong in the URL; send it as Authorization: Bearer",
-            )
-
-
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+    names = {name.lower() for name, _ in parse_qsl(query, keep_blank_values=True)}
+    if names & _QUERY_NAMES or TOKEN_FORM.search(unquote(query)):
+        raise Refused(
+            "invalid_request",
+            "a token does not belong in the URL; send it as Authorization: Bearer",
+        )

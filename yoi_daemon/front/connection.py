@@ -85,6 +85,10 @@ class Connection(Protocol):
         """
         ...
 
+    def abort(self) -> None:
+        """End the connection at once; what the kernel has not taken is lost. The handler is cancelled."""
+        ...
+
     async def wait_gone(self) -> None:
         """Wait until the connection has closed, whoever began it."""
         ...

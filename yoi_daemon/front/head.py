@@ -4,7 +4,7 @@ Both listeners read heads with this, so that what reaches a server or a route is
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 
 import h11
@@ -15,6 +15,10 @@ from yoi_daemon.model.problem import CONTENT_TYPE, problem
 
 HEAD_BYTES = 16 * 1024
 """The request line and all headers together."""
+
+LOGGED = frozenset({"content-length", "content-type", "user-agent"})
+"""Headers that say what was sent and by which program, and can hold no credential by their meaning."""
+LOGGED_CHARACTERS = 200
 
 _END = b"\r\n\r\n"
 # A CR or LF on its own ends a line for some parsers and not for others; no control character has
@@ -144,6 +148,13 @@ def _refusal(error: h11.RemoteProtocolError) -> Refused:
         return Refused("unsupported_operation", "the only transfer coding read here is chunked")
     # h11's own words may quote what the client sent, so they are not passed on.
     return Refused("invalid_request", "this is no well-formed HTTP/1.1 request")
+
+
+def loggable(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Of a request's headers those of `LOGGED`, each cut: nothing else of a head is ever logged."""
+    return {
+        name.lower(): value[:LOGGED_CHARACTERS] for name, value in headers if name.lower() in LOGGED
+    }
 
 
 def closing_response(status: int, body: object, extra: Sequence[tuple[str, str]] = ()) -> bytes:

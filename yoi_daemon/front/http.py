@@ -23,6 +23,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, ConnectionState
 
 from yoi_daemon.front.accepting import (
+    AcceptedStream,
     close_gently,
     log_faults,
     random_request_id,
@@ -30,6 +31,7 @@ from yoi_daemon.front.accepting import (
 )
 from yoi_daemon.front.head import HEAD_BYTES, HeadReader, problem_response
 from yoi_daemon.front.outbox import Outbox
+from yoi_daemon.front.tls import Certificate, TlsStream
 from yoi_daemon.model.errors import Refused
 
 RECEIVE_BYTES = 64 * 1024
@@ -45,8 +47,11 @@ class HttpLimits:
     """Bounds of one HTTP listener; seconds and bytes."""
 
     connections: int = 2048
+    connections_by_address: int | None = None
+    """From each address beyond this machine."""
     head_s: float = 10
-    """From the first byte of a request (for the first one: from the accept) to the end of its head."""
+    """From the first byte of a request (for the first one: from the accept) to the end of its head.
+    The handshake of TLS has as long again."""
     head_bytes: int = HEAD_BYTES
     idle_s: float = 15
     """Between two requests on one connection."""
@@ -65,10 +70,13 @@ async def serve_http(
     draining: trio.Event,
     graceful_s: float,
     limits: HttpLimits | None = None,
+    certificate: Certificate | None = None,
     new_request_id: Callable[[], str] = random_request_id,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve `app` over HTTP/1.1 on `sockets` (listening, non-blocking), which it closes.
+
+    With a `certificate` TLS is spoken on those that are not unix sockets.
 
     Returns after `draining` was set and every connection has ended: idle ones at once, busy ones
     with their answer (which says `Connection: close`), and whatever is left after `graceful_s`
@@ -86,6 +94,9 @@ async def serve_http(
                 listener.serve,
                 listener="api",
                 most=listener.limits.connections,
+                most_by_address=listener.limits.connections_by_address,
+                certificate=certificate,
+                handshake_s=listener.limits.head_s,
                 draining=draining,
                 task_status=task_status,
             )
@@ -111,7 +122,7 @@ class _Listener:
         self._connections: dict[_Connection, None] = {}
         """In the order they came."""
 
-    async def serve(self, stream: trio.SocketStream) -> None:
+    async def serve(self, stream: AcceptedStream) -> None:
         if self.context.terminated.is_set():
             return  # accepted in the same moment
         connection = _Connection(self, stream)
@@ -189,7 +200,7 @@ class _Protocol(H11Protocol):
             listener.context,
             apps,
             ConnectionState({}),
-            False,
+            isinstance(owner.stream, TlsStream),
             _internet_name(accepted.family, accepted.getpeername),
             _internet_name(accepted.family, accepted.getsockname),
             owner.send,
@@ -258,7 +269,7 @@ class _Pause:
 class _Connection:
     """One connection: a reader, a writer, and the application's tasks."""
 
-    def __init__(self, listener: _Listener, stream: trio.SocketStream) -> None:
+    def __init__(self, listener: _Listener, stream: AcceptedStream) -> None:
         self.stream = stream
         self._listener = listener
         self._limits = listener.limits

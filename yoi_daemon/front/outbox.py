@@ -5,7 +5,6 @@ covers every write.
 """
 
 import os
-from collections import deque
 from collections.abc import Callable
 
 import trio
@@ -27,8 +26,26 @@ class Outbox:
     of; what else is unsent is dropped, and `parted` says that all of it was written after all.
 
     `unsent` is in bytes; `lost` says that the peer is, `cut` that bytes were lost with it, perhaps
-    the second half of a frame, and `stalled` that this was why. `ended` is set when `run` is over.
+    the second half of a frame, and `stalled` that this was why. `ended` says that nothing more is written.
     """
+
+    __slots__ = (
+        "_descriptor",
+        "_finished",
+        "_moved",
+        "_nursery",
+        "_on_lost",
+        "_pieces",
+        "_stall_s",
+        "_stream",
+        "cut",
+        "ended",
+        "farewell",
+        "lost",
+        "parted",
+        "stalled",
+        "unsent",
+    )
 
     def __init__(
         self,
@@ -42,22 +59,23 @@ class Outbox:
         self._stall_s = stall_s
         self._on_lost = on_lost
         self._descriptor = descriptor
-        self._pieces: deque[memoryview] = deque()
+        self._pieces: list[memoryview] = []
+        self._nursery: trio.Nursery | None = None
         self._finished = False
-        self._wake = trio.lowlevel.ParkingLot()
-        self._written = trio.lowlevel.ParkingLot()
+        self._moved = trio.lowlevel.ParkingLot()
+        """The writer waits here for something to write, others for it to be written."""
         self.farewell: Callable[[], bytes] | None = None
         self.unsent = 0
         self.lost = False
         self.cut = False
         self.stalled = False
         self.parted = False
-        self.ended = trio.Event()
+        self.ended = False
 
-    def put(self, data: bytes) -> None:
-        """Take `data` to be written. Dropped without a word once the peer is lost."""
+    def put(self, data: bytes) -> bool:
+        """Take `data` to be written; True if nothing is unsent. Dropped without a word once the peer is lost."""
         if self.lost or self._finished:
-            return
+            return not self.unsent
         taken = 0
         if not self.unsent and self._descriptor is not None:
             try:
@@ -65,24 +83,51 @@ class Outbox:
             except BlockingIOError:
                 pass
             except OSError:
-                self._lose()
-                return
+                self.lose()
+                return True
             if taken == len(data):
-                return
+                return True
         # A piece is what is left of whole frames, which it knows (`obj`).
         self._pieces.append(memoryview(data)[taken:])
         self.unsent += len(data) - taken
-        self._wake.unpark_all()
+        self._moved.unpark_all()
+        if self._nursery is not None:
+            self._nursery.start_soon(self.run)
+            self._nursery = None
+        return False
 
     async def room(self, below: int = CHUNK_BYTES) -> None:
         """Wait until fewer than `below` bytes are unsent, or the peer is lost. Bounded by `stall_s`."""
         while self.unsent >= below and not self.lost:
-            await self._written.park()
+            await self._moved.park()
 
     def finish(self) -> None:
         """Take nothing more; `run` returns when all is written."""
         self._finished = True
-        self._wake.unpark_all()
+        self._moved.unpark_all()
+        if self._nursery is not None:
+            self.end()
+
+    def run_when_needed(self, nursery: trio.Nursery) -> None:
+        """Have `run` started in `nursery` when there is something for it to write: mostly there never is.
+
+        Before the descriptor is closed `end` is to be called.
+        """
+        self._nursery = nursery
+
+    async def wait_ended(self) -> None:
+        """Wait until `ended`, which `finish` brings about within `stall_s`."""
+        while not self.ended:
+            await self._moved.park()
+
+    def end(self) -> None:
+        """Write nothing more; what is unsent is lost."""
+        self._nursery = None
+        self._descriptor = None
+        if self.unsent or not self._finished:
+            self.lose()
+        self.ended = True
+        self._moved.unpark_all()
 
     async def run(self) -> None:
         """Write until finished or lost; cancelled, the rest is lost."""
@@ -93,12 +138,9 @@ class Outbox:
                 elif self._finished:
                     return
                 else:
-                    await self._wake.park()
+                    await self._moved.park()
         finally:
-            self._descriptor = None
-            if self.unsent or not self._finished:
-                self._lose()
-            self.ended.set()
+            self.end()
 
     async def _write(self, chunk: bytes, descriptor: int | None) -> None:
         try:
@@ -111,15 +153,15 @@ class Outbox:
             if deadline.cancelled_caught:
                 self.stalled = True
                 words = self._last_words(descriptor)
-                self._lose()
+                self.lose()
                 if descriptor is not None:
-                    # As long as whoever closes the connection waits for `ended`.
+                    # As long as whoever closes the connection awaits `wait_ended`.
                     await _write_to(descriptor, words, _ignore)
                     self.parted = bool(words)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-            self._lose()
+            self.lose()
             return
-        self._written.unpark_all()
+        self._moved.unpark_all()
 
     def _next_chunk(self) -> bytes:
         chunk: list[memoryview] = []
@@ -138,7 +180,7 @@ class Outbox:
             if len(piece) > sent:
                 self._pieces[0] = piece[sent:]
                 return
-            self._pieces.popleft()
+            del self._pieces[0]
             sent -= len(piece)
 
     def _last_words(self, descriptor: int | None) -> bytes:
@@ -153,7 +195,8 @@ class Outbox:
             end += frame_size(whole, end)
         return bytes(whole[written:end]) + self.farewell()
 
-    def _lose(self) -> None:
+    def lose(self) -> None:
+        """Take nothing more and drop what is unsent: the peer is lost, or given up."""
         if self.lost:
             return
         self.lost = True
@@ -161,8 +204,7 @@ class Outbox:
         self._descriptor = None
         self._pieces.clear()
         self.unsent = 0
-        self._wake.unpark_all()
-        self._written.unpark_all()
+        self._moved.unpark_all()
         self._on_lost()
 
 

@@ -1,7 +1,7 @@
 """The observation listener: trio-websocket on a stream of our own.
 
 Our reader takes the client's head and the gate decides on it; only then trio-websocket comes in, and
-sees a request that we composed (`FrameStream`). It is used by its public names alone.
+sees a request that we composed (`FrameStream`). It is used by its public names but for one, `_wsproto`.
 """
 
 import os
@@ -10,13 +10,18 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from typing import cast
 
 import h11
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
+from wsproto.handshake import H11Handshake
 from wsproto.utilities import LocalProtocolError
 
 from yoi_daemon.front.accepting import (
+    AcceptedStream,
+    abort,
     close_gently,
     log_faults,
     peer_name,
@@ -38,12 +43,15 @@ from yoi_daemon.front.head import (
     problem_response,
 )
 from yoi_daemon.front.outbox import Outbox
+from yoi_daemon.front.tls import Certificate, TlsStream
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.frames import text_frame
 from yoi_daemon.model.problem import internal_problem
 
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 _RECEIVE_BYTES = 4096
+_DISCARD = "discard messages"
+_GONE = "the connection is closed or closing"
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,8 @@ class WebSocketLimits:
     """Bounds of one WebSocket listener; seconds and bytes."""
 
     connections: int = 4096
+    connections_by_address: int | None = None
+    """From each address beyond this machine."""
     head_bytes: int = HEAD_BYTES
     message_bytes: int = 4096
     """Of what a client sends, which is read and dropped; more is closed with 1009."""
@@ -72,10 +82,13 @@ async def serve_websocket(
     draining: trio.Event,
     handshake_s: float = 5,
     limits: WebSocketLimits | None = None,
+    certificate: Certificate | None = None,
     new_request_id: Callable[[], str] = random_request_id,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve streams on `sockets` (listening, non-blocking; TCP or unix), which it closes.
+
+    With a `certificate` TLS is spoken on those of TCP; its handshake has `handshake_s` seconds too.
 
     For each well-formed upgrade request `gate` returns the handler of the session, or raises
     `Refused`, which is answered instead of the 101. The handler is cancelled when its peer goes
@@ -92,6 +105,9 @@ async def serve_websocket(
         listener.serve,
         listener="observe",
         most=listener.limits.connections,
+        most_by_address=listener.limits.connections_by_address,
+        certificate=certificate,
+        handshake_s=handshake_s,
         draining=draining,
         task_status=task_status,
     )
@@ -112,27 +128,25 @@ class _Listener:
         self._handshake_s = handshake_s
         self._new_request_id = new_request_id
 
-    async def serve(self, stream: trio.SocketStream) -> None:
+    async def serve(self, stream: AcceptedStream) -> None:
         with suppress(OSError):
             stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.limits.send_buffer_bytes)
-        reader = HeadReader(self.limits.head_bytes, websocket=True)
         peer = peer_name(stream)
-        admitted: _Admitted | bytes = b""
-        with trio.move_on_after(self._handshake_s) as opening:
-            admitted = await self._admit(stream, reader, peer)
-        if opening.cancelled_caught:
-            late = Refused("request_timeout", f"not opened within {self._handshake_s:g} s")
-            admitted = problem_response(late, self._new_request_id())
+        admitted = await self._open(stream, peer)
         if isinstance(admitted, _Admitted):
-            # What came behind the head, before it may: kept for the frames it must be.
-            early = reader.trailing_data[0]
-            session = _Session(stream, peer, self.limits)
-            await session.run(admitted, early)
+            await _Session(stream, peer, self.limits).run(admitted)
         elif admitted:
             await self._answer(stream, admitted)
 
+    async def _open(self, stream: AcceptedStream, peer: str) -> "_Admitted | bytes":
+        reader = HeadReader(self.limits.head_bytes, websocket=True)
+        with trio.move_on_after(self._handshake_s):
+            return await self._admit(stream, reader, peer)
+        late = Refused("request_timeout", f"not opened within {self._handshake_s:g} s")
+        return problem_response(late, self._new_request_id())
+
     async def _admit(
-        self, stream: trio.SocketStream, reader: HeadReader, peer: str
+        self, stream: AcceptedStream, reader: HeadReader, peer: str
     ) -> "_Admitted | bytes":
         """The session to open, or the answer instead; none (empty) to a peer that is gone."""
         try:
@@ -153,9 +167,10 @@ class _Listener:
             request_id = self._new_request_id()
             log_faults("gate_failed", error, listener="observe", request_id=request_id)
             return closing_response(500, internal_problem(request_id))
-        return _Admitted(key, handler)
+        # What came behind the head, before it may: kept for the frames it must be.
+        return _Admitted(key, handler, early=reader.trailing_data[0])
 
-    async def _answer(self, stream: trio.SocketStream, answer: bytes) -> None:
+    async def _answer(self, stream: AcceptedStream, answer: bytes) -> None:
         with (
             trio.move_on_after(self.limits.close_s),
             suppress(trio.BrokenResourceError),
@@ -164,10 +179,11 @@ class _Listener:
             await close_gently(stream, self.limits.linger_s)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Admitted:
     key: str
     handler: SessionHandler
+    early: bytes
 
 
 class _NoUpgrade(Exception):
@@ -176,7 +192,7 @@ class _NoUpgrade(Exception):
         self.refused = Refused("invalid_request", detail)
 
 
-async def _read_request(stream: trio.SocketStream, reader: HeadReader) -> h11.Request | None:
+async def _read_request(stream: AcceptedStream, reader: HeadReader) -> h11.Request | None:
     """The head of the one request of this connection; None if the peer goes before its end."""
     while True:
         event = reader.next_event()
@@ -217,10 +233,36 @@ def _upgrade_request(request: h11.Request, peer: str) -> UpgradeRequest:
     return UpgradeRequest(path, query, headers, peer)
 
 
+class _HandshakeOver:
+    """What wsproto's `WSConnection` needs of its handshake once the connection is open."""
+
+    def events(self) -> tuple[()]:
+        return ()
+
+
+_OVER = _HandshakeOver()
+
+
 class _Session:
     """An open connection: trio-websocket's reader, our writer, a drain, and the handler."""
 
-    def __init__(self, stream: trio.SocketStream, peer: str, limits: WebSocketLimits) -> None:
+    __slots__ = (
+        "_closing",
+        "_frames",
+        "_handling",
+        "_is_gone",
+        "_is_shut",
+        "_limits",
+        "_outbox",
+        "_stream",
+        "_waits_gone",
+        "_websocket",
+        "peer",
+    )
+    _frames: FrameStream
+    _websocket: WebSocketConnection
+
+    def __init__(self, stream: AcceptedStream, peer: str, limits: WebSocketLimits) -> None:
         self.peer = peer
         self._stream = stream
         self._limits = limits
@@ -228,36 +270,28 @@ class _Session:
             stream,
             stall_s=limits.stall_s,
             on_lost=self._peer_gone,
-            descriptor=stream.socket.fileno(),
+            descriptor=_plain_descriptor(stream),
         )
-        self._frames: FrameStream
-        self._websocket: WebSocketConnection
         self._handling = trio.CancelScope()
         self._closing = False
-        self._gone = trio.Event()
+        self._is_shut = False
+        self._is_gone = False
+        self._waits_gone: trio.Event | None = None
 
-    async def run(self, admitted: _Admitted, early: bytes) -> None:
-        try:
-            await self._run(admitted, early)
-        except BaseException:
-            self._say_shutting_down()
-            raise
-        finally:
-            self._gone.set()
-
-    async def _run(self, admitted: _Admitted, early: bytes) -> None:
+    async def run(self, admitted: _Admitted) -> None:
         self._frames = FrameStream(
             self._stream,
             self._outbox,
             key=admitted.key,
-            early=early,
+            early=admitted.early,
             close_s=self._limits.close_s,
             linger_s=self._limits.linger_s,
+            on_close=self._shut,
         )
         # The peer may ping once we have sent Close; wsproto then fails (LocalProtocolError).
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._outbox.run)
+                self._outbox.run_when_needed(nursery)
                 # Nothing waits for the peer here: the request is ours, and the 101 fits the kernel.
                 request = await wrap_server_stream(
                     nursery,
@@ -266,14 +300,28 @@ class _Session:
                     receive_buffer_size=_RECEIVE_BYTES,
                 )
                 self._websocket = await request.accept()
+                del request
+                self._forget_handshake()
                 self._frames.violation = self._closing_code
                 self._frames.opened()
-                nursery.start_soon(self._discard_messages)
+                nursery.start_soon(self._discard_messages, name=_DISCARD)
                 await self._handle(admitted.handler)
                 await self._frames.aclose()
                 nursery.cancel_scope.cancel()
         except* (ConnectionClosed, LocalProtocolError):
             pass
+        except* BaseException:
+            self._say_shutting_down()
+            raise
+        finally:
+            self._shut()
+            self._outbox.end()
+            self._note_gone()
+
+    def _forget_handshake(self) -> None:
+        # It keeps an HTTP parser and the request, 2 KiB, and only its events are ever asked for again.
+        wsproto = self._websocket._wsproto  # pyright: ignore[reportPrivateUsage]
+        wsproto.handshake = cast("H11Handshake", _OVER)
 
     def _closing_code(self) -> int | None:
         closed = self._websocket.closed
@@ -281,9 +329,10 @@ class _Session:
 
     def _say_shutting_down(self) -> None:
         """Ended by force: no time to wait for anything, but one frame may still fit."""
-        if not (self._outbox.cut or self._frames.close_sent):
+        descriptor = _plain_descriptor(self._stream)
+        if descriptor is not None and not (self._outbox.cut or self._frames.close_sent):
             with suppress(OSError):
-                os.write(self._stream.socket.fileno(), close_frame(1012, "shutting_down"))
+                os.write(descriptor, close_frame(1012, "shutting_down"))
 
     async def _handle(self, handler: SessionHandler) -> None:
         """Run the session, then close with the code that follows from how it ended."""
@@ -300,13 +349,19 @@ class _Session:
 
     async def _discard_messages(self) -> None:
         """Take every message, or trio-websocket stops reading, pings and Close with it."""
-        with suppress(ConnectionClosed):
+        try:
             while True:
                 await self._websocket.get_message()
-        self._peer_gone()
+        except ConnectionClosed:
+            self._peer_gone()
+
+    def _shut(self) -> None:
+        """A Close is out or about to be, or the peer is gone: nothing more is offered."""
+        self._is_shut = True
 
     def _peer_gone(self) -> None:
-        self._gone.set()
+        self._shut()
+        self._note_gone()
         if not self._closing:
             self._handling.cancel()
 
@@ -319,7 +374,7 @@ class _Session:
         return self._outbox.stalled
 
     def when_stalled(self, message: Callable[[], bytes], code: int, reason: str) -> None:
-        self._outbox.farewell = lambda: text_frame(message()) + close_frame(code, reason)
+        self._outbox.farewell = partial(_farewell, message, code, reason)
 
     async def send(self, data: bytes | str) -> None:
         await self.send_frames(text_frame(data.encode() if isinstance(data, str) else data))
@@ -327,33 +382,55 @@ class _Session:
     async def send_frames(self, frames: bytes) -> None:
         await trio.lowlevel.checkpoint()
         await self._outbox.room()
-        self._require_open()
-        self._outbox.put(frames)
+        self.offer(frames)
 
     def offer(self, frames: bytes) -> bool:
-        self._require_open()
-        self._outbox.put(frames)
-        return not self._outbox.unsent
+        if self._is_shut:
+            raise ConnectionGone(_GONE)
+        return self._outbox.put(frames)
 
     async def drained(self) -> None:
         await trio.lowlevel.checkpoint()
         await self._outbox.room(1)
-        self._require_open()
-
-    def _require_open(self) -> None:
-        if self._closing or self._gone.is_set() or self._frames.close_sent:
-            raise ConnectionGone("the connection is closed or closing")
+        if self._is_shut:
+            raise ConnectionGone(_GONE)
 
     async def close(self, code: int, reason: str) -> None:
         if self._closing:
-            await self._gone.wait()
+            await self.wait_gone()
             return
         self._closing = True
+        self._shut()
         try:
             with trio.move_on_after(self._limits.close_s), suppress(ConnectionClosed):
                 await self._websocket.aclose(code, reason)
         finally:
-            self._gone.set()
+            self._note_gone()
+
+    def abort(self) -> None:
+        if self._outbox.unsent:
+            abort(self._stream)
+        self._outbox.lose()
+        with suppress(OSError):
+            self._stream.socket.shutdown(socket.SHUT_RDWR)
 
     async def wait_gone(self) -> None:
-        await self._gone.wait()
+        if self._waits_gone is None:
+            self._waits_gone = trio.Event()
+            if self._is_gone:
+                self._waits_gone.set()
+        await self._waits_gone.wait()
+
+    def _note_gone(self) -> None:
+        self._is_gone = True
+        if self._waits_gone is not None:
+            self._waits_gone.set()
+
+
+def _farewell(message: Callable[[], bytes], code: int, reason: str) -> bytes:
+    return text_frame(message()) + close_frame(code, reason)
+
+
+def _plain_descriptor(stream: AcceptedStream) -> int | None:
+    """Where bytes may be written as they are; under TLS nowhere."""
+    return None if isinstance(stream, TlsStream) else stream.socket.fileno()

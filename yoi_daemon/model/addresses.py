@@ -68,6 +68,6 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def url(address: Address, scheme: Literal["http", "ws"]) -> str:
+def url(address: Address, scheme: Literal["http", "https", "ws", "wss"]) -> str:
     """How a client on this machine writes `address`: `http://127.0.0.1:7420`, or `unix:PATH`."""
     return str(address) if isinstance(address, UnixAddress) else f"{scheme}://{address}"

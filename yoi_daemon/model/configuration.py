@@ -11,7 +11,7 @@ import msgspec
 from yoi_daemon.model.addresses import TcpAddress, UnixAddress, is_loopback, parse_listen
 from yoi_daemon.model.errors import ConfigFault, ConfigurationError
 from yoi_daemon.model.ids import PLUGIN_ID_RULE, RUNTIME_ID_RULE, is_plugin_id, is_runtime_id
-from yoi_daemon.model.settings import Listen, Settings
+from yoi_daemon.model.settings import ApiSettings, Listen, ObserveSettings, Settings
 
 ENVIRONMENT_PREFIX = "YOI__"
 ENVIRONMENT = "environment"
@@ -174,18 +174,33 @@ def _check_rules(settings: Settings, faults: Faults) -> None:
             faults.add(("runtimes", name), f"is no runtime id; expected {RUNTIME_ID_RULE}")
         if not runtime.directory.startswith("/") or "\0" in runtime.directory:
             faults.add(("runtimes", name, "directory"), "expected an absolute path")
-    _check_listen(settings.api.listen, ("api", "listen"), faults)
-    _check_listen(settings.observe.listen, ("observe", "listen"), faults)
-    for name, section in (("api", settings.api), ("observe", settings.observe)):
-        if not all(map(_HOST.fullmatch, section.hosts)):
-            faults.add((name, "hosts"), "expected names such as example.org or example.org:7420")
-        if not all(map(_ORIGIN.fullmatch, section.origins)):
-            faults.add(
-                (name, "origins"),
-                "expected origins such as https://example.org, in lower case and without a path",
-            )
+    _check_listener(settings.api, "api", faults)
+    _check_listener(settings.observe, "observe", faults)
 
 
+def _check_listener(
+    section: ApiSettings | ObserveSettings, name: Literal["api", "observe"], faults: Faults
+) -> None:
+    _check_listen(section, (name, "listen"), faults)
+    if (section.tls_certificate is None) != (section.tls_key is None):
+        missing = "tls_key" if section.tls_key is None else "tls_certificate"
+        faults.add((name, missing), "is missing; TLS needs tls_certificate and tls_key")
+    for key, value in (
+        ("tls_certificate", section.tls_certificate),
+        ("tls_key", section.tls_key),
+    ):
+        if value is not None and not _SECRET_NAME.fullmatch(value):
+            faults.add((name, key), "expected the name of a file in the secrets directory")
+    if not all(map(_HOST.fullmatch, section.hosts)):
+        faults.add((name, "hosts"), "expected names such as example.org or example.org:7420")
+    if not all(map(_ORIGIN.fullmatch, section.origins)):
+        faults.add(
+            (name, "origins"),
+            "expected origins such as https://example.org, in lower case and without a path",
+        )
+
+
+_SECRET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 
@@ -195,8 +210,8 @@ def listen_addresses(listen: Listen) -> list[str]:
     return [listen] if isinstance(listen, str) else listen
 
 
-def _check_listen(listen: Listen, path: Path, faults: Faults) -> None:
-    addresses = listen_addresses(listen)
+def _check_listen(section: ApiSettings | ObserveSettings, path: Path, faults: Faults) -> None:
+    addresses = listen_addresses(section.listen)
     if not addresses:
         faults.add(path, "expected at least one address")
     for address in addresses:
@@ -209,9 +224,14 @@ def _check_listen(listen: Listen, path: Path, faults: Faults) -> None:
             faults.add(
                 path, "expected an absolute path after unix:, which clients elsewhere can use"
             )
-        if isinstance(parsed, TcpAddress) and not is_loopback(parsed.host):
+        is_open = isinstance(parsed, TcpAddress) and not is_loopback(parsed.host)
+        if is_open and not (section.has_tls or section.behind_proxy):
             # Tokens would cross the network in the clear.
-            faults.add(path, "expected a loopback address; put a proxy that speaks TLS before it")
+            faults.add(
+                path,
+                "expected a loopback address, or tls_certificate and tls_key beside it, or "
+                "behind_proxy = true where a proxy that speaks TLS stands before it",
+            )
 
 
 def _lay_over(

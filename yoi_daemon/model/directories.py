@@ -12,11 +12,17 @@ PROGRAM = "yoi-daemon"
 
 
 class Directories(msgspec.Struct, frozen=True):
-    """Where things are, absolute; `runtime` is systemd's and there while the service runs."""
+    """Where things are, absolute; `runtime` is systemd's and there while the service runs.
+
+    `is_named` is whether somebody named the one of the configuration, so that it must exist;
+    `by_systemd` whether systemd did.
+    """
 
     config: Path
     state: Path
     secrets: Path
+    is_named: bool = False
+    by_systemd: bool = False
     runtime: Path | None = None
 
     @property
@@ -40,6 +46,11 @@ class Directories(msgspec.Struct, frozen=True):
         """Holds the token made at first start."""
         return self.state / "admin.token"
 
+    @property
+    def tokens_file(self) -> Path:
+        """Holds the records of all other tokens."""
+        return self.state / "tokens.json"
+
 
 def find_directories(
     config: str | None, state: str | None, environ: Mapping[str, str]
@@ -52,6 +63,7 @@ def find_directories(
         "--state", state, environ, "STATE_DIRECTORY", "XDG_STATE_HOME", ".local/state"
     )
     credentials = environ.get("CREDENTIALS_DIRECTORY")
+    by_systemd = bool(environ.get("CONFIGURATION_DIRECTORY"))
     return Directories(
         config=_find(
             "--config", config, environ, "CONFIGURATION_DIRECTORY", "XDG_CONFIG_HOME", ".config"
@@ -59,6 +71,9 @@ def find_directories(
         state=state_path,
         secrets=Path(credentials) if credentials else state_path / "secrets",
         runtime=_first_of(environ, "RUNTIME_DIRECTORY"),
+        is_named=bool(config) or by_systemd,
+        # INVOCATION_ID tells nothing: every shell of a desktop session has one.
+        by_systemd=by_systemd,
     )
 
 

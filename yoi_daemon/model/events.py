@@ -58,6 +58,14 @@ class DaemonReloadRefused(Data, frozen=True):
     faults: tuple[str, ...]
 
 
+class TokenChanged(Data, frozen=True):
+    """`daemon.token.created` and `.revoked`: what token, with which scopes, and by which token."""
+
+    token_id: str
+    scopes: tuple[str, ...]
+    by: str
+
+
 class PluginState(Data, frozen=True):
     """`plugin.state`: a service moved to another state."""
 
@@ -236,6 +244,8 @@ CATALOGUE: Mapping[str, type[Data]] = {
     "daemon.draining": DaemonDraining,
     "daemon.reloaded": DaemonReloaded,
     "daemon.reload_refused": DaemonReloadRefused,
+    "daemon.token.created": TokenChanged,
+    "daemon.token.revoked": TokenChanged,
     "plugin.state": PluginState,
     "plugin.gave_up": PluginGaveUp,
     "plugin.slow": PluginSlow,

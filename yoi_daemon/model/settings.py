@@ -8,6 +8,8 @@ from msgspec import Meta
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Bytes = Annotated[int, Meta(ge=1024, le=1 << 40)]
+PerSecond = Annotated[float, Meta(ge=0.1, le=10_000)]
+"""What is not used is kept for one second."""
 Listen = str | list[str]
 Grant = Literal["workers:read", "workers:command"]
 
@@ -16,24 +18,46 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """The root of every table of the configuration: an unknown key is a fault."""
 
 
-class ApiSettings(Section, frozen=True):
-    """`[api]`: the REST listener."""
+class ListenerSettings(Section, frozen=True):
+    """What both listeners have. `tls_certificate` and `tls_key` name PEM files in the secrets directory; a unix
+    socket stays plain.
 
-    listen: Listen = "127.0.0.1:7420"
+    `behind_proxy` says that a proxy which speaks TLS stands before this listener.
+    """
+
     hosts: list[str] = []
     origins: list[str] = []
+    tls_certificate: str | None = None
+    tls_key: str | None = None
+    behind_proxy: bool = False
+
+    @property
+    def has_tls(self) -> bool:
+        return self.tls_certificate is not None
 
 
-class ObserveSettings(Section, frozen=True):
+class ApiSettings(ListenerSettings, frozen=True):
+    """`[api]`: the REST listener. `max_address_connections` is for each address of other machines."""
+
+    listen: Listen = "127.0.0.1:7420"
+    max_connections: Count = 2048
+    max_address_connections: Count = 256
+    commands_per_s: PerSecond = 200
+    """Of one token: every POST and DELETE but an ingress, which its plugin's queue bounds."""
+    auth_failures_per_s: PerSecond = 5
+    """From one address; and from all, below. The stream's listener counts with this one."""
+    all_auth_failures_per_s: PerSecond = 100
+
+
+class ObserveSettings(ListenerSettings, frozen=True):
     """`[observe]`: the stream's listener, and the window of events that resume."""
 
     enabled: bool | Literal["auto"] = "auto"
     listen: Listen = "127.0.0.1:7421"
-    hosts: list[str] = []
-    origins: list[str] = []
     heartbeat_s: Seconds = 15
     max_subscribers: Count = 4096
     max_token_subscribers: Count = 4096
+    max_address_connections: Count = 1024
     window_events: Count = 100_000
     window_bytes: Bytes = 67_108_864
     window_age_s: Annotated[float, Meta(gt=0)] = 604_800
@@ -82,7 +106,8 @@ class PluginSettings(Section, frozen=True):
     attempts: Annotated[int, Meta(ge=1, le=100)] = 3
     retry_min_s: Seconds = 1
     retry_max_s: Seconds = 30
-    redeliver_per_s: Annotated[float, Meta(ge=0.1, le=10_000)] = 10
+    redeliver_per_s: PerSecond = 10
+    hooks_per_s: PerSecond = 100
     # the service's life
     start_timeout_s: Seconds = 30
     start_warn_s: Seconds = 10

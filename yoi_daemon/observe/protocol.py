@@ -12,6 +12,7 @@ from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.model.cursor import MalformedCursorError, decode_cursor
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.ids import EMBEDDED_RUNTIME_ID
+from yoi_daemon.model.tokens import PERMISSIONS, Permission
 from yoi_daemon.model.workers import TranscriptPage, WorkerSummary
 
 PROTOCOL_VERSION = 1
@@ -27,6 +28,7 @@ CLOSE_CODES: Mapping[str, int] = {
     "too_many_subscribers": 1013,
     "slow_consumer": 4008,
     "bad_request": 4400,
+    "unauthenticated": 4401,
     "runtime_not_found": 4404,
     "worker_not_found": 4404,
     "worker_gone": 4404,
@@ -36,12 +38,26 @@ CLOSE_CODES: Mapping[str, int] = {
 }
 """4000-4099, 1012 and 1013: reconnect and resume. 4400-4499: do not try again unchanged."""
 
-_ROUTES: tuple[re.Pattern[str], ...] = (
-    re.compile(r"/v1/events"),
-    re.compile(r"/v1/workers/(?P<worker_id>[^/]+)/events"),
-    re.compile(r"/v1/runtimes/(?P<runtime_id>[^/]+)/workers/(?P<worker_id>[^/]+)/events"),
-    re.compile(r"/v1/plugins/(?P<plugin_id>[^/]+)/events"),
+
+class StreamRoute(msgspec.Struct, frozen=True):
+    """A path that is a stream, and what a token must allow to follow it. `rule` as in a REST route."""
+
+    rule: str
+    access: Permission
+
+    def __post_init__(self) -> None:
+        if self.access not in PERMISSIONS:
+            raise ValueError(f"{self.rule}: no stream without its authorisation")
+
+
+STREAMS: tuple[StreamRoute, ...] = (
+    StreamRoute("/v1/events", "events:read"),
+    StreamRoute("/v1/workers/<worker_id>/events", "events:read"),
+    StreamRoute("/v1/runtimes/<runtime_id>/workers/<worker_id>/events", "events:read"),
+    StreamRoute("/v1/plugins/<plugin_id>/events", "events:read"),
 )
+_PARAMETER = re.compile(r"<([a-z_]+)>")
+_PATTERNS = [(route, re.compile(_PARAMETER.sub(r"(?P<\1>[^/]+)", route.rule))) for route in STREAMS]
 _PARAMETERS = ("cursor", "kinds", "on_gap", "snapshot", "await")
 _KIND = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*\.?")
 
@@ -189,14 +205,14 @@ class ErrorMessage(
     worker: WorkerSummary | None = None
 
 
-def find_target(path: str) -> Target:
+def find_target(path: str) -> tuple[StreamRoute, Target]:
     """The stream that `path` names. Raises `Refused` (`route_not_found`)."""
-    for route in _ROUTES:
-        if match := route.fullmatch(path):
+    for route, pattern in _PATTERNS:
+        if match := pattern.fullmatch(path):
             named = match.groupdict()
             if "worker_id" in named:
                 named.setdefault("runtime_id", EMBEDDED_RUNTIME_ID)
-            return Target(**named)
+            return route, Target(**named)
     raise Refused("route_not_found", "there is no stream here; see /v1/events")
 
 

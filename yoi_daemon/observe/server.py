@@ -10,9 +10,10 @@ import trio
 
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.eventlog.fanout import Fanout
-from yoi_daemon.front.access import Names, Principal, refuse_token_in_query
+from yoi_daemon.front.access import Names, joined, refuse_token_in_query
 from yoi_daemon.front.connection import Connection, SessionHandler, UpgradeRequest
 from yoi_daemon.front.descriptors import OBSERVE_PART, connections
+from yoi_daemon.front.tokens import Principal
 from yoi_daemon.front.websocket import WebSocketLimits, serve_websocket
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.observe.draining import Drain
@@ -29,6 +30,8 @@ from yoi_daemon.observe.protocol import (
 )
 from yoi_daemon.observe.session import Scope, Session
 
+FAREWELL_S = 0.5
+"""For which a subscriber whose token ended may take that, in seconds."""
 REFUSED_AT_ONCE = 64
 """Connections beyond the cap on subscribers, so that one too many can be told so."""
 
@@ -48,6 +51,7 @@ class ObserveServer:
         self._names = names
         self._uniform = uniform
         self._fanout = Fanout(daemon.event_log)
+        daemon.observed.lag_events = self._fanout.lag_events
         self._by_token: Counter[str] = Counter()
         self._drain = Drain(
             daemon.draining,
@@ -63,7 +67,7 @@ class ObserveServer:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serves until the daemon drains and every session has ended."""
-        most = self._daemon.settings.observe.max_subscribers
+        settings = self._daemon.settings.observe
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._fanout.run)
             nursery.start_soon(self._fanout.wake_all_at, self._daemon.draining)
@@ -72,8 +76,14 @@ class ObserveServer:
                 self.admit,
                 draining=self._daemon.draining,
                 limits=WebSocketLimits(
-                    connections=connections(OBSERVE_PART, most + REFUSED_AT_ONCE)
+                    connections=connections(
+                        OBSERVE_PART, settings.max_subscribers + REFUSED_AT_ONCE
+                    ),
+                    connections_by_address=None
+                    if settings.behind_proxy
+                    else settings.max_address_connections,
                 ),
+                certificate=self._daemon.certificates.get("observe"),
                 new_request_id=lambda: self._daemon.ids.new("req"),
                 task_status=task_status,
             )
@@ -84,12 +94,13 @@ class ObserveServer:
 
         What is wrong with the rest is told on the stream, where a client can read it.
         """
-        headers = dict(request.headers)
-        self._names.check(headers.get("host"), headers.get("origin"), headers.get("sec-fetch-site"))
+        headers = joined(request.headers)
+        self._names.check(headers)
         refuse_token_in_query(request.query)
-        principal = self._daemon.tokens.authenticate(headers.get("authorization"))
-        principal.require("events:read")
-        target = find_target(request.path)
+        address = request.peer.rpartition(":")[0].strip("[]") or request.peer
+        principal = self._daemon.tokens.authenticate(headers.get("authorization"), address)
+        route, target = find_target(request.path)
+        principal.require(route.access)
         if self._daemon.draining.is_set():
             raise Refused("draining", "the daemon stops; come back", retry_after_s=2.0)
         try:
@@ -103,19 +114,17 @@ class ObserveServer:
                 await self._session(connection).refuse(reason)
 
             return refuse
-
-        async def follow(connection: Connection) -> None:
-            await self._follow(connection, principal, scope, start)
-
-        return follow
+        return partial(self._follow, principal, scope, start)
 
     async def _follow(
-        self, connection: Connection, principal: Principal, scope: Scope, start: Start
+        self, principal: Principal, scope: Scope, start: Start, connection: Connection
     ) -> None:
         observed = self._daemon.observed
         try:
-            # Again: others may have come in while this one shook hands.
+            # Again: while this one shook hands others may have come in, and its token may have ended.
             self._check_room(principal)
+            if not self._daemon.tokens.is_valid(principal):
+                raise _token_ended()
         except StreamRefused as refused:
             await self._session(connection).refuse(refused)
             return
@@ -123,11 +132,21 @@ class ObserveServer:
         observed.subscribers += 1
         self._by_token[principal.token_id] += 1
         try:
-            await session.run(scope, start)
+            with self._daemon.tokens.while_valid(principal) as validity:
+                await session.run(scope, start)
+            if validity.cancelled_caught:
+                await self._end_with_token(session, connection)
         finally:
             observed.subscribers -= 1
             self._by_token[principal.token_id] -= 1
             observed.slow_consumers += session.was_overrun or connection.stalled
+
+    async def _end_with_token(self, session: Session, connection: Connection) -> None:
+        """Says so and closes; cuts off a peer that does not read, so that nothing more reaches it."""
+        with trio.move_on_after(FAREWELL_S):
+            await session.refuse(_token_ended())
+            return
+        connection.abort()
 
     def _check_room(self, principal: Principal) -> None:
         settings = self._daemon.settings.observe
@@ -194,3 +213,11 @@ class ObserveServer:
             self._daemon.plugins.service(plugin_id)
         except Refused as refused:
             raise StreamRefused(refused.code, refused.code, refused.detail) from refused
+
+
+def _token_ended() -> StreamRefused:
+    return StreamRefused(
+        "unauthenticated",
+        "token_ended",
+        "the token was revoked or has expired; come back with another",
+    )

@@ -60,6 +60,16 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
 class Session:
     """Follows the log for one subscriber. It has no queue: it reads where it stands."""
 
+    __slots__ = (
+        "_drain",
+        "_drain_at",
+        "_fanout",
+        "_heartbeat_s",
+        "_log",
+        "_transport",
+        "was_overrun",
+    )
+
     def __init__(
         self, fanout: Fanout, transport: Transport, *, heartbeat_s: float, drain: Drain
     ) -> None:

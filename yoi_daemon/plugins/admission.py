@@ -11,6 +11,7 @@ from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.events import Draft, IngressAccepted, format_time
 from yoi_daemon.model.ids import IdSource
 from yoi_daemon.model.plugins import IngressReceipt
+from yoi_daemon.model.strict_json import check_json
 from yoi_daemon.plugins.delivery import Delivery
 from yoi_daemon.plugins.lane import Lane
 from yoi_daemon.plugins.service import Service
@@ -69,7 +70,8 @@ class Admission:
     ) -> IngressReceipt:
         """Accepts a webhook whose signature is right. `headers` are in lower case.
 
-        Raises `Refused` as `accept` does, and `unauthenticated`, before anything about the body.
+        Raises `Refused` as `accept` does, and before anything about the body `unauthenticated` and
+        `rate_limited`.
         """
         spec = self._spec(service, ingress)
         loaded = service.loaded
@@ -78,6 +80,7 @@ class Admission:
                 "ingress_not_found", f"plugin {service.plugin_id} has no webhook {ingress}"
             )
         verify_signature(spec.verify, loaded.config, headers, body)
+        service.count_hook()
         self._check(service, spec, body)
         names = (*handed_headers(spec.verify), *spec.headers)
         handed = {name: headers[name] for name in names if name in headers}
@@ -147,15 +150,15 @@ class Admission:
                 max_bytes=limit,
             )
         try:
+            check_json(payload)
+        except ValueError as error:
+            raise Refused("invalid_event", f"the payload is not JSON: {error}") from error
+        try:
             spec.decoder.decode(payload)
         except msgspec.ValidationError as error:
             raise Refused(
                 "invalid_event", f"the payload does not fit ingress {spec.name}: {error}"
             ) from error
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise Refused("invalid_event", f"the payload is not JSON: {error}") from error
-        except RecursionError as error:
-            raise Refused("invalid_event", "the payload is nested too deeply") from error
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             # An author's own checks run in the decoder, and may raise what they like.
             raise Refused(

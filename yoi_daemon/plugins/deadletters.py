@@ -21,29 +21,6 @@ MAX_DEAD_LETTER_AGE_S = 1_209_600.0
 EXPIRED_AT_ONCE = 100
 
 
-class RateLimit:
-    """So many redeliveries a second and no more, so that a replay floods nobody. Times are monotonic seconds."""
-
-    def __init__(self, now: float) -> None:
-        self._spent = 0.0
-        self._at = now
-
-    def check(self, now: float, per_s: float) -> None:
-        """Raises `Refused` (`rate_limited`) where one more would be too many."""
-        self._spent = max(0.0, self._spent - (now - self._at) * per_s)
-        self._at = now
-        if self._spent + 1 > max(1.0, per_s):
-            raise Refused(
-                "rate_limited",
-                f"this plugin takes {per_s:g} redeliveries a second",
-                retry_after_s=round(1 / per_s, 3),
-            )
-
-    def count(self) -> None:
-        """One was made."""
-        self._spent += 1
-
-
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """One dead event with what every attempt came to. `digest` is of the plugin's code that buried it."""
 

@@ -59,7 +59,9 @@ class InlineExecutor:
             payload = spec.decoder.decode(delivery.payload)
         except (msgspec.DecodeError, RecursionError) as error:
             return Failure(
-                outcome="invalid_event", code="invalid_event", message=_short(_text_of(error))
+                outcome="invalid_event",
+                code="invalid_event",
+                message=_short(_text_of(error, self._loaded)),
             )
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 (the author's type)
             return failure_of(error, self._loaded)
@@ -87,7 +89,7 @@ class InlineExecutor:
             return Failure(
                 outcome="retry_scheduled",
                 code="retry",
-                message=_short(_text_of(retry) or "the handler asked for a retry"),
+                message=_short(_text_of(retry, self._loaded) or "the handler asked for a retry"),
                 retry_after_s=_seconds(getattr(retry, "after_s", None)),
             )
         except BaseException as error:  # noqa: ASYNC103, BLE001 (a plugin ends itself, not the daemon)
@@ -130,7 +132,7 @@ def failure_of(error: BaseException, loaded: LoadedPlugin) -> Failure:
     leaf = error
     while isinstance(leaf, BaseExceptionGroup):
         leaf = cast("BaseExceptionGroup[BaseException]", leaf).exceptions[0]
-    name, text = type(leaf).__name__, _text_of(leaf)
+    name, text = type(leaf).__name__, _text_of(leaf, loaded)
     return Failure(
         outcome="handler_failed",
         code="handler_failed",
@@ -168,9 +170,9 @@ def _place(frame: types.FrameType, line: int, loaded: LoadedPlugin) -> str | Non
     return None
 
 
-def _text_of(error: BaseException) -> str:
+def _text_of(error: BaseException, loaded: LoadedPlugin) -> str:
     try:
-        return public_text(f"{error}")
+        return public_text(loaded.redact(f"{error}"))
     except Exception:  # noqa: BLE001 (an author's __str__)
         return ""
 

@@ -4,11 +4,11 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 
-from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import ConfigFault, Refused
 from yoi_daemon.model.plugins import PluginRecord
 from yoi_daemon.model.settings import PluginSettings, Settings
 from yoi_daemon.plugins.admission import Admission
+from yoi_daemon.plugins.loading import Loader
 from yoi_daemon.plugins.record import ask_status, record_of
 from yoi_daemon.plugins.reloading import Plan, plan_reload
 from yoi_daemon.plugins.service import Service
@@ -19,12 +19,12 @@ class PluginHost:
 
     def __init__(
         self,
-        directories: Directories,
+        loader: Loader,
         admission: Admission,
         spawn: Callable[[Service], None],
         make: Callable[[str, PluginSettings], Awaitable[Service]],
     ) -> None:
-        self._directories = directories
+        self._loader = loader
         self._spawn = spawn
         self._make = make
         self._services: dict[str, Service] = {}
@@ -59,7 +59,7 @@ class PluginHost:
         that is replaced drains first; what is queued stays. Cancelled before anything is taken, nothing
         is; after that all of it is. One reload at a time: the caller sees to it.
         """
-        plan = await plan_reload(self._directories, settings, self._services, only)
+        plan = await plan_reload(self._loader, settings, self._services, only)
         # Shielded: one who asks and goes away leaves no half of it. Each stop has its own limits.
         with trio.CancelScope(shield=True):
             await self._carry_out(plan)

@@ -17,7 +17,8 @@ R = TypeVar("R", bound=msgspec.Struct)
 MAX_KEYS = 10_000
 MAX_AGE_S = 86_400.0
 """Keys are remembered for a day, and the latest 10,000 of each plugin."""
-MAX_KEY_CHARS = 200
+MAX_KEY_CHARS = 256
+"""200 of the caller's, and whose they are."""
 
 
 class _Known(msgspec.Struct, Generic[R], frozen=True):

@@ -3,12 +3,12 @@
 import msgspec
 import trio
 
-from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import ConfigFault, Refused
 from yoi_daemon.model.settings import PluginSettings, Settings
-from yoi_daemon.plugins.discovery import Found, discover
-from yoi_daemon.plugins.loading import LoadedPlugin, LoadFailed, digest_of, load_config, load_plugin
+from yoi_daemon.plugins.discovery import Found
+from yoi_daemon.plugins.loading import LoadedPlugin, Loader
 from yoi_daemon.plugins.service import LOAD_TIMEOUT_S, Service
+from yoi_daemon.plugins.source import LoadFailed
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -30,7 +30,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 async def plan_reload(
-    directories: Directories,
+    loader: Loader,
     settings: Settings,
     services: dict[str, Service],
     only: str | None = None,
@@ -42,7 +42,7 @@ async def plan_reload(
     """
 
     def load_all() -> Plan:
-        return _load_changed(directories, settings, services, only)
+        return _load_changed(loader, settings, services, only)
 
     with trio.move_on_after(LOAD_TIMEOUT_S):
         # Abandoned when late: an import in a thread cannot be ended.
@@ -53,9 +53,9 @@ async def plan_reload(
 
 
 def _load_changed(
-    directories: Directories, settings: Settings, services: dict[str, Service], only: str | None
+    loader: Loader, settings: Settings, services: dict[str, Service], only: str | None
 ) -> Plan:
-    discovery = discover(directories.plugins)
+    discovery = loader.discover()
     found = {
         plugin_id: one
         for plugin_id, one in discovery.found.items()
@@ -74,7 +74,7 @@ def _load_changed(
         service = services.get(plugin_id)
         wanted = settings.for_plugin(plugin_id)
         try:
-            loaded = _load_if_changed(one, wanted, service, directories)
+            loaded = _load_if_changed(one, wanted, service, loader)
         except LoadFailed as failure:
             if service is None or service.loaded is not None or only is not None:
                 faults.append(f"{failure.code}: {failure.message}")
@@ -98,14 +98,14 @@ def _load_changed(
 
 
 def _load_if_changed(
-    found: Found, wanted: PluginSettings, service: Service | None, directories: Directories
+    found: Found, wanted: PluginSettings, service: Service | None, loader: Loader
 ) -> LoadedPlugin | None:
-    places = {"config_file": directories.config_file, "secrets": directories.secrets}
+    source = loader.read(found)
     before = None if service is None else service.loaded
-    if service is None or before is None or digest_of(found) != before.digest:
-        return load_plugin(found, wanted.config, **places)
+    if service is None or before is None or source.digest != before.digest:
+        return loader.load(source, wanted.config)
     # The same code: not run again. A secret's file may have changed though the table did not.
-    config = load_config(before.plugin, wanted.config, found.plugin_id, **places)
+    config = loader.configure(before.plugin, wanted.config)
     if config == before.config and wanted == service.settings:
         return None
     return msgspec.structs.replace(before, config=config)

@@ -18,20 +18,22 @@ from yoi_daemon.model.events import (
     PluginWedged,
 )
 from yoi_daemon.model.plugins import IngressReceipt
+from yoi_daemon.model.rates import RateLimit
 from yoi_daemon.model.settings import PluginSettings
 from yoi_daemon.plugins.calls import Calls
 from yoi_daemon.plugins.context import Surroundings, WorkersFor
-from yoi_daemon.plugins.deadletters import DeadLetters, RateLimit
+from yoi_daemon.plugins.deadletters import DeadLetters
 from yoi_daemon.plugins.delivery import Attempt, Call, Delivery, Fault
 from yoi_daemon.plugins.executor import frame_in
 from yoi_daemon.plugins.generation import Generation
 from yoi_daemon.plugins.idempotency import DeliveryKeys
 from yoi_daemon.plugins.lane import Lane, lane_limits
 from yoi_daemon.plugins.lifecycle import Lifecycle
-from yoi_daemon.plugins.loading import LoadedPlugin, LoadFailed, forget_module
+from yoi_daemon.plugins.loading import LoadedPlugin
 from yoi_daemon.plugins.records import Records, Restored
 from yoi_daemon.plugins.restart import RestartPolicy
 from yoi_daemon.plugins.settlement import Settlement
+from yoi_daemon.plugins.source import LoadFailed
 from yoi_daemon.plugins.state import PluginState
 from yoi_daemon.plugins.supervision import Command, Supervisor
 
@@ -53,6 +55,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     uniform: Callable[[float, float], float]
     load: Callable[[str, PluginSettings], LoadedPlugin]
     """Blocking; raises `LoadFailed`."""
+    forget: Callable[[LoadedPlugin], None]
+    """Lets go of a module that another version has taken over from."""
     timers: Callable[["Service", LoadedPlugin], Awaitable[None]]
     """Runs a plugin's timers until cancelled."""
 
@@ -81,6 +85,7 @@ class Service:
         )
         self._state = PluginState(plugin_id, parts.event_log.record)
         self._redeliveries = RateLimit(parts.clock())
+        self._hooks = RateLimit(parts.clock())
         self.settlement = Settlement(
             plugin_id,
             settings,
@@ -216,10 +221,20 @@ class Service:
         letter = self.dead_letters.get(event_id)
         if (refused := self.refusal()) is not None:
             raise refused
-        self._redeliveries.check(self._parts.clock(), self.settings.redeliver_per_s)
+        self._redeliveries.check(
+            self._parts.clock(), self.settings.redeliver_per_s, "redeliveries of this plugin"
+        )
         self.lane.reserve(letter.delivery.size)
         self._redeliveries.count()
         return self.dead_letters.take(event_id).delivery
+
+    def count_hook(self) -> None:
+        """Counts a webhook whose signature is right. Raises `Refused` (`rate_limited`).
+
+        Only those: a stranger cannot use up what the sender may.
+        """
+        now, per_s = self._parts.clock(), self.settings.hooks_per_s
+        self._hooks.take(now, per_s, "webhooks of this plugin")
 
     def report_unfinished(self) -> int:
         """Says how many accepted events are not handled, as an event and a log line; gives their count."""
@@ -271,7 +286,7 @@ class Service:
         supervisor.loaded, supervisor.settings = loaded, settings
         supervisor.policy.settings = settings
         if before is not None and before.module != loaded.module:
-            forget_module(before)
+            self._parts.forget(before)
         if self.lifecycle.state in ("failed", "stopped") and not loaded.plugin.has_service:
             self.lifecycle.move("ready", "loaded", "the module is loaded")
         if self.lifecycle.state == "ready":

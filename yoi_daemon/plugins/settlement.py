@@ -18,6 +18,7 @@ from yoi_daemon.model.events import (
     IngressDropped,
     format_time,
 )
+from yoi_daemon.model.histogram import Histogram
 from yoi_daemon.model.plugins import DispatchTimes, LastError
 from yoi_daemon.model.settings import PluginSettings
 from yoi_daemon.plugins.deadletters import DeadLetters
@@ -26,6 +27,10 @@ from yoi_daemon.plugins.lane import LATE, Lane
 from yoi_daemon.plugins.records import CLAIMED_ALONE, NOT_CLAIMED, Records, Restored
 
 TIMES_KEPT = 256
+DURATION_BOUNDS_S = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+)  # fmt: skip
+"""Prometheus's own, from a handler that does little to one at the default deadline, 30 s, and beyond."""
 MAX_RETRY_AFTER_S = 86_400.0
 """What a handler may ask for with `Retry(after_s=…)`: a day."""
 
@@ -71,6 +76,8 @@ class Settlement:
         self._logger = logger
         self._wall_clock = wall_clock
         self._uniform = uniform
+        self.durations = Histogram(DURATION_BOUNDS_S)
+        """How long every attempt since the start took."""
         self._times_ms: deque[float] = deque(maxlen=TIMES_KEPT)
         self._displaced: dict[tuple[str, str], _Displaced] = {}
         self.counters: Counter[str] = Counter()
@@ -85,6 +92,7 @@ class Settlement:
         delivery = attempt.delivery
         duration_ms = _milliseconds(duration_s)
         self._times_ms.append(duration_ms)
+        self.durations.observe(duration_s)
         if failure is None:
             self.counters["handled"] += 1
             self._emit("handled", delivery, duration_ms)
@@ -123,6 +131,7 @@ class Settlement:
         delivery, duration_ms = attempt.delivery, _milliseconds(duration_s)
         self.counters[LATE.outcome] += 1
         delivery.failures += 1
+        self.durations.observe(duration_s)
         delivery.attempts.append(self._record(delivery, LATE, duration_ms, duration_s))
         self._emit(LATE.outcome, delivery, duration_ms, LATE)
         self._records.waits(delivery)

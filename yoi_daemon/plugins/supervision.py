@@ -271,7 +271,9 @@ class Supervisor:
         lifecycle.restarts = self.policy.restarts
         lifecycle.is_quarantined = following.gave_up
         code, message = end.code, end.message
-        if following.gave_up:
+        if not following.gave_up:
+            self._settlement.counters["restarted"] += 1
+        else:
             code, message = (
                 "gave_up",
                 f"restarted too often; the last time {end.code}: {end.message}",

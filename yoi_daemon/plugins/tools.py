@@ -3,6 +3,7 @@
 import msgspec
 
 from yoi_daemon.model.errors import Refused
+from yoi_daemon.model.strict_json import check_json
 from yoi_daemon.plugins.calls import Returned
 from yoi_daemon.plugins.context import CallContext
 from yoi_daemon.plugins.delivery import Failure
@@ -45,6 +46,7 @@ async def call_tool(service: Service, name: str, arguments: bytes) -> bytes:
     if calls.count(name) >= limit:
         raise Refused("limit_reached", f"{limit} calls of {name} run already", retry_after_s=1.0)
     try:
+        check_json(arguments)
         decoded = spec.decoder.decode(arguments)
     except Exception as error:
         raise Refused("invalid_request", f"the arguments do not fit: {error}") from error

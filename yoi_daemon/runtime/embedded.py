@@ -1,10 +1,11 @@
 """The embedded runtime: workers in this process, one nursery for all, one task for each."""
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
+import msgspec
 import structlog
 import trio
 
@@ -13,6 +14,7 @@ from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.events import ObservationEvent, format_time
 from yoi_daemon.model.ids import EMBEDDED_RUNTIME_ID, IdSource
 from yoi_daemon.model.settings import RuntimeSettings
+from yoi_daemon.model.states import WorkerState
 from yoi_daemon.model.workers import (
     Capabilities,
     Diagnostic,
@@ -43,6 +45,14 @@ MAX_LABEL_CHARS = 200
 
 STOP_BUDGET_S = 2.0
 """For workers to end when the runtime is left without a `shutdown` before: one engine's clean-up, not more."""
+
+
+class RuntimeStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """A runtime now: how many workers by state, ended ones while they are kept, and given-up turns' workers."""
+
+    runtime_id: str
+    workers: dict[WorkerState, int]
+    wedged: int
 
 
 class EmbeddedRuntime:
@@ -253,6 +263,13 @@ class EmbeddedRuntime:
         """Workers, ended ones too, with a given-up turn that still runs: the process cannot wait for it."""
         self._wedged = [worker for worker in self._wedged if worker.wedged_turns]
         return tuple(worker.worker_id for worker in self._wedged)
+
+    def statistics(self) -> RuntimeStatistics:
+        """The workers now."""
+        states: Counter[WorkerState] = Counter(worker.state for worker in self._workers.values())
+        return RuntimeStatistics(
+            runtime_id=self._around.runtime_id, workers=dict(states), wedged=len(self.wedged())
+        )
 
     def _find(self, worker_id: str) -> Worker:
         worker = self._workers.get(worker_id)

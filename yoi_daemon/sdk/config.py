@@ -1,5 +1,6 @@
 """An author's settings, and secrets in them."""
 
+import hmac
 from typing import Any, NoReturn
 
 import msgspec
@@ -10,7 +11,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Secret:
-    """A value read from a file in the secrets directory. It cannot be printed, formatted or serialised."""
+    """A value read from a file in the secrets directory. It cannot be printed, copied or serialised."""
 
     __slots__ = ("_value",)
 
@@ -32,7 +33,12 @@ class Secret:
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Secret cannot be serialised")
 
+    def __getstate__(self) -> NoReturn:
+        raise TypeError("a Secret cannot be serialised")
+
     def __eq__(self, other: Any) -> bool:
-        return isinstance(other, Secret) and self._value == other._value
+        return isinstance(other, Secret) and hmac.compare_digest(
+            self._value.encode(), other._value.encode()
+        )
 
     __hash__ = None  # pyright: ignore[reportAssignmentType]

@@ -6,9 +6,16 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from yoi_daemon.model.events import Lane
+from yoi_daemon.model.histogram import HistogramSnapshot
 from yoi_daemon.store.tables import Changes, LogEvent, Table
 
 R = TypeVar("R", bound=tuple[Any, ...])
+
+
+COMMIT_BOUNDS_S = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
+)  # fmt: skip
+"""Of `commit_times`: from a fast disk's fsync to a disk that is ill."""
 
 
 class Batch(NamedTuple):
@@ -33,7 +40,8 @@ class RecoveredLog(NamedTuple):
 
 
 class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """Counters since the start. `commit_ms` are the latest commits; `bytes` are the store's files.
+    """Counters since the start. `commit_ms` are the latest commits, `commit_times` all of them;
+    `bytes` are the store's files.
 
     `free_bytes` is what the file system has left; `low` whether that is too little to accept more.
     """
@@ -42,6 +50,7 @@ class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
     commit_p50_ms: float
     commit_p99_ms: float
     commit_max_ms: float
+    commit_times: HistogramSnapshot
     bytes: int
     free_bytes: int
     low: bool

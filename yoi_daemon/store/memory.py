@@ -7,7 +7,8 @@ import trio
 
 from yoi_daemon.model.cursor import random_epoch
 from yoi_daemon.model.events import Lane
-from yoi_daemon.store.interface import Batch, Clock, RecoveredLog, StoreStatistics
+from yoi_daemon.model.histogram import Histogram
+from yoi_daemon.store.interface import COMMIT_BOUNDS_S, Batch, Clock, RecoveredLog, StoreStatistics
 from yoi_daemon.store.tables import Table
 
 R = TypeVar("R", bound=tuple[Any, ...])
@@ -51,6 +52,7 @@ class MemoryStore:
             commit_p50_ms=0,
             commit_p99_ms=0,
             commit_max_ms=0,
+            commit_times=Histogram(COMMIT_BOUNDS_S).snapshot(),
             bytes=0,
             free_bytes=0,
             low=False,

@@ -16,8 +16,9 @@ import trio
 from yoi_daemon.model.cursor import random_epoch
 from yoi_daemon.model.errors import StorageFailed
 from yoi_daemon.model.events import Lane
+from yoi_daemon.model.histogram import Histogram
 from yoi_daemon.store.connection import Connect, Connection, connect, is_full
-from yoi_daemon.store.interface import Batch, Clock, RecoveredLog, StoreStatistics
+from yoi_daemon.store.interface import COMMIT_BOUNDS_S, Batch, Clock, RecoveredLog, StoreStatistics
 from yoi_daemon.store.schema import check_version, migrate
 from yoi_daemon.store.space import Space
 from yoi_daemon.store.tables import (
@@ -101,6 +102,7 @@ class SqliteStore:
         self._since_checkpoint = 0
         self._commits = 0
         self._times_ms: deque[float] = deque(maxlen=TIMES_KEPT)
+        self._commit_times = Histogram(COMMIT_BOUNDS_S)
 
     async def open(self) -> None:
         """Opens the file, or makes it; brings its schema here.
@@ -148,6 +150,7 @@ class SqliteStore:
             commit_p50_ms=round(cuts[49], 3),
             commit_p99_ms=round(cuts[98], 3),
             commit_max_ms=round(times[-1], 3),
+            commit_times=self._commit_times.snapshot(),
             bytes=sum(_size(self._path.with_name(self._path.name + end)) for end in ("", "-wal")),
             free_bytes=self._space.free_bytes,
             low=self._space.is_low,
@@ -264,7 +267,9 @@ class SqliteStore:
                 f"a commit failed: {error}; the daemon ends, and finds what was accepted when it starts"
             ) from error
         self._commits += 1
-        self._times_ms.append((time.perf_counter() - begun_s) * 1000)
+        duration_s = time.perf_counter() - begun_s
+        self._times_ms.append(duration_s * 1000)
+        self._commit_times.observe(duration_s)
         self._space.measure()
 
     def _write(self, batch: Batch, age_s: float) -> None:

@@ -41,10 +41,13 @@ class Proxy:
 
     async def serve(self, client: trio.SocketStream) -> None:
         self.connections += 1
-        async with await trio.open_tcp_stream(self._host, self._port) as server, client:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._carry, client, server, nursery.cancel_scope)
-                nursery.start_soon(self._carry, server, client, nursery.cancel_scope)
+        async with (
+            await trio.open_tcp_stream(self._host, self._port) as server,
+            client,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(self._carry, client, server, nursery.cancel_scope)
+            nursery.start_soon(self._carry, server, client, nursery.cancel_scope)
 
     async def _carry(
         self, source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope

@@ -11,12 +11,18 @@ from tests.proofs.stream.rig import PATIENCE_S, TICKS, Stream, burst, call, writ
 pytest.importorskip("trio_websocket")
 pytestmark = pytest.mark.prove
 
-SUBSCRIBERS, SAMPLE = 10_000, 1000
-AT_ONCE = 2000
+SUBSCRIBERS, SAMPLE = 10_000, 500
+AT_ONCE = 1000
 """Open together; each resumes once, so there are twice as many connections in all."""
 
-EACH_BYTES = 400
-"""What a subscriber that is gone may leave, which is noise: one costs some 22 KiB while it is there."""
+WARM_UPS = 2
+"""Waves before the base: what an allocator keeps for the next one is no leak."""
+
+BLOCKS_EACH, BLOCKS_NOISE = 0.2, 4000
+"""Python's allocated blocks: one kept object of each subscriber is more. Noise: deadlines that Trio prunes late."""
+
+RESIDENT_GROWTH, RESIDENT_NOISE = 0.1, 2 << 20
+"""What is resident moves with fragmentation; a subscriber costs some 22 KiB while it is there."""
 
 TOML = "[observe]\nmax_subscribers = 12000\nmax_token_subscribers = 12000\n"
 
@@ -57,18 +63,20 @@ def churn(daemon, count: int) -> int:
     return most
 
 
-def check(base: dict[str, int], after: dict[str, int], count: int) -> None:
-    assert after["tasks"] <= base["tasks"], (base, after)
-    assert after["descriptors"] <= base["descriptors"], (base, after)
-    assert after["resident_bytes"] - base["resident_bytes"] <= count * EACH_BYTES + (1 << 20), (
-        base,
-        after,
-    )
+def kept(base: dict[str, int], after: dict[str, int], count: int) -> list[str]:
+    """What of so many subscribers is still there."""
+    allowed = {
+        "tasks": 0.0,
+        "descriptors": 0.0,
+        "blocks": count * BLOCKS_EACH + BLOCKS_NOISE,
+        "resident_bytes": base["resident_bytes"] * RESIDENT_GROWTH + RESIDENT_NOISE,
+    }
+    return [name for name, most in allowed.items() if after[name] - base[name] > most]
 
 
 def prepare(start_daemon, tmp_path, **plugins: str):
     daemon = start_daemon(write_config(tmp_path / "config", TOML, **plugins))
-    burst(daemon, 20, 100)
+    burst(daemon, 20, 100, wait=True)
     return daemon
 
 
@@ -80,72 +88,46 @@ def test_nothing_stays_of_thousands_that_opened_resumed_and_closed(
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     daemon = prepare(start_daemon, tmp_path)
     total = SUBSCRIBERS if full else SAMPLE
-    at_once = min(AT_ONCE, total // 4)
-    churn(daemon, at_once)  # what an allocator keeps for the next wave is no leak
+    at_once = min(AT_ONCE, total // 5)
+    for _ in range(WARM_UPS):
+        churn(daemon, at_once)
     base = settled(daemon)
     most = max(churn(daemon, at_once) for _ in range(total // at_once))
     after = settled(daemon)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     with capsys.disabled():
         print(f"\n{total} subscribers, {at_once} at once: base {base}, most {most}, after {after}")
-    check(base, after, total)
+    assert kept(base, after, total) == []
 
 
-A_LEAK_OF_TASKS = """
+LEAKS = """
+import os
 import trio
 from yoi_daemon.front.websocket import _Session
 from yoi_daemon.sdk import Plugin
 plugin = Plugin("broken")
+kept = []
 
 @plugin.start
 async def start(ctx):
     nursery = await ctx.enter(trio.open_nursery())
     run = _Session.run
+
     async def leaking(self, admitted, early):
         nursery.start_soon(trio.sleep_forever)
+        os.dup(self._stream.socket.fileno())
+        kept.append(bytearray(200_000))
+        kept.extend(bytes(100) for _ in range(100))
         await run(self, admitted, early)
+
     _Session.run = leaking
 """
 
-A_LEAK_OF_MEMORY = """
-from yoi_daemon.observe.session import Session
-from yoi_daemon.sdk import Plugin
-plugin = Plugin("broken")
-kept = []
-run = Session.run
 
-async def leaking(self, scope, start):
-    kept.append((self, bytearray(20_000)))
-    await run(self, scope, start)
-
-Session.run = leaking
-"""
-
-A_LEAK_OF_DESCRIPTORS = """
-import os
-from yoi_daemon.front.websocket import _Session
-from yoi_daemon.sdk import Plugin
-plugin = Plugin("broken")
-run = _Session.run
-
-async def leaking(self, admitted, early):
-    os.dup(self._stream.socket.fileno())
-    await run(self, admitted, early)
-
-_Session.run = leaking
-"""
-
-
-@pytest.mark.parametrize(
-    "broken",
-    [A_LEAK_OF_TASKS, A_LEAK_OF_MEMORY, A_LEAK_OF_DESCRIPTORS],
-    ids=["tasks", "memory", "descriptors"],
-)
-def test_control_a_daemon_that_keeps_something_of_each_is_caught(start_daemon, tmp_path, broken):
-    daemon = prepare(start_daemon, tmp_path, broken=broken)
+def test_control_a_daemon_that_keeps_something_of_each_is_caught(start_daemon, tmp_path):
+    daemon = prepare(start_daemon, tmp_path, broken=LEAKS)
     churn(daemon, 50)
     base = settled(daemon)
-    for _ in range(2):
-        churn(daemon, 50)
-    with pytest.raises(AssertionError):
-        check(base, settled(daemon), 100)
+    churn(daemon, 50)
+    found = kept(base, settled(daemon), 50)
+    assert found == ["tasks", "descriptors", "blocks", "resident_bytes"]

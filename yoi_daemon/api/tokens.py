@@ -1,0 +1,97 @@
+"""Tokens: made, listed, revoked. The secret is in one answer and nowhere else."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from yoi_daemon.api.routing import Answer, Call, Route
+from yoi_daemon.api.shapes import Listing
+from yoi_daemon.model.events import TokenChanged
+from yoi_daemon.model.tokens import MAX_LABEL_CHARS, SCOPE_PATTERN, SCOPE_RULE, TokenInfo
+
+MAX_SCOPES = 32
+MAX_LIFE_S = 100 * 365 * 86_400
+
+
+ScopeText = Annotated[str, Meta(pattern=f"^{SCOPE_PATTERN}$", description=SCOPE_RULE)]
+
+
+class CreateToken(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a token may do, and for how many seconds; without end unless given."""
+
+    scopes: Annotated[list[ScopeText], Meta(min_length=1, max_length=MAX_SCOPES)]
+    label: Annotated[str, Meta(max_length=MAX_LABEL_CHARS)] = ""
+    expires_in_s: Annotated[float, Meta(gt=0, le=MAX_LIFE_S)] | None = None
+
+
+class CreatedToken(msgspec.Struct, frozen=True, kw_only=True):
+    """A new token. `secret` is null where the answer is a repeated one."""
+
+    token: TokenInfo
+    secret: str | None
+    cursor: str
+
+
+class RevokedToken(msgspec.Struct, frozen=True, kw_only=True):
+    """A token that ended."""
+
+    token: TokenInfo
+    cursor: str
+
+
+async def list_tokens(call: Call) -> Answer:
+    """Every token but the admin's."""
+    return Answer({"items": call.daemon.tokens.infos()})
+
+
+async def create_token(call: Call) -> Answer:
+    """Makes a token that may do at most what this one may; 201 when it is kept."""
+    asked = await call.json(CreateToken)
+    secret, info = await call.daemon.tokens.create(
+        call.principal, scopes=asked.scopes, label=asked.label, expires_in_s=asked.expires_in_s
+    )
+    cursor = await _announce(call, "daemon.token.created", info)
+    made = CreatedToken(token=info, secret=secret, cursor=cursor)
+    return Answer(made, status=201, kept=msgspec.structs.replace(made, secret=None))
+
+
+async def revoke_token(call: Call) -> Answer:
+    """Ends a token, and every stream that is open by it."""
+    info = await call.daemon.tokens.revoke(call.params["token_id"])
+    cursor = await _announce(call, "daemon.token.revoked", info)
+    return Answer(RevokedToken(token=info, cursor=cursor))
+
+
+async def _announce(call: Call, kind: str, info: TokenInfo) -> str:
+    log = call.daemon.event_log
+    data = TokenChanged(token_id=info.token_id, scopes=info.scopes, by=call.principal.token_id)
+    seq = call.daemon.append(kind, data)
+    await log.committed(seq)
+    return log.cursors.encode(seq)
+
+
+_TOKENS = "/api/tokens"
+ROUTES = (
+    Route("GET", _TOKENS, "tokens:admin", list_tokens, gives=Listing[TokenInfo]),
+    Route(
+        "POST",
+        _TOKENS,
+        "tokens:admin",
+        create_token,
+        gives=CreatedToken,
+        status=201,
+        refuses=("limit_reached", "storage_low"),
+        takes=CreateToken,
+        is_keyed=True,
+    ),
+    Route(
+        "DELETE",
+        f"{_TOKENS}/<token_id>",
+        "tokens:admin",
+        revoke_token,
+        gives=RevokedToken,
+        refuses=("token_not_found", "invalid_state", "storage_low"),
+        is_keyed=True,
+    ),
+)

@@ -1,0 +1,130 @@
+"""`yoi-daemon token …`: what others may show to the daemon, and how it is taken from them."""
+
+import re
+
+import click
+
+from yoi_daemon.cli.exits import REFUSED
+from yoi_daemon.cli.listing import get_whole_list
+from yoi_daemon.cli.options import Client, client_options
+from yoi_daemon.cli.output import note, write_json, write_table
+from yoi_daemon.cli.printable import printable
+from yoi_daemon.cli.talking import talk
+from yoi_daemon.cli.views import Answer, CreatedToken, Tokens, view
+from yoi_daemon.client.rest import Daemon, path_of
+from yoi_daemon.model.errors import Refused
+from yoi_daemon.model.tokens import SCOPE_RULE, is_scope
+
+_UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_SPAN = re.compile(r"([1-9][0-9]{0,8})([smhd])")
+
+
+@click.group()
+def token() -> None:
+    """Make, list and revoke tokens."""
+
+
+@token.command()
+@click.option(
+    "--scope",
+    "scopes",
+    metavar="SCOPE",
+    multiple=True,
+    required=True,
+    help=f"What it may do; may be repeated: {SCOPE_RULE}.",
+)
+@click.option("--label", default="", metavar="TEXT", help="Whose it is, or what for.")
+@click.option(
+    "--expires-in", metavar="SPAN", help="For how long: 90s, 15m, 12h, 30d. Default: without end."
+)
+@client_options
+def create(options: Client, scopes: tuple[str, ...], label: str, expires_in: str | None) -> None:
+    """Make a token and print it: this once, and never again.
+
+    Standard output has the token alone; what it may do is told on standard error.
+    """
+    for scope in scopes:
+        if not is_scope(scope):
+            raise click.BadParameter(f"a scope is {SCOPE_RULE}", param_hint="--scope")
+    body = {"scopes": scopes, "label": label, "expires_in_s": _seconds(expires_in)}
+
+    async def post(daemon: Daemon) -> Answer:
+        return await daemon.post(path_of("tokens"), Answer, body=body)
+
+    answer = talk(options, post)
+    if options.as_json:
+        write_json(answer)
+        return
+    told = view(answer, CreatedToken)
+    until = "without end" if told.token.expires_at is None else f"until {told.token.expires_at}"
+    note(f"{told.token.token_id}: {', '.join(told.token.scopes)}, {until}; it is not shown again")
+    click.echo(printable(told.secret or ""))
+
+
+@token.command("list")
+@client_options
+def list_tokens(options: Client) -> None:
+    """List the tokens, all but the admin's; none is shown itself."""
+    answer = talk(options, lambda daemon: get_whole_list(daemon, path_of("tokens")))
+    if options.as_json:
+        write_json(answer)
+        return
+    rows = [
+        (
+            row.token_id,
+            row.label or None,
+            ", ".join(row.scopes),
+            row.created_at,
+            "expired" if row.expired else row.expires_at,
+            row.last_used_at,
+        )
+        for row in view(answer, Tokens).items
+    ]
+    headings = ("TOKEN", "LABEL", "SCOPES", "CREATED", "EXPIRES", "LAST USED")
+    write_table(headings, rows, empty="no tokens but the admin's")
+
+
+@token.command()
+@click.argument("token_ids", metavar="TOKEN_ID...", nargs=-1, required=True)
+@client_options
+def revoke(options: Client, token_ids: tuple[str, ...]) -> int:
+    """End tokens, and the streams that are open by them.
+
+    Goes on past one that is not there, and says so.
+    """
+    revoked: list[Answer] = []
+    missing: list[str] = []
+
+    async def delete(daemon: Daemon) -> None:
+        for token_id in token_ids:
+            try:
+                path = path_of("tokens", token_id)
+                revoked.append(await daemon.request("DELETE", path, Answer))
+            except Refused as refused:
+                if refused.code != "token_not_found":
+                    raise
+                missing.append(token_id)
+
+    try:
+        talk(options, delete)
+    finally:
+        # Also where a later one failed: what is done is done, and nobody else says so.
+        if options.as_json:
+            write_json({"revoked": revoked, "missing": missing})
+        else:
+            for answer in revoked:
+                click.echo(f"{printable(view(answer, CreatedToken).token.token_id)}  revoked")
+            for token_id in missing:
+                note(f"there is no token {token_id}; 'yoi-daemon token list' shows them")
+    return REFUSED if missing else 0
+
+
+def _seconds(span: str | None) -> int | None:
+    if span is None:
+        return None
+    found = _SPAN.fullmatch(span)
+    if found is None:
+        raise click.BadParameter(
+            "expected a number and s, m, h or d, such as 30d", param_hint="--expires-in"
+        )
+    return int(found[1]) * _UNIT_S[found[2]]

@@ -1,0 +1,363 @@
+"""Whose token it is, and for how long: made, checked, revoked, and what is open by it closed with it."""
+
+import hashlib
+import re
+import secrets
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Protocol
+
+import msgspec
+import structlog
+import trio
+
+from yoi_daemon.model.errors import Refused, StorageFailed, YoiError
+from yoi_daemon.model.ids import IdSource
+from yoi_daemon.model.rates import RateLimit, RateLimits
+from yoi_daemon.model.tokens import (
+    ADMIN_ID,
+    PERMISSIONS,
+    SCOPE_RULE,
+    Permission,
+    TokenInfo,
+    TokenRecord,
+    allows,
+    info_of,
+    is_scope,
+    may_grant,
+)
+
+TOKEN_PREFIX = "yoi_"
+"""So that a person, and a scanner of leaked secrets, can tell what it is."""
+TOKEN_BYTES = 32
+TOKEN_FORM = re.compile(TOKEN_PREFIX + "[A-Za-z0-9_-]{43}")
+MAX_TOKENS = 1000
+TICK_S = 0.5
+"""How late an expiry is noticed by what is open."""
+USE_S = 60.0
+"""To which a token's last use is true; it is written down with other changes, or after `USE_KEPT_S`."""
+USE_KEPT_S = 300.0
+
+
+def make_secret() -> str:
+    """A new token: the prefix and 256 random bits."""
+    return TOKEN_PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
+
+
+class Principal(msgspec.Struct, frozen=True):
+    """Whose token a request showed, what it may do, and until when (Unix seconds)."""
+
+    token_id: str
+    scopes: frozenset[str]
+    expires_s: float | None = None
+
+    def may(self, permission: Permission, plugin_id: str | None = None) -> bool:
+        """See `model.tokens.allows`."""
+        return allows(self.scopes, permission, plugin_id)
+
+    def require(self, permission: Permission, plugin_id: str | None = None) -> None:
+        """Raises `Refused` (`forbidden`) without the permission."""
+        if not self.may(permission, plugin_id):
+            raise Refused("forbidden", f"this token lacks the scope {permission}", scope=permission)
+
+
+ADMIN = Principal(ADMIN_ID, PERMISSIONS)
+
+
+class TokenKeeper(Protocol):
+    """Where the records are kept."""
+
+    def load(self) -> Sequence[TokenRecord]:
+        """All of them. Raises `StorageFailed`, `NotAllowed`."""
+        ...
+
+    def save(self, records: Sequence[TokenRecord]) -> None:
+        """Replaces all of them, durably or not at all. Raises `StorageFailed`, `NotAllowed`."""
+        ...
+
+
+class NotKept:
+    """Keeps nothing: tokens end with the process."""
+
+    def load(self) -> Sequence[TokenRecord]:
+        return ()
+
+    def save(self, records: Sequence[TokenRecord]) -> None:
+        return
+
+
+class FailedAttempts:
+    """Bounds how often a stranger is told that a token is wrong; a right one never meets this.
+
+    `per_s` is for one address, `total_per_s` for all of them. `clock` gives monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        per_s: float = 5,
+        total_per_s: float = 100,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._per_s = per_s
+        self._total_per_s = total_per_s
+        self._clock = clock
+        self._total = RateLimit(clock())
+        self._by_address = RateLimits()
+
+    def refusal(self, address: str, refused: Refused) -> Refused:
+        """What to tell this address for one more failure: `refused`, or `rate_limited`."""
+        now = self._clock()
+        of_address = self._by_address.of(address, now)
+        what = "failed authentications"
+        try:
+            of_address.check(now, self._per_s, f"{what} from this address")
+            self._total.check(now, self._total_per_s, what)
+        except Refused as limited:
+            return limited
+        of_address.count()
+        self._total.count()
+        return refused
+
+
+class _Token:
+    """A token that is known: its record, and what is open by it."""
+
+    def __init__(self, record: TokenRecord) -> None:
+        self.record = record
+        self.is_revoked = False
+        self.open: set[trio.CancelScope] = set()
+        self.principal = Principal(record.token_id, frozenset(record.scopes), record.expires_s)
+
+    def is_valid(self, now_s: float) -> bool:
+        expires_s = self.record.expires_s
+        return not self.is_revoked and (expires_s is None or now_s < expires_s)
+
+    def note_use(self, now_s: float) -> bool:
+        """Notes the minute; says whether it is another one than before."""
+        minute = now_s - now_s % USE_S
+        if self.record.last_used_s == minute:
+            return False
+        self.record = msgspec.structs.replace(self.record, last_used_s=minute)
+        return True
+
+    def close_what_is_open(self) -> None:
+        for scope in self.open:
+            scope.cancel()
+
+
+class Tokens:
+    """The tokens there are. `wall_clock` gives Unix seconds; the records are read at once.
+
+    Raises what `keeper.load` raises.
+    """
+
+    def __init__(
+        self,
+        admin_token: str,
+        *,
+        keeper: TokenKeeper | None = None,
+        failures: FailedAttempts | None = None,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.failures = failures or FailedAttempts()
+        self._admin_digest = _digest(admin_token)
+        self._keeper = keeper or NotKept()
+        self._wall_clock = wall_clock
+        self._new_id = partial(IdSource(wall_clock).new, "tok")
+        self._by_id = {record.token_id: _Token(record) for record in self._keeper.load()}
+        self._by_digest = {token.record.sha256: token for token in self._by_id.values()}
+        self._saving = trio.Lock()
+        self._has_new_uses = False
+
+    def authenticate(self, authorization: str | None, address: str) -> Principal:
+        """The owner of the bearer token in an `Authorization` header that came from `address`.
+
+        Raises `Refused`: `unauthenticated`, or `rate_limited` where that was told too often.
+        """
+        scheme, _, secret = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not secret.strip():
+            refused = Refused("unauthenticated", "send a token: Authorization: Bearer TOKEN")
+            raise self.failures.refusal(address, refused)
+        # By its digest, which nobody can choose: how long the look-up takes tells nothing.
+        digest = _digest(secret.strip())
+        if digest == self._admin_digest:
+            return ADMIN
+        token = self._by_digest.get(digest)
+        now_s = self._wall_clock()
+        if token is None or not token.is_valid(now_s):
+            raise self.failures.refusal(address, _not_valid())
+        self._has_new_uses |= token.note_use(now_s)
+        return token.principal
+
+    def is_valid(self, principal: Principal) -> bool:
+        """Whether the token has neither been revoked nor expired since."""
+        if principal.token_id == ADMIN_ID:
+            return True
+        token = self._by_id.get(principal.token_id)
+        return token is not None and token.is_valid(self._wall_clock())
+
+    def require_valid(self, principal: Principal) -> None:
+        """Raises `Refused` (`unauthenticated`) unless `is_valid`."""
+        if not self.is_valid(principal):
+            raise _not_valid()
+
+    @contextmanager
+    def while_valid(self, principal: Principal) -> Generator[trio.CancelScope]:
+        """A scope that is cancelled when the token is revoked, or `TICK_S` after it expired."""
+        token = self._by_id.get(principal.token_id)
+        with trio.CancelScope() as scope:
+            if not self.is_valid(principal):
+                scope.cancel()
+            try:
+                if token is not None:
+                    token.open.add(scope)
+                yield scope
+            finally:
+                if token is not None:
+                    token.open.discard(scope)
+
+    def infos(self) -> tuple[TokenInfo, ...]:
+        """Every token but the admin's, in the order they were made."""
+        now_s = self._wall_clock()
+        return tuple(info_of(token.record, now_s) for token in self._by_id.values())
+
+    async def create(
+        self,
+        creator: Principal,
+        *,
+        scopes: Sequence[str],
+        label: str = "",
+        expires_in_s: float | None = None,
+    ) -> tuple[str, TokenInfo]:
+        """A new token, durably; gives the secret, which is kept nowhere, and what is told of it.
+
+        Without `expires_in_s` it ends with its creator's, if that one does. Raises `Refused`:
+        `invalid_request`, `forbidden` (more than the creator may, or for longer), `limit_reached`,
+        `storage_low`. Cancelled, it may have been made; then nobody has its secret.
+        """
+        now_s = self._wall_clock()
+        expires_s = creator.expires_s if expires_in_s is None else now_s + expires_in_s
+        _check_grant(creator, scopes, expires_s)
+        secret = make_secret()
+        record = TokenRecord(
+            token_id=self._new_id(),
+            sha256=_digest(secret),
+            label=label,
+            scopes=tuple(dict.fromkeys(scopes)),
+            created_by=creator.token_id,
+            created_s=now_s,
+            expires_s=expires_s,
+        )
+        async with self._saving:
+            self.require_valid(creator)
+            if len(self._by_id) >= MAX_TOKENS:
+                self._forget_expired(now_s)
+            if len(self._by_id) >= MAX_TOKENS:
+                raise Refused(
+                    "limit_reached", f"there are {MAX_TOKENS} tokens; revoke those nobody uses"
+                )
+            await self._save([*self._records(), record])
+            token = self._by_id[record.token_id] = _Token(record)
+            self._by_digest[record.sha256] = token
+        return secret, info_of(record, now_s)
+
+    async def revoke(self, token_id: str) -> TokenInfo:
+        """Ends a token: at once here, with all that is open by it; durably when this returns.
+
+        Raises `Refused`: `token_not_found`, `invalid_state` for the admin's, `storage_low` (it is
+        ended, but a restart would bring it back: try again).
+        """
+        if token_id == ADMIN_ID:
+            raise Refused(
+                "invalid_state",
+                "the admin's token is a file: delete admin.token in the state directory and restart",
+            )
+        token = self._by_id.get(token_id)
+        if token is None:
+            raise Refused("token_not_found", "there is no such token; it may be revoked already")
+        token.is_revoked = True
+        token.close_what_is_open()
+        async with self._saving:
+            await self._save(self._records())
+            self._by_id.pop(token_id, None)
+            self._by_digest.pop(token.record.sha256, None)
+        return info_of(token.record, self._wall_clock())
+
+    async def tend(self) -> None:
+        """Closes what is open by expired tokens, and writes last uses down; until cancelled."""
+        kept_at = trio.current_time()
+        while True:
+            await trio.sleep(TICK_S)
+            now_s = self._wall_clock()
+            for token in self._by_id.values():
+                if token.open and not token.is_valid(now_s):
+                    token.close_what_is_open()
+            if self._has_new_uses and trio.current_time() >= kept_at + USE_KEPT_S:
+                kept_at = trio.current_time()
+                async with self._saving:
+                    try:
+                        await self._save(self._records())
+                    except YoiError as error:
+                        _warn_uses_not_kept(error)
+
+    def keep_uses(self) -> None:
+        """Writes last uses down, if it can; for the end, when nothing else runs."""
+        if self._has_new_uses:
+            try:
+                self._keeper.save(self._records())
+                self._has_new_uses = False
+            except YoiError as error:
+                _warn_uses_not_kept(error)
+
+    def _forget_expired(self, now_s: float) -> None:
+        for token in [one for one in self._by_id.values() if not one.is_valid(now_s)]:
+            token.close_what_is_open()
+            del self._by_id[token.record.token_id]
+            del self._by_digest[token.record.sha256]
+
+    def _records(self) -> list[TokenRecord]:
+        return [token.record for token in self._by_id.values() if not token.is_revoked]
+
+    async def _save(self, records: Sequence[TokenRecord]) -> None:
+        # A thread that was begun is awaited also when cancelled: written and known go together.
+        self._has_new_uses = False
+        try:
+            await trio.to_thread.run_sync(self._keeper.save, records)
+        except StorageFailed as error:
+            self._has_new_uses = True
+            raise Refused(
+                "storage_low", "the tokens cannot be written; make room, then try again"
+            ) from error
+
+
+def _check_grant(creator: Principal, scopes: Sequence[str], expires_s: float | None) -> None:
+    if not scopes or not all(map(is_scope, scopes)):
+        raise Refused("invalid_request", f"scopes: expected at least one, each {SCOPE_RULE}")
+    lacking = sorted(scope for scope in scopes if not may_grant(creator.scopes, scope))
+    if lacking:
+        raise Refused(
+            "forbidden",
+            f"this token has not itself what it would give: {', '.join(lacking)}",
+            scope=lacking[0],
+        )
+    if creator.expires_s is not None and (expires_s is None or expires_s > creator.expires_s):
+        raise Refused("forbidden", "a token made by this one cannot outlive it; ask for less time")
+
+
+def _warn_uses_not_kept(error: YoiError) -> None:
+    # No reason to end or to fail for: only a time that an operator might look at is lost.
+    structlog.get_logger("tokens").warning("last uses of tokens not kept", error=str(error))
+
+
+def _not_valid() -> Refused:
+    return Refused(
+        "unauthenticated",
+        "this token is not known, was revoked or has expired; the admin's is in <state>/admin.token",
+    )
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
