@@ -52,6 +52,36 @@ async def ok(ctx: Context[Settings], event: IngressEvent) -> None: ...
 async def status(ctx: Context[Settings]) -> int:
     return len(ctx.config.secret.reveal())
 """
+PROBING = """
+import mmap
+import os
+import socket
+import subprocess
+from collections.abc import Callable
+from yoi_daemon.sdk import Context, Plugin
+plugin = Plugin("probing")
+
+def may(attempt: Callable[[], object]) -> bool:
+    try:
+        attempt()
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    return True
+
+@plugin.tool("try_all")
+def try_all(ctx: Context, arguments: dict[str, str]) -> dict[str, bool]:
+    return {
+        "ReadWritePaths=/srv/data": may(lambda: open("/srv/data/x", "w").close()),
+        "ProtectHome=read-only": may(lambda: os.listdir("/home")),
+        "BindPaths=/tmp/shared": may(lambda: os.stat("/tmp/shared")),
+        "MemoryDenyWriteExecute=no": may(lambda: mmap.mmap(-1, 4096, prot=7)),
+        "ProcSubset=all": may(lambda: os.stat("/proc/meminfo")),
+        "ProtectProc=default": may(lambda: os.stat("/proc/1")),
+        "SystemCallFilter=@resources": may(lambda: os.nice(1)),
+        "RestrictAddressFamilies=AF_NETLINK": may(lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW).close()),
+        "RestrictNamespaces=no": may(lambda: subprocess.run(["unshare", "--user", "true"], check=True)),
+    }
+"""
 SETTINGS = "[plugins.p]\ndispatch_timeout_s = 600\ndrain_s = 40\n"
 
 
@@ -378,6 +408,24 @@ def credentials() -> dict:
     return {"missing": missing}
 
 
+def the_sandbox_and_the_line_that_relaxes_it() -> dict:
+    data = Path("/srv/data")
+    data.mkdir(exist_ok=True)
+    data.chmod(0o777)
+    Path("/tmp/shared").touch()
+    (CONFIG / "plugins" / "probing.py").write_text(PROBING)
+    try:
+        begin()
+        taken = wait_for(lambda: daemon("tool", "probing", "try_all"))
+        assert not any(taken.values()), taken
+        begin("\n".join(taken))
+        given = wait_for(lambda: daemon("tool", "probing", "try_all"))
+        assert all(given.values()), given
+    finally:
+        (CONFIG / "plugins" / "probing.py").unlink()
+    return {"given": sorted(given)}
+
+
 SCENARIOS = (
     start_and_readiness,
     directories,
@@ -390,6 +438,7 @@ SCENARIOS = (
     socket_activated_restart,
     a_socket_nobody_listens_on_is_refused,
     credentials,
+    the_sandbox_and_the_line_that_relaxes_it,
     watchdog_kill,
 )
 
