@@ -37,6 +37,10 @@ async def ok(ctx: Context, event: IngressEvent) -> None: ...
 async def slow(ctx: Context, event: IngressEvent) -> None:
     await trio.sleep(10)
 
+@plugin.ingress("eat")
+async def eat(ctx: Context, event: IngressEvent) -> None:
+    ctx.local.eaten = [bytearray(1 << 20) for _ in range(1000)]
+
 @plugin.ingress("block")
 async def block(ctx: Context, event: IngressEvent) -> None:
     time.sleep(600)  # the line that the journal is to name
@@ -216,7 +220,7 @@ def notify_reload() -> dict:
     """The drop-in for systemd 253 and later; 252 knows no such type."""
     version = int(systemctl("--version").split()[1])
     if version < 253:
-        return {"skipped": f"systemd {version}"}
+        return {"skipped": f"systemd {version} has no notify-reload"}
     begin("Type=notify-reload\nExecReload=")
     (CONFIG / "yoi-daemon.toml").write_text(SETTINGS + "[daemon]\nlog_level = 'debug'\n")
     systemctl("reload", UNIT)  # returns when READY=1 follows RELOADING=1
@@ -278,11 +282,26 @@ def watchdog_kill() -> dict:
     assert "Watchdog timeout" in text
     assert "Fatal Python error: Aborted" in text
     assert "plugins/p.py" in text
-    # What blocked it is delivered again: the next one would be killed too.
+    _forget_everything()
+    return {"killed_after_s": round(took, 1)}
+
+
+def out_of_memory() -> dict:
+    if "memory" not in Path("/sys/fs/cgroup/cgroup.controllers").read_text().split():
+        return {"skipped": "this kernel's memory controller is not in the unified hierarchy"}
+    begin("MemoryMax=300M\nMemorySwapMax=0")
+    daemon("ingress", "p", "eat", "--data", "1")
+    wait_for(lambda: int(show("NRestarts")) >= 1)
+    assert "oom-kill" in journal()
+    _forget_everything()
+    return {"restarted": True}
+
+
+def _forget_everything() -> None:
+    """What ended the daemon is delivered again: it would end the next one too."""
     systemctl("kill", "-s", "KILL", UNIT, check=False)
     systemctl("stop", UNIT, check=False)
     call("rm", "-rf", "/var/lib/private/yoi-daemon")
-    return {"killed_after_s": round(took, 1)}
 
 
 def slow_drain() -> dict:
@@ -440,6 +459,7 @@ SCENARIOS = (
     credentials,
     the_sandbox_and_the_line_that_relaxes_it,
     watchdog_kill,
+    out_of_memory,
 )
 
 
