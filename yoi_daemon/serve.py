@@ -5,9 +5,10 @@ import importlib
 import importlib.util
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Generator, Mapping
-from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -20,16 +21,18 @@ from yoi_daemon.daemon.certificates import open_certificates
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.logs import configure_logs
 from yoi_daemon.daemon.opening import open_daemon
+from yoi_daemon.daemon.service_manager import ServiceManager, open_service_manager
 from yoi_daemon.daemon.settings_file import read_settings
 from yoi_daemon.daemon.statedir import (
     admin_token,
     hold_state_directory,
+    remove_daemon_files,
 )
 from yoi_daemon.daemon.token_file import TokenFile
 from yoi_daemon.front.access import names_of
 from yoi_daemon.front.descriptors import API_PART, connections, raise_limit
 from yoi_daemon.front.http import HttpLimits, serve_http
-from yoi_daemon.front.sockets import ListenFailed, ListeningSocket, open_sockets
+from yoi_daemon.front.sockets import ListenFailed, ListeningSocket, bound_address, open_sockets
 from yoi_daemon.front.tokens import FailedAttempts, Tokens
 from yoi_daemon.model.addresses import TcpAddress, parse_listen, url
 from yoi_daemon.model.configuration import listen_addresses
@@ -37,6 +40,7 @@ from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import ConfigFault, ConfigurationError
 from yoi_daemon.model.redaction import Redaction
 from yoi_daemon.model.settings import Listen, Settings
+from yoi_daemon.systemd import Notifier, inherited_sockets, watchdog_interval_s
 from yoi_daemon.trusted_files import GROUP_WRITABLE, Trust, trust_for
 
 EXTRA_MODULE = "trio_websocket"
@@ -72,6 +76,8 @@ def run(
     `announce` is called once with the ready line. Raises, before anything listens,
     `ConfigurationError` and `NotAllowed`; and `StorageFailed` when a commit fails, or the tokens do not read.
     """
+    # First of all: they come without close-on-exec.
+    inherited = inherited_sockets(environ, os.getpid())
     trust, redaction = trust_for(directories), Redaction()
     settings = read_settings(directories, environ, trust)
     configure_logs(settings.daemon.log_level, redaction)
@@ -88,11 +94,12 @@ def run(
         )
         certificates = open_certificates(settings, directories)
         bound = Bound(
-            api=_listen(settings.api.listen, "api", directories, sockets),
-            observe=_listen(settings.observe.listen, "observe", directories, sockets)
+            api=_listen(settings.api.listen, "api", directories, sockets, inherited),
+            observe=_listen(settings.observe.listen, "observe", directories, sockets, inherited)
             if wants_observe
             else [],
         )
+        _refuse_unused(inherited)
         open_it = partial(
             open_daemon,
             directories,
@@ -103,7 +110,12 @@ def run(
             trust=trust,
             redaction=redaction,
         )
-        trio.run(_serve, directories, settings, tokens, open_it, bound, announce)
+        open_manager = partial(
+            open_service_manager,
+            notifier=Notifier(environ),
+            watchdog_s=watchdog_interval_s(environ, os.getpid()),
+        )
+        trio.run(_serve, directories, settings, tokens, open_it, open_manager, bound, announce)
         tokens.keep_uses()
 
 
@@ -112,13 +124,19 @@ async def _serve(
     settings: Settings,
     tokens: Tokens,
     open_it: Callable[[], AbstractAsyncContextManager[Daemon]],
+    open_manager: Callable[..., AbstractAsyncContextManager[ServiceManager]],
     bound: Bound,
     announce: Callable[[str], None],
 ) -> None:
     stop = trio.Event()
-    with _signals(stop, settings, directories):
+    hang_up, hangups = trio.open_memory_channel[None](1)
+    with hang_up, hangups, _signals(stop, hang_up, settings, directories):
         budget_s = settings.daemon.stop_timeout_s
-        async with open_it() as daemon, trio.open_nursery() as tending:
+        async with (
+            open_it() as daemon,
+            open_manager(daemon, hangups=hangups) as manager,
+            trio.open_nursery() as tending,
+        ):
             tending.start_soon(tokens.tend)
             # Each listener has a nursery of its own, so that each can be ended by itself, by force too.
             async with trio.open_nursery() as api, trio.open_nursery() as observe:
@@ -130,6 +148,7 @@ async def _serve(
                         spread_s = budget_s * LISTENERS_SHARE * CLOSES_SHARE
                         await observe.start(_serve_observe, daemon, bound, spread_s)
                     await _announce(daemon, bound, announce)
+                    manager.ready()
                 await stop.wait()
                 deadline = trio.current_time() + budget_s
                 structlog.get_logger("daemon").info("stopping", budget_s=budget_s)
@@ -152,8 +171,16 @@ def _warn_of_groups(trust: Trust) -> None:
 
 
 @contextmanager
-def _signals(stop: trio.Event, settings: Settings, directories: Directories) -> Generator[None]:
-    """SIGTERM and SIGINT set `stop`; a second SIGINT ends the process, also while a plugin blocks the loop."""
+def _signals(
+    stop: trio.Event,
+    hang_up: trio.MemorySendChannel[None],
+    settings: Settings,
+    directories: Directories,
+) -> Generator[None]:
+    """SIGTERM and SIGINT set `stop`; a second SIGINT ends the process, also while a plugin blocks the loop.
+
+    SIGHUP is passed to `hang_up`; those that come before the last was taken are one with it.
+    """
     token = trio.lowlevel.current_trio_token()
     interrupts = 0
 
@@ -166,7 +193,15 @@ def _signals(stop: trio.Event, settings: Settings, directories: Directories) -> 
         faulthandler.dump_traceback_later(last_resort_s, exit=True)
         token.run_sync_soon(stop.set, idempotent=True)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    def pass_on() -> None:
+        with suppress(trio.WouldBlock, trio.ClosedResourceError):
+            hang_up.send_nowait(None)
+
+    def reload(_number: int, _frame: object) -> None:
+        token.run_sync_soon(pass_on, idempotent=True)
+
+    handlers = {signal.SIGTERM: ask, signal.SIGINT: ask, signal.SIGHUP: reload}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
@@ -265,7 +300,7 @@ async def _leave_wedged(daemon: Daemon, directories: Directories) -> None:
 
 
 def _exit_now(code: int, directories: Directories) -> None:
-    directories.daemon_file.unlink(missing_ok=True)
+    remove_daemon_files(directories)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -288,11 +323,15 @@ def _wants_observe(settings: Settings, directories: Directories) -> bool:
 
 
 def _listen(
-    listen: Listen, section: str, directories: Directories, sockets: ExitStack
+    listen: Listen,
+    section: str,
+    directories: Directories,
+    sockets: ExitStack,
+    inherited: list[socket.socket],
 ) -> list[ListeningSocket]:
     addresses = [parse_listen(address) for address in listen_addresses(listen)]
     try:
-        opened = open_sockets(addresses, f"[{section}] listen")
+        opened = open_sockets(addresses, f"[{section}] listen", inherited)
     except ListenFailed as error:
         fault = ConfigFault(
             file=str(directories.config_file), key=f"{section}.listen", expected=str(error)
@@ -301,3 +340,19 @@ def _listen(
     for one in opened:
         sockets.callback(one.close)
     return opened
+
+
+def _refuse_unused(inherited: list[socket.socket]) -> None:
+    """A socket of systemd's on which nothing listens would keep its clients waiting for ever."""
+    faults = [
+        ConfigFault(
+            file="yoi-daemon.socket",
+            key="ListenStream",
+            expected=f"{bound_address(one)} is no address that [api] or [observe] listens on: set them alike",
+        )
+        for one in inherited
+    ]
+    for one in inherited:
+        one.close()
+    if faults:
+        raise ConfigurationError(faults)

@@ -64,10 +64,10 @@ def test_a_lock_ends_with_its_process(directories):
     )
     killed = subprocess.run([sys.executable, "-c", program, directories.state], check=False)
     assert killed.returncode == -9
-    assert directories.daemon_file.exists()
+    assert directories.daemon_files[0].exists()
     with hold_state_directory(directories):
         pass
-    assert not directories.daemon_file.exists()
+    assert not directories.daemon_files[0].exists()
 
 
 def test_a_refused_second_leaves_the_first_ones_file(directories):
@@ -75,8 +75,8 @@ def test_a_refused_second_leaves_the_first_ones_file(directories):
         write_daemon_file(directories, {"pid": 1})
         with pytest.raises(ConfigurationError), hold_state_directory(directories):
             pass
-        assert json.loads(directories.daemon_file.read_text()) == {"pid": 1}
-    assert not directories.daemon_file.exists()
+        assert json.loads(directories.daemon_files[0].read_text()) == {"pid": 1}
+    assert not directories.daemon_files[0].exists()
 
 
 @pytest.mark.parametrize("ends", ["well", "badly"])
@@ -84,12 +84,12 @@ def test_the_file_that_says_where_it_listens_goes_at_the_end(directories, ends):
     try:
         with hold_state_directory(directories):
             write_daemon_file(directories, {"pid": 1, "api": "http://127.0.0.1:1"})
-            assert mode(directories.daemon_file) == 0o600
+            assert mode(directories.daemon_files[0]) == 0o600
             if ends == "badly":
                 raise KeyError("a fault")
     except KeyError:
         pass
-    assert not directories.daemon_file.exists()
+    assert not directories.daemon_files[0].exists()
 
 
 def test_the_admins_token_is_made_once_for_its_owner_alone(directories):
@@ -122,7 +122,7 @@ def test_a_left_over_of_a_crash_is_in_nobodys_way(directories):
         (directories.state / "admin.token.new").write_text("half")
         (directories.state / "daemon.json.new").write_text("half")
         write_daemon_file(directories, {"pid": 2})
-        assert json.loads(directories.daemon_file.read_text()) == {"pid": 2}
+        assert json.loads(directories.daemon_files[0].read_text()) == {"pid": 2}
         assert admin_token(directories) != "half"
 
 

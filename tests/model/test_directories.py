@@ -56,8 +56,13 @@ def test_the_files_in_them():
     found = find_directories("/c", "/s", {})
     assert found.config_file == Path("/c/yoi-daemon.toml")
     assert found.plugins == Path("/c/plugins")
-    assert found.daemon_file == Path("/s/daemon.json")
+    assert found.daemon_files == (Path("/s/daemon.json"),)
     assert found.admin_token_file == Path("/s/admin.token")
+
+
+def test_under_systemd_the_runtime_directory_says_too_where_it_listens():
+    found = find_directories("/c", "/s", {"RUNTIME_DIRECTORY": "/run/yoi-daemon:/run/other"})
+    assert found.daemon_files == (Path("/s/daemon.json"), Path("/run/yoi-daemon/daemon.json"))
 
 
 @pytest.mark.parametrize(

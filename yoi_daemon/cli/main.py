@@ -40,6 +40,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "worker": LazyCommand("worker", "worker", "List, make, talk to and stop workers."),
     "store": LazyCommand("store", "store", "Check, copy and measure what the daemon keeps."),
     "token": LazyCommand("token", "token", "Make, list and revoke tokens."),
+    "systemd": LazyCommand("systemd", "systemd", "Run the daemon as a service of this machine."),
 }
 """Every command of `yoi-daemon`. The summaries stand here so that `--help` imports no command."""
 

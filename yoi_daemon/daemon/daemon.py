@@ -11,6 +11,7 @@ import trio
 from prometheus_client import CollectorRegistry
 
 from yoi_daemon.daemon.certificates import Certificates, load_certificates
+from yoi_daemon.daemon.logs import set_log_level
 from yoi_daemon.daemon.settings_file import read_settings
 from yoi_daemon.daemon.statedir import write_daemon_file
 from yoi_daemon.eventlog.interface import EventLog
@@ -24,6 +25,7 @@ from yoi_daemon.model.events import (
     DaemonReloadRefused,
     Data,
     Draft,
+    format_time,
 )
 from yoi_daemon.model.ids import IdSource
 from yoi_daemon.model.plugins import PluginRecord
@@ -157,10 +159,16 @@ class Daemon:
         self._serves = False
         self._daemon_file: dict[str, Any] = {}
         self._reloading = trio.Lock()
+        self._refused: tuple[str | None, Diagnostic] | None = None
 
     @property
     def version(self) -> str:
         return version()
+
+    @property
+    def reload_refused(self) -> Diagnostic | None:
+        """Why the last reload was refused; None once what it covered was taken."""
+        return None if self._refused is None else self._refused[1]
 
     @property
     def uptime_s(self) -> float:
@@ -264,7 +272,8 @@ class Daemon:
             )
             for path in sorted(self.trust.group_writable)
         ]
-        return (*bad_files, *writable)
+        refused = [] if self.reload_refused is None else [self.reload_refused]
+        return (*bad_files, *refused, *writable)
 
     def _name_of(self, path: Path) -> str:
         # Answers tell no place of this machine: of what lies elsewhere not even the name.
@@ -295,26 +304,33 @@ class Daemon:
             changed = await self.plugins.reload(settings, only)
         except ConfigurationError as error:
             faults = [_public(fault) for fault in error.faults]
-            self._refuse_reload(faults)
+            self._refuse_reload(faults, only)
             raise Refused(
                 "invalid_state", "the configuration cannot be taken as it is", faults=faults
             ) from error
         except Refused as refused:
-            self._refuse_reload(refused.fields.get("faults", [refused.detail]))
+            self._refuse_reload(refused.fields.get("faults", [refused.detail]), only)
             raise
         for name, loaded in certificates.items():
             self.certificates[name].use(loaded)
         if certificates:
             self._write_daemon_file()
+        if self._refused is not None and only in (None, self._refused[0]):
+            self._refused = None
+        daemon = msgspec.structs.replace(self.settings.daemon, log_level=settings.daemon.log_level)
+        taken = msgspec.structs.replace(
+            self.settings,
+            plugins=settings.plugins,
+            plugin_host=settings.plugin_host,
+            daemon=daemon,
+        )
         needs_restart = tuple(
             name
             for name in settings.__struct_fields__
-            if name not in ("plugins", "plugin_host")
-            and getattr(settings, name) != getattr(self.settings, name)
+            if getattr(settings, name) != getattr(taken, name)
         )
-        self.settings = msgspec.structs.replace(
-            self.settings, plugins=settings.plugins, plugin_host=settings.plugin_host
-        )
+        set_log_level(taken.daemon.log_level)
+        self.settings = taken
         seq = self.append("daemon.reloaded", DaemonReloaded(plugins=changed))
         await self.event_log.committed(seq)
         return Reloaded(
@@ -323,7 +339,14 @@ class Daemon:
             cursor=self.event_log.cursors.encode(seq),
         )
 
-    def _refuse_reload(self, faults: Sequence[str]) -> None:
+    def _refuse_reload(self, faults: Sequence[str], only: str | None) -> None:
+        diagnostic = Diagnostic(
+            code="reload_refused",
+            severity="warning",
+            message="the last reload was refused, and all goes on as before: " + "; ".join(faults),
+            since=format_time(self.wall_clock()),
+        )
+        self._refused = (only, diagnostic)
         self.append("daemon.reload_refused", DaemonReloadRefused(faults=tuple(faults)))
 
     def append(self, kind: str, data: Data) -> int:

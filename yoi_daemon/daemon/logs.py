@@ -62,7 +62,7 @@ def configure_logs(level: str, redaction: Redaction, stream: TextIO | None = Non
     handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    set_log_level(level)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -73,6 +73,11 @@ def configure_logs(level: str, redaction: Redaction, stream: TextIO | None = Non
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
+
+
+def set_log_level(level: str) -> None:
+    """What is below `level` is not logged from here on."""
+    logging.getLogger().setLevel(level.upper())
 
 
 def _allow_headers(

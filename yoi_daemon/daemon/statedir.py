@@ -67,8 +67,7 @@ def hold_state_directory(directories: Directories) -> Generator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):
-            directories.daemon_file.unlink(missing_ok=True)
+        remove_daemon_files(directories)
         os.close(lock)
 
 
@@ -162,7 +161,15 @@ def remember_epoch(directories: Directories, epoch: str) -> tuple[str, ...]:
 
 def write_daemon_file(directories: Directories, content: dict[str, Any]) -> None:
     """Says where the daemon listens. Raises `NotAllowed`, `StorageFailed`."""
-    write_private(directories.daemon_file, json.dumps(content) + "\n")
+    for file in directories.daemon_files:
+        write_private(file, json.dumps(content) + "\n")
+
+
+def remove_daemon_files(directories: Directories) -> None:
+    """It listens no more; never raises."""
+    for file in directories.daemon_files:
+        with suppress(OSError):
+            file.unlink(missing_ok=True)
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -55,16 +55,22 @@ class ListeningSocket:
                     os.unlink(self.address.path)
 
 
-def open_sockets(addresses: Sequence[Address], key: str = "[api] listen") -> list[ListeningSocket]:
+def open_sockets(
+    addresses: Sequence[Address],
+    key: str = "[api] listen",
+    inherited: list[socket.socket] | None = None,
+) -> list[ListeningSocket]:
     """Listen on every address, or on none. `key` is the setting to name in a fault.
 
-    A host name is bound at one address, IPv4 first; looking it up blocks, so this is for start-up.
+    A socket in `inherited` that is bound to an address is taken out of it and used. A host name is bound at one address, IPv4 first; looking it up blocks, so this is for start-up.
     Raises `ListenFailed`, and `NotAllowed` where the operating system refuses.
     """
     opened: list[ListeningSocket] = []
     try:
         for address in addresses:
-            if isinstance(address, UnixAddress):
+            if (found := _take(inherited or [], address, key)) is not None:
+                opened.append(adopt(found))
+            elif isinstance(address, UnixAddress):
                 opened.append(_open_unix(address, key))
             else:
                 opened.append(_open_tcp(address, key))
@@ -82,7 +88,22 @@ def adopt(inherited: socket.socket) -> ListeningSocket:
     """
     inherited.setblocking(False)
     inherited.set_inheritable(False)
-    return ListeningSocket(inherited, _bound_address(inherited))
+    if inherited.family != socket.AF_UNIX:
+        inherited.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return ListeningSocket(inherited, bound_address(inherited))
+
+
+def _take(inherited: list[socket.socket], address: Address, key: str) -> socket.socket | None:
+    """Removes and gives the socket that is bound to `address`, if there is one."""
+    if not inherited:
+        return None
+    if isinstance(address, TcpAddress):
+        _, (host, port) = _resolve(address, key)
+        address = TcpAddress(host, port)
+    for index, one in enumerate(inherited):
+        if bound_address(one) == address:
+            return inherited.pop(index)
+    return None
 
 
 def _open_tcp(address: TcpAddress, key: str) -> ListeningSocket:
@@ -98,7 +119,7 @@ def _open_tcp(address: TcpAddress, key: str) -> ListeningSocket:
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         opened.bind(where)
         opened.listen(BACKLOG)
-        return ListeningSocket(opened, _bound_address(opened))
+        return ListeningSocket(opened, bound_address(opened))
     except OSError as error:
         opened.close()
         raise _failure(address, error, key) from error
@@ -173,7 +194,8 @@ def _remove_stale(address: UnixAddress, key: str) -> None:
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
-def _bound_address(listening: socket.socket) -> Address:
+def bound_address(listening: socket.socket) -> Address:
+    """Where a socket listens."""
     name = listening.getsockname()
     if listening.family == socket.AF_UNIX:
         return UnixAddress(os.fsdecode(name))

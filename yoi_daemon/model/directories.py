@@ -12,7 +12,7 @@ PROGRAM = "yoi-daemon"
 
 
 class Directories(msgspec.Struct, frozen=True):
-    """The three directories, absolute.
+    """Where things are, absolute; `runtime` is systemd's and there while the service runs.
 
     `is_named` is whether somebody named the one of the configuration, so that it must exist;
     `by_systemd` whether systemd did.
@@ -23,6 +23,7 @@ class Directories(msgspec.Struct, frozen=True):
     secrets: Path
     is_named: bool = False
     by_systemd: bool = False
+    runtime: Path | None = None
 
     @property
     def config_file(self) -> Path:
@@ -35,9 +36,10 @@ class Directories(msgspec.Struct, frozen=True):
         return self.config / "plugins"
 
     @property
-    def daemon_file(self) -> Path:
-        """Says, while the daemon runs, where it listens."""
-        return self.state / "daemon.json"
+    def daemon_files(self) -> tuple[Path, ...]:
+        """Each says, while the daemon runs, where it listens."""
+        places = (self.state,) if self.runtime is None else (self.state, self.runtime)
+        return tuple(place / "daemon.json" for place in places)
 
     @property
     def admin_token_file(self) -> Path:
@@ -68,6 +70,7 @@ def find_directories(
         ),
         state=state_path,
         secrets=Path(credentials) if credentials else state_path / "secrets",
+        runtime=_first_of(environ, "RUNTIME_DIRECTORY"),
         is_named=bool(config) or by_systemd,
         # INVOCATION_ID tells nothing: every shell of a desktop session has one.
         by_systemd=by_systemd,
@@ -79,9 +82,8 @@ def _find(
 ) -> Path:
     if given:
         return Path(given).absolute()
-    # systemd separates several directories by colons; the first is ours.
-    if by_systemd := environ.get(systemd, "").split(":")[0]:
-        return Path(by_systemd)
+    if by_systemd := _first_of(environ, systemd):
+        return by_systemd
     base = environ.get(xdg, "")
     if base.startswith("/"):  # the XDG rules ignore a relative path
         return Path(base) / PROGRAM
@@ -94,3 +96,9 @@ def _find(
             ]
         )
     return Path(environ["HOME"]) / home / PROGRAM
+
+
+def _first_of(environ: Mapping[str, str], name: str) -> Path | None:
+    # systemd separates several directories by colons; the first is ours.
+    first = environ.get(name, "").split(":")[0]
+    return Path(first) if first else None

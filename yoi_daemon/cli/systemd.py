@@ -1,0 +1,131 @@
+"""`yoi-daemon systemd …`: the units, made for the interpreter that runs this."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+
+import click
+
+import yoi_daemon
+from yoi_daemon.cli.options import Common, common_options
+from yoi_daemon.cli.output import write_json
+from yoi_daemon.model.errors import NotAllowed
+
+UNITS = ("yoi-daemon.service", "yoi-daemon.socket")
+UNIT_DIRECTORY = "/etc/systemd/system"
+HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")
+"""What `ProtectHome=` and `PrivateTmp=` of the service's sandbox hide."""
+COMMAND_TIMEOUT_S = 60.0
+
+
+@click.group()
+def systemd() -> None:
+    """Run the daemon as a service of this machine."""
+
+
+@systemd.command(name="print")
+@common_options
+def print_units(options: Common) -> None:
+    """Write the units to standard output. They start the interpreter that runs this."""
+    units = make_units()
+    if options.as_json:
+        write_json(units)
+        return
+    for name, text in units.items():
+        click.echo(f"# {UNIT_DIRECTORY}/{name}\n{text}")
+
+
+@systemd.command()
+@click.option(
+    "--to",
+    "directory",
+    metavar="DIR",
+    default=UNIT_DIRECTORY,
+    show_default=True,
+    help="Directory of units.",
+)
+@common_options
+def install(options: Common, directory: str) -> None:
+    """Write the units where systemd finds them, and have it read them.
+
+    Enables and starts nothing. What is yours belongs in drop-ins ('systemctl edit yoi-daemon'): they stay.
+    """
+    refuse_hidden([sys.executable, sys.prefix, sys.base_prefix, *yoi_daemon.__path__])
+    written: list[str] = []
+    for name, text in make_units().items():
+        file = Path(directory) / name
+        try:
+            file.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise NotAllowed(
+                f"{file} cannot be written: {error.strerror}; run this as root, or give another "
+                "directory with --to DIR"
+            ) from error
+        written.append(str(file))
+    if directory == UNIT_DIRECTORY:
+        _daemon_reload()
+    if options.as_json:
+        write_json({"written": written})
+        return
+    for file in written:
+        click.echo(file)
+    click.echo("now: systemctl enable --now yoi-daemon.socket yoi-daemon.service")
+
+
+def make_units() -> dict[str, str]:
+    """The units' texts by file name; the service starts this interpreter."""
+    templates = resources.files("yoi_daemon.cli") / "units"
+    units = {name: (templates / name).read_text(encoding="utf-8") for name in UNITS}
+    start = f"ExecStart={_word(sys.executable)} -m yoi_daemon run"
+    service, count = re.subn(
+        r"^ExecStart=.*$", lambda _: start, units["yoi-daemon.service"], flags=re.MULTILINE
+    )
+    assert count == 1, "the template has one ExecStart"
+    return {**units, "yoi-daemon.service": service}
+
+
+def refuse_hidden(places: Iterable[str]) -> None:
+    """Raises `NotAllowed` where the service's sandbox would hide one of `places`, links followed."""
+    for place in places:
+        for path in (Path(os.path.abspath(place)), Path(place).resolve()):
+            hidden = next((root for root in HIDDEN if path.is_relative_to(root)), None)
+            if hidden is not None:
+                raise NotAllowed(
+                    f"{path} is under {hidden}, which the service's sandbox hides; install where "
+                    "services may read, with Python of the system:\n"
+                    "  python3 -m venv /opt/yoi-daemon\n"
+                    "  /opt/yoi-daemon/bin/pip install 'yoi-daemon[observe]'   # or a clone's path\n"
+                    "  /opt/yoi-daemon/bin/yoi-daemon systemd install"
+                )
+
+
+def _word(path: str) -> str:
+    """A path as one word of a unit's command line; see systemd.syntax(7) and specifiers."""
+    escaped = path.replace("%", "%%")
+    if re.fullmatch(r"[\w/.%+-]+", escaped):
+        return escaped
+    escaped = escaped.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _daemon_reload() -> None:
+    program = shutil.which("systemctl")
+    # Without a running systemd, as in an image that is being built, it reads them when it starts.
+    if program is None or not Path("/run/systemd/system").is_dir():
+        return
+    try:
+        subprocess.run(
+            [program, "daemon-reload"],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_TIMEOUT_S,
+        )
+    except (subprocess.SubprocessError, OSError) as error:
+        told = getattr(error, "stderr", None) or str(error)
+        raise NotAllowed(f"systemd did not read the units: {str(told).strip()}") from error

@@ -1,0 +1,143 @@
+"""What systemd is told while the daemon lives: ready, well, reloading, stopping."""
+
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import structlog
+import trio
+
+from yoi_daemon.daemon.daemon import Daemon
+from yoi_daemon.model.errors import Refused
+from yoi_daemon.systemd import Notifier
+
+FEEDS = 3
+"""How often the watchdog is fed in its interval: two in a row may be missed."""
+QUICK_SHARE = 0.1
+"""Of the interval: a loop that wakes its tasks later than this is not quick, and the feed is skipped."""
+EXTEND_EVERY_S = 5.0
+EXTEND_S = 20.0
+"""While it drains, the daemon asks for so much more each time: it must live to be given more."""
+
+
+class ServiceManager:
+    """The manager's ear. Every method returns at once."""
+
+    def __init__(self, daemon: Daemon, notifier: Notifier) -> None:
+        self._daemon = daemon
+        self._notifier = notifier
+
+    def ready(self) -> None:
+        """The listeners answer, or a reload is over, taken or refused."""
+        self._notifier.send("READY=1", self._status())
+
+    def reloading(self) -> None:
+        """Configuration and plugins are being read again; `ready` ends it."""
+        # CLOCK_MONOTONIC itself, which systemd compares with its own.
+        usec = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._notifier.send("RELOADING=1", f"MONOTONIC_USEC={usec}", "STATUS=Reloading")
+
+    def stopping(self) -> None:
+        """No more is accepted."""
+        self._notifier.send("STOPPING=1", "STATUS=Stopping", _EXTENSION)
+
+    def extend(self) -> None:
+        """It stops still, and lives."""
+        self._notifier.send(_EXTENSION)
+
+    def feed(self) -> None:
+        """The loop is quick and the store writes."""
+        self._notifier.send("WATCHDOG=1", self._status())
+
+    def _status(self) -> str:
+        daemon = self._daemon
+        if daemon.draining.is_set():
+            return "STATUS=Stopping"
+        codes = daemon.not_ready()
+        plugins = daemon.plugins.records()
+        running = sum(record.state == "running" for record in plugins)
+        waiting = sum(record.queue_depth for record in plugins)
+        parts = [
+            f"Not ready: {', '.join(codes)}" if codes else "Serving",
+            f"plugins {running}/{len(plugins)} running",
+            f"events {waiting} waiting",
+            f"subscribers {daemon.observed.subscribers}",
+        ]
+        if daemon.reload_refused is not None:
+            parts.append("last reload refused")
+        return "STATUS=" + "; ".join(parts)
+
+
+_EXTENSION = f"EXTEND_TIMEOUT_USEC={int(EXTEND_S * 1e6)}"
+
+
+@asynccontextmanager
+async def open_service_manager(
+    daemon: Daemon,
+    notifier: Notifier,
+    watchdog_s: float | None,
+    hangups: trio.MemoryReceiveChannel[None],
+) -> AsyncGenerator[ServiceManager]:
+    """Keeps the manager told until it is left; each item of `hangups` is a reload to do.
+
+    `watchdog_s` is the manager's `WatchdogSec`, None without one.
+    """
+    manager = ServiceManager(daemon, notifier)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_reload_on, hangups, daemon, manager)
+        nursery.start_soon(_extend_while_draining, daemon, manager)
+        if watchdog_s is not None:
+            nursery.start_soon(_feed, daemon, manager, watchdog_s)
+        try:
+            yield manager
+        finally:
+            nursery.cancel_scope.cancel()
+
+
+async def _feed(daemon: Daemon, manager: ServiceManager, watchdog_s: float) -> None:
+    """Feeds the watchdog for as long as the loop is quick and the store commits."""
+    log = structlog.get_logger("daemon")
+    every_s = watchdog_s / FEEDS
+    while True:
+        due = trio.current_time() + every_s
+        await trio.sleep_until(due)
+        late_s = trio.current_time() - due
+        if late_s > watchdog_s * QUICK_SHARE:
+            log.warning("watchdog not fed: the loop is slow", late_s=round(late_s, 3))
+            continue
+        # A commit of nothing still notes the store's age, so within every ten seconds one was written.
+        with trio.move_on_after(every_s) as commit:
+            await daemon.event_log.recorded(daemon.event_log.record(()))
+        if commit.cancelled_caught:
+            log.warning("watchdog not fed: the store does not commit", waited_s=every_s)
+        else:
+            manager.feed()
+
+
+async def _extend_while_draining(daemon: Daemon, manager: ServiceManager) -> None:
+    await daemon.draining.wait()
+    manager.stopping()
+    while True:
+        await trio.sleep(EXTEND_EVERY_S)
+        manager.extend()
+
+
+async def _reload_on(
+    hangups: trio.MemoryReceiveChannel[None], daemon: Daemon, manager: ServiceManager
+) -> None:
+    log = structlog.get_logger("daemon")
+    async for _ in hangups:
+        if daemon.draining.is_set():
+            return
+        manager.reloading()
+        try:
+            reloaded = await daemon.reload()
+        except Refused as refused:
+            log.warning(
+                "reload refused", detail=refused.detail, faults=refused.fields.get("faults")
+            )
+        else:
+            log.info(
+                "reloaded", plugins=reloaded.plugins, needs_restart=list(reloaded.needs_restart)
+            )
+        manager.ready()
