@@ -1,6 +1,7 @@
 """Byte streams to the observe listener, and what trio-websocket needs of them."""
 
 import ssl
+from contextlib import AsyncExitStack
 from urllib.parse import urlsplit
 
 import trio
@@ -56,13 +57,15 @@ async def open_stream(url: str, tls: ssl.SSLContext | None = None) -> trio.abc.S
         stream = await trio.open_ssl_over_tcp_stream(
             host, parts.port or 443, ssl_context=tls or ssl.create_default_context()
         )
-        try:
-            await stream.do_handshake()
-        except BaseException as error:
-            await trio.aclose_forcefully(stream)
-            if (untrusted := distrust(error)) is not None:
-                raise ConnectionError(untrusted) from error
-            raise
+        async with AsyncExitStack() as opened:
+            opened.push_async_callback(trio.aclose_forcefully, stream)
+            try:
+                await stream.do_handshake()
+            except trio.BrokenResourceError as error:
+                if (untrusted := distrust(error)) is not None:
+                    raise ConnectionError(untrusted) from error
+                raise
+            opened.pop_all()
         return stream
     return await trio.open_tcp_stream(host, parts.port or 80)
 
