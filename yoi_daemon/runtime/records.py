@@ -1,13 +1,13 @@
 """What the store is told of a runtime's workers, and what it gives back after a restart."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.model.events import Reason
-from yoi_daemon.model.workers import WorkerSummary
+from yoi_daemon.model.workers import Role, WorkerSummary
 from yoi_daemon.runtime.transcript import Item
 from yoi_daemon.runtime.turn import Input
 from yoi_daemon.store.interface import Store
@@ -94,7 +94,7 @@ class KeptWorker(msgspec.Struct, frozen=True, kw_only=True):
     """A worker of an earlier run, with its transcript and what waits in its inbox, in order."""
 
     row: WorkerRow
-    items: tuple[TranscriptRow, ...] = ()
+    items: tuple[Item, ...] = ()
     inbox: tuple[InboxRow, ...] = ()
 
     @property
@@ -111,11 +111,21 @@ async def restore(store: Store, runtime_id: str) -> list[KeptWorker]:
     return [
         KeptWorker(
             row=row,
-            items=tuple(items.get(row.worker_id, ())),
+            items=tuple(map(_item, items.get(row.worker_id, ()))),
             inbox=tuple(sorted(inboxes.get(row.worker_id, ()), key=lambda one: one.number)),
         )
         for row in sorted(rows, key=lambda row: row.seq)
     ]
+
+
+def _item(row: TranscriptRow) -> Item:
+    return Item(
+        item_id=row.item_id,
+        role=cast("Role", row.role),
+        text=row.text,
+        time=row.time,
+        size=len(row.text.encode("utf-8")),
+    )
 
 
 async def _by_worker(store: Store, table: Table[Any], runtime_id: str) -> dict[str, list[Any]]:

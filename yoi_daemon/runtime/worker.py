@@ -1,6 +1,5 @@
 """One worker: a conversation with an inbox, run turn by turn; its own task supervises the turns."""
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -30,6 +29,7 @@ from yoi_daemon.model.settings import RuntimeSettings
 from yoi_daemon.model.states import WORKER_TERMINAL, WORKER_TRANSITIONS, Machine, WorkerState
 from yoi_daemon.model.workers import Role, WhenBusy, WorkerSummary, cut_text
 from yoi_daemon.runtime.engines.interface import Engine
+from yoi_daemon.runtime.inbox import Inbox
 from yoi_daemon.runtime.records import KeptWorker, Records
 from yoi_daemon.runtime.transcript import Item, Transcript
 from yoi_daemon.runtime.turn import RUNTIME_STOPPED, Input, RunningTurn, Verdict
@@ -89,9 +89,7 @@ class Worker:
         self._around = surroundings
         self._machine: Machine[WorkerState] = Machine(WORKER_TRANSITIONS, "idle")
         self._reason: Reason | None = None
-        self._inbox: deque[Input] = deque()
-        # The numbers of the inbox's first and last input, for their order in the store.
-        self._inbox_first = self._inbox_last = 0
+        self._inbox = Inbox(worker_id, surroundings.records)
         self._turn: RunningTurn | None = None
         self._given_up: list[RunningTurn] = []
         self._stop_reason: Reason | None = None
@@ -118,23 +116,8 @@ class Worker:
         self._machine = Machine(WORKER_TRANSITIONS, cast("WorkerState", row.state))
         self._reason = kept.reason
         self.generation, self.seq = row.generation, row.seq
-        self.transcript.restore(
-            row.let_go,
-            [
-                Item(
-                    item_id=item.item_id,
-                    role=cast("Role", item.role),
-                    text=item.text,
-                    time=item.time,
-                    size=len(item.text.encode("utf-8")),
-                )
-                for item in kept.items
-            ],
-        )
-        for one in kept.inbox:
-            self._inbox.append(Input(one.item_id, one.text, one.correlation_id))
-        if kept.inbox:
-            self._inbox_first, self._inbox_last = kept.inbox[0].number, kept.inbox[-1].number
+        self.transcript.restore(row.let_go, kept.items)
+        self._inbox.restore(kept.inbox)
         if self.is_over:
             self.over.set()
             self.left.set()
@@ -191,20 +174,15 @@ class Worker:
                 f"the worker's inbox holds {len(self._inbox)} inputs; wait until it has worked some off",
                 retry_after_s=1.0,
             )
-        item_id = self._around.ids.new("itm")
-        taken = Input(item_id, text, correlation_id)
-        if busy and when_busy == "interrupt":
-            self._inbox.appendleft(taken)
-            self._inbox_first = number = self._inbox_first - 1
-            if self._turn is not None:
-                self._turn.end(INTERRUPTED, self._around.settings.cancel_grace_s)
-        else:
-            self._inbox.append(taken)
-            self._inbox_last = number = self._inbox_last + 1
-        self._wake.set()
-        data = WorkerInputAccepted(item_id=item_id, inbox_depth=len(self._inbox))
+        taken = Input(self._around.ids.new("itm"), text, correlation_id)
+        interrupts = busy and when_busy == "interrupt"
+        depth = len(self._inbox) + 1
+        data = WorkerInputAccepted(item_id=taken.item_id, inbox_depth=depth)
         seq = self._append("worker.input_accepted", data, correlation_id)
-        self._around.records.input(self.worker_id, number, taken)
+        self._inbox.put(taken, first=interrupts)
+        if interrupts and self._turn is not None:
+            self._turn.end(INTERRUPTED, self._around.settings.cancel_grace_s)
+        self._wake.set()
         return seq
 
     async def cancel(self) -> tuple[int, WorkerSummary]:
@@ -288,7 +266,7 @@ class Worker:
         try:
             while not self.is_over and not self._is_suspended:
                 if self._inbox:
-                    await self._run_turn(turns, self._inbox.popleft())
+                    await self._run_turn(turns, self._inbox.take())
                 else:
                     self._wake = trio.Event()
                     await self._wake.wait()
@@ -319,7 +297,6 @@ class Worker:
             due=now + settings.turn_timeout_s,
             clock=trio.current_time,
         )
-        self._around.records.inputs_gone(self.worker_id, (taken,))
         self._move("running", correlation_id=taken.correlation_id)
         data = WorkerTurnStarted(generation=self.generation, item_id=taken.item_id)
         self._append("worker.turn.started", data, taken.correlation_id)
@@ -396,9 +373,7 @@ class Worker:
 
     def _finish(self, to: WorkerState, reason: Reason | None) -> None:
         """The worker's end: it is told, and nothing follows."""
-        dropped = len(self._inbox)
-        self._around.records.inputs_gone(self.worker_id, self._inbox)
-        self._inbox.clear()
+        dropped = self._inbox.clear()
         if self.state == "running" and to == "stopped":
             self._move("stopping", reason)
         self._move(to, reason, inputs_dropped=dropped)
