@@ -109,7 +109,9 @@ class DaemonProcess:
         ]
 
     def leaks(self) -> set[bytes]:
-        """The forms of its canaries that it has sent to anyone."""
+        """The forms of its canaries that it has sent to anyone, where that was recorded."""
+        if self._record is None:
+            return set()
         return {hit for data in self.sent() for hit in hits(data, self.canaries())}
 
     def signal(self, number: int) -> None:
@@ -158,10 +160,14 @@ class Daemons:
         state: Path | None = None,
         ready: bool = True,
         code: str = "",
+        recorded: bool = True,
         **environ: str,
     ) -> DaemonProcess:
-        """`code` is run in place of `python -m yoi_daemon`."""
-        record = self._factory.mktemp("record")
+        """`code` is run in place of `python -m yoi_daemon`.
+
+        Where it is `recorded`, what it sends is searched; each connection then holds a file open.
+        """
+        record = self._factory.mktemp("record") if recorded else None
         state = state or self._tmp_path / "state"
         program = (sys.executable, "-c", code) if code else (sys.executable, "-m", "yoi_daemon")
         daemon = DaemonProcess(config, state, program, record=record, **environ)

@@ -30,7 +30,7 @@ GROWN_BYTES = 5 * 1024 * 1024
 @pytest.fixture
 def target(start_daemon, tmp_path) -> Target:
     configure(tmp_path / "config", tmp_path / "state")
-    return Target(start_daemon(tmp_path / "config"))
+    return Target(start_daemon(tmp_path / "config", recorded=False))
 
 
 def _check(case: Malformed, target: Target) -> None:
@@ -129,7 +129,7 @@ def test_reloads_of_what_is_bad_are_refused_and_hinder_nobody(
 def test_a_bad_plugin_harms_itself_alone(start_daemon, tmp_path, bad: BadPlugin) -> None:
     configure(tmp_path / "config", tmp_path / "state")
     bad.make(tmp_path / "config" / "plugins")
-    target = Target(start_daemon(tmp_path / "config"))
+    target = Target(start_daemon(tmp_path / "config", recorded=False))
     status, record = target.daemon.request("GET", "/api/plugins/bad")
     assert status == 200
     assert (record["state"], record["reason"]["code"]) == ("failed", bad.says)

@@ -89,7 +89,7 @@ def _acts(target: Target, *, tls: bool) -> list[tuple[int, Act]]:
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 def test_nothing_is_left_behind(start_daemon, tmp_path, full, tls) -> None:
     configure(tmp_path / "config", tmp_path / "state", tls=tls)
-    target = Target(start_daemon(tmp_path / "config"))
+    target = Target(start_daemon(tmp_path / "config", recorded=False))
     shares, acts = zip(*_acts(target, tls=tls), strict=True)
     descriptors = target.descriptors()
 

@@ -107,7 +107,7 @@ def held() -> Generator[list[socket.socket]]:
 
 def _start(start_daemon, tmp_path) -> Target:
     configure(tmp_path / "config", tmp_path / "state", ticks=2)
-    return Target(start_daemon(tmp_path / "config"))
+    return Target(start_daemon(tmp_path / "config", recorded=False))
 
 
 def test_they_are_cut_in_time_and_hardly_noticed(start_daemon, tmp_path, full, held) -> None:
