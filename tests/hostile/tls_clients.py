@@ -254,7 +254,7 @@ def tls_clients() -> Iterator[Client]:
         yield Client("negotiating again, 100 times", "both tls", _openssl("R" * 100, "tls1_2"))
         yield Client("new keys, 200 times", "both tls", _openssl("K" * 200, "tls1_3"))
     flood = request(b"/flood")
-    yield Client("an endless answer unread", "https", _never_reads(flood, connections=20))
+    yield Client("20 endless answers unread", "https", _never_reads(flood, connections=20))
     yield Client(
         "an endless stream unread", "wss", _never_reads(upgrade(b"/flood"), connections=20)
     )

@@ -318,7 +318,8 @@ class RequesterDelivers:
 
     async def committed(self, seq: int) -> None:
         await self._event_log.committed(seq)
-        self._on_commit.pop(seq)()
+        if seq:  # 0 is a key's first answer, which has nothing to wait for
+            self._on_commit.pop(seq)()
 
 
 class CheckpointBeforeDispatch(Lane):
