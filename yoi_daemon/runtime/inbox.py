@@ -1,0 +1,51 @@
+"""A worker's accepted inputs that wait for their turns, in the store too."""
+
+from collections import deque
+from collections.abc import Sequence
+
+from yoi_daemon.runtime.records import Records
+from yoi_daemon.runtime.turn import Input
+from yoi_daemon.store.tables import InboxRow
+
+
+class Inbox:
+    """The inputs of one worker, in the order of their turns."""
+
+    def __init__(self, worker_id: str, records: Records) -> None:
+        self._worker_id = worker_id
+        self._records = records
+        self._inputs: deque[Input] = deque()
+        # The order in the store: one that goes first is numbered below the others.
+        self._first = self._last = 0
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+    def restore(self, rows: Sequence[InboxRow]) -> None:
+        """Takes up what an earlier run left, in order."""
+        self._inputs.extend(Input(row.item_id, row.text, row.correlation_id) for row in rows)
+        if rows:
+            self._first, self._last = rows[0].number, rows[-1].number
+
+    def put(self, taken: Input, *, first: bool) -> None:
+        """Adds an input, ahead of all others or behind them."""
+        if first:
+            self._inputs.appendleft(taken)
+            self._first = number = self._first - 1
+        else:
+            self._inputs.append(taken)
+            self._last = number = self._last + 1
+        self._records.input(self._worker_id, number, taken)
+
+    def take(self) -> Input:
+        """Takes out the one whose turn it is."""
+        taken = self._inputs.popleft()
+        self._records.inputs_gone(self._worker_id, (taken,))
+        return taken
+
+    def clear(self) -> int:
+        """Lets go of all; gives how many there were."""
+        dropped = len(self._inputs)
+        self._records.inputs_gone(self._worker_id, self._inputs)
+        self._inputs.clear()
+        return dropped
