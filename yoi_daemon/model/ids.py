@@ -38,6 +38,8 @@ class IdSource:
         self._clock = clock
         self._random_bytes = random_bytes
         self._last = 0
+        # What is written of it but the last four characters: the same for most that are made in one millisecond.
+        self._high, self._written = -1, ""
 
     def new(self, prefix: str) -> str:
         """The next identifier, such as `evt_06f5…`."""
@@ -48,12 +50,17 @@ class IdSource:
             self._last = milliseconds << _RANDOM_BITS | chance >> 1
         else:
             self._last += 1
-        number = self._last
-        return prefix + "_" + "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])
+        high, low = self._last >> _LOW_BITS, self._last & _LOW
+        if high != self._high:
+            self._high = high
+            self._written = "".join([_PAIRS[high >> shift & 1023] for shift in _SHIFTS])
+        return f"{prefix}_{self._written}{_PAIRS[low >> 10]}{_PAIRS[low & 1023]}"
 
 
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
-_SHIFTS = range(120, -1, -10)
+_LOW_BITS = 20
+_LOW = (1 << _LOW_BITS) - 1
+_SHIFTS = range(100, -1, -10)
 
 
 def is_plugin_id(name: str) -> bool:

@@ -30,8 +30,8 @@ def check_json(data: bytes) -> None:
     Raises `ValueError` with a sentence that says what is wrong and quotes nothing of `data`. Linear:
     a MiB of the worst costs a third of a second, a hundred bytes some microseconds.
     """
-    bare = _STRING.sub(b"", data)
-    if _LONG_NUMBER.search(bare):
+    bare = _without_strings(data)
+    if len(bare) > MAX_DIGITS and _LONG_NUMBER.search(bare):
         raise ValueError(f"a number has more than {MAX_DIGITS} digits")
     _check_depth(bare)
     try:
@@ -46,11 +46,20 @@ def check_json(data: bytes) -> None:
         raise ValueError(str(error)) from error
     written = bare.count(b":")
     # What was decoded holds each key once: written again it has fewer pairs if one was there twice.
-    if written > 1 and _STRING.sub(b"", _encode(value)).count(b":") != written:
+    if written > 1 and _without_strings(_encode(value)).count(b":") != written:
         raise ValueError("an object has the same key twice")
 
 
+def _without_strings(data: bytes) -> bytes:
+    if b"\\" in data:
+        return _STRING.sub(b"", data)
+    # Without an escape every quote begins a string or ends one: a fifth of the time.
+    return b"".join(data.split(b'"')[::2])
+
+
 def _check_depth(bare: bytes) -> None:
+    if bare.count(b"[") + bare.count(b"{") <= MAX_DEPTH:
+        return
     brackets = bare.translate(_BRACKETS, _NO_BRACKETS)
     for _ in range(MAX_DEPTH):
         inner = brackets.replace(b"[]", b"")
