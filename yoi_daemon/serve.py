@@ -19,6 +19,7 @@ import trio
 from yoi_daemon.api.app import Application
 from yoi_daemon.daemon.certificates import open_certificates
 from yoi_daemon.daemon.daemon import Daemon
+from yoi_daemon.daemon.journal import JournalHandler, is_journal
 from yoi_daemon.daemon.logs import configure_logs
 from yoi_daemon.daemon.opening import open_daemon
 from yoi_daemon.daemon.service_manager import ServiceManager, open_service_manager
@@ -57,6 +58,7 @@ CLOSES_SHARE = 0.6
 """Of the listeners' share: subscribers are told to go over so much of it; the rest is for them to."""
 LAST_RESORT_S = 5.0
 """After the whole budget and this, every stack is dumped and the process ends itself."""
+STDERR = 2
 EXIT_AT_ONCE = 130
 """What a second SIGINT ends with: 128 + SIGINT, as shells say it."""
 
@@ -80,7 +82,8 @@ def run(
     inherited = inherited_sockets(environ, os.getpid())
     trust, redaction = trust_for(directories), Redaction()
     settings = read_settings(directories, environ, trust)
-    configure_logs(settings.daemon.log_level, redaction)
+    journal = JournalHandler(STDERR) if is_journal(environ, STDERR) else None
+    configure_logs(settings.daemon.log_level, redaction, journal=journal)
     wants_observe = _wants_observe(settings, directories)
     raise_limit()
     with hold_state_directory(directories), ExitStack() as sockets:

@@ -301,7 +301,11 @@ class Worker:
         data = WorkerTurnStarted(generation=self.generation, item_id=taken.item_id)
         self._append("worker.turn.started", data, taken.correlation_id)
         self.add_item_of(turn, taken.item_id, "user", taken.text)
-        turns.start_soon(turn.run, self._engine, name=f"turn of {self.worker_id}")
+        # What is logged in the turn's task, by an engine too, says whose it is.
+        with structlog.contextvars.bound_contextvars(
+            runtime_id=self._around.runtime_id, worker_id=self.worker_id
+        ):
+            turns.start_soon(turn.run, self._engine, name=f"turn of {self.worker_id}")
         limit = Reason("turn_timeout", f"over {settings.turn_timeout_s:g} s")
         await turn.supervise(Verdict("failed", limit), settings.cancel_grace_s)
         self._leave_turn(turn)

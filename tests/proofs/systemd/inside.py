@@ -41,6 +41,11 @@ async def slow(ctx: Context, event: IngressEvent) -> None:
 async def eat(ctx: Context, event: IngressEvent) -> None:
     ctx.local.eaten = [bytearray(1 << 20) for _ in range(1000)]
 
+@plugin.ingress("tell")
+async def tell(ctx: Context, event: IngressEvent) -> None:
+    ctx.log.warning("two\\nlines", worker_id="wrk_1", runtime_id="backend-internal", large="x" * 1_000_000)
+    raise ValueError("told")
+
 @plugin.ingress("block")
 async def block(ctx: Context, event: IngressEvent) -> None:
     time.sleep(600)  # the line that the journal is to name
@@ -224,7 +229,7 @@ def notify_reload() -> dict:
     begin("Type=notify-reload\nExecReload=")
     (CONFIG / "yoi-daemon.toml").write_text(SETTINGS + "[daemon]\nlog_level = 'debug'\n")
     systemctl("reload", UNIT)  # returns when READY=1 follows RELOADING=1
-    assert '"event": "reloaded"' in journal()
+    assert "reloaded plugins=" in journal()
     return {"systemd": version}
 
 
@@ -427,6 +432,34 @@ def credentials() -> dict:
     return {"missing": missing}
 
 
+def entries(*matches: str) -> list[dict]:
+    call("journalctl", "--sync")
+    # --all: or a long field is shown as null.
+    lines = call("journalctl", "--no-pager", "--all", "-o", "json", *matches)
+    return [json.loads(line) for line in lines.splitlines()]
+
+
+def journald_fields() -> dict:
+    begin(settings=SETTINGS + "attempts = 1\n")
+    receipt = daemon("ingress", "p", "tell", "--data", "1")
+    mine = ("YOI_PLUGIN=p", f"YOI_CORRELATION_ID={receipt['correlation_id']}")
+    wait_for(lambda: len(entries(*mine)) == 2)
+    told, failed = entries(*mine)
+    for one in (told, failed):
+        assert (one["_SYSTEMD_UNIT"], one["_TRANSPORT"]) == (UNIT, "journal")
+        assert (one["SYSLOG_IDENTIFIER"], one["PRIORITY"]) == ("yoi-daemon", "4")
+        assert one["YOI_EVENT_ID"] == receipt["event_id"]
+    assert told["MESSAGE"].startswith("two\nlines ")
+    # The large one came as a sealed file in memory: the sandbox lets it.
+    assert len(told["YOI_LARGE"]) == 1_000_000
+    assert failed["YOI_CODE"] == "handler_failed"
+    assert "told" in failed["YOI_REASON"]
+    assert entries("YOI_WORKER=wrk_1", "YOI_RUNTIME=backend-internal") == [told]
+    assert entries("YOI_PLUGIN=q") == []
+    ready = [one for one in entries("-u", UNIT) if one.get("YOI_LOGGER")]
+    return {"fields": sorted(name for name in failed if name.startswith("YOI_")), "all": len(ready)}
+
+
 def the_sandbox_and_the_line_that_relaxes_it() -> dict:
     data = Path("/srv/data")
     data.mkdir(exist_ok=True)
@@ -457,6 +490,7 @@ SCENARIOS = (
     socket_activated_restart,
     a_socket_nobody_listens_on_is_refused,
     credentials,
+    journald_fields,
     the_sandbox_and_the_line_that_relaxes_it,
     watchdog_kill,
     out_of_memory,
