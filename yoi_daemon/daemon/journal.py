@@ -25,9 +25,11 @@ FIELDS: Mapping[str, str] = {
 }
 """What the fields are called whose names are not simply `YOI_` and the key."""
 MAX_FIELDS = 200
-"""Of one record; journald lets no record with more than 1,024 in. The message has all of them."""
+"""Of one record; journald lets no record with more than 1,024 in. The message names all."""
 MAX_NAME_CHARS = 64
 """journald passes over a field with a longer name."""
+MAX_SHOWN_CHARS = 1000
+"""Of each fact in the message; the fact's own field has all of it."""
 NOT_FIELDS = frozenset({"event", "level", "timestamp"})
 """Keys that journald has fields of its own for."""
 
@@ -178,7 +180,7 @@ def field_name(key: str) -> str:
 
 
 def _message(told: Mapping[str, str]) -> str:
-    """What `journalctl` shows of a record: all of it, for people."""
+    """What `journalctl` shows of a record: all that can be read on a screen."""
     hidden = {*NOT_FIELDS, "exception", "traceback"}
     facts = [f"{key}={_quoted(text)}" for key, text in told.items() if key not in hidden]
     below = [told[key] for key in ("exception", "traceback") if key in told]
@@ -186,6 +188,8 @@ def _message(told: Mapping[str, str]) -> str:
 
 
 def _quoted(text: str) -> str:
+    if len(text) > MAX_SHOWN_CHARS:
+        text = text[: MAX_SHOWN_CHARS - 1] + "…"
     return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 
 
