@@ -21,6 +21,7 @@ from yoi_daemon.daemon.certificates import open_certificates
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.journal import JournalHandler, is_journal
 from yoi_daemon.daemon.logs import configure_logs
+from yoi_daemon.daemon.loop_watch import open_loop_watch
 from yoi_daemon.daemon.opening import open_daemon
 from yoi_daemon.daemon.service_manager import ServiceManager, open_service_manager
 from yoi_daemon.daemon.settings_file import read_settings
@@ -113,12 +114,15 @@ def run(
             trust=trust,
             redaction=redaction,
         )
+        notifier = Notifier(environ)
         open_manager = partial(
             open_service_manager,
-            notifier=Notifier(environ),
+            notifier=notifier,
             watchdog_s=watchdog_interval_s(environ, os.getpid()),
         )
-        trio.run(_serve, directories, settings, tokens, open_it, open_manager, bound, announce)
+        trio.run(
+            _serve, directories, settings, tokens, open_it, open_manager, notifier, bound, announce
+        )
         tokens.keep_uses()
 
 
@@ -128,6 +132,7 @@ async def _serve(
     tokens: Tokens,
     open_it: Callable[[], AbstractAsyncContextManager[Daemon]],
     open_manager: Callable[..., AbstractAsyncContextManager[ServiceManager]],
+    notifier: Notifier,
     bound: Bound,
     announce: Callable[[str], None],
 ) -> None:
@@ -138,6 +143,7 @@ async def _serve(
         async with (
             open_it() as daemon,
             open_manager(daemon, hangups=hangups) as manager,
+            open_loop_watch(daemon, notifier, manager.tell),
             trio.open_nursery() as tending,
         ):
             tending.start_soon(tokens.tend)
