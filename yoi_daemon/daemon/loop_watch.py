@@ -33,7 +33,7 @@ STILL_S = 0.7
 LATE_S = 3 * LOOK_S
 """A look that comes later than this was itself kept from looking."""
 HELD_S = 5.0
-"""Of processor time without a look: code that does not give up the interpreter's lock. All stacks are dumped."""
+"""Of processor time without a look: one call holds the interpreter's lock, and all stacks are dumped."""
 STACK_FRAMES = 8
 STDERR = 2
 
@@ -51,24 +51,38 @@ class Look(NamedTuple):
     """That its thread waited for a processor while others had them."""
 
 
+class Seen(NamedTuple):
+    """Where the loop's thread is."""
+
+    plugin_id: str | None
+    where: str | None
+    stack: str
+
+
 class Stillness:
     """How long the loop has stood still, by its own fault: not while the process was stopped or starved."""
 
     def __init__(self) -> None:
+        self.held_s = 0.0
+        """That the loop's thread held the interpreter's lock before the last look, which came late for it."""
         self._last: Look | None = None
         self._still_s = 0.0
 
     def look(self, now: Look) -> float:
         """The time without a beat up to `now`, in seconds; 0 after a beat."""
         last, self._last = self._last, now
-        if last is None or now.beats != last.beats:
-            self._still_s = 0.0
+        self.held_s = 0.0
+        if last is None:
             return 0.0
         elapsed_s = now.clock_s - last.clock_s
         if elapsed_s > LATE_S:
             # The whole process was stopped, or the loop's thread held the interpreter's lock: then it
             # used the processor meanwhile.
-            elapsed_s = min(elapsed_s, LOOK_S + now.processor_s - last.processor_s)
+            self.held_s = min(elapsed_s, now.processor_s - last.processor_s)
+            elapsed_s = min(elapsed_s, LOOK_S + self.held_s)
+        if now.beats != last.beats:
+            self._still_s = 0.0
+            return 0.0
         self._still_s += max(0.0, elapsed_s - (now.queued_s - last.queued_s))
         return self._still_s
 
@@ -90,21 +104,10 @@ PlaceOf = Callable[[types.FrameType], tuple[str | None, str] | None]
 
 
 class LoopWatch:
-    """The watching of the loop that runs in the thread this is made in.
+    """The watching of the loop that runs in the thread this is made in."""
 
-    `arm` is called at each look, with the processor time within which the next is to come.
-    """
-
-    def __init__(
-        self,
-        ear: Ear,
-        place_of: PlaceOf,
-        *,
-        arm: Callable[[float], None],
-        wall_clock: Callable[[], float],
-    ) -> None:
+    def __init__(self, ear: Ear, place_of: PlaceOf, wall_clock: Callable[[], float]) -> None:
         self._ear = ear
-        self._arm = arm
         self._place_of = place_of
         self._wall_clock = wall_clock
         self._token = trio.lowlevel.current_trio_token()
@@ -112,6 +115,7 @@ class LoopWatch:
         self._processor_clock = time.pthread_getcpuclockid(self._ident)
         self._schedule = f"/proc/self/task/{threading.get_native_id()}/schedstat"
         self._beats = 0
+        self._held: Seen | None = None
         self._over = threading.Event()
 
     async def beat(self) -> None:
@@ -120,22 +124,31 @@ class LoopWatch:
             self._beats += 1
             await trio.sleep(BEAT_S)
 
-    def watch(self) -> None:
-        """The thread's part, until `end`."""
+    def note_held(self, _number: int, frame: types.FrameType | None) -> None:
+        """A signal's handler: no look came for `STILL_S` of processor time.
+
+        It runs in the loop's thread as soon as the call that held the lock returns, and so before
+        that thread can be anywhere else.
+        """
+        self._held = self._see(frame)
+
+    def watch(self, arm: Callable[[], None]) -> None:
+        """The thread's part, until `end`; `arm` is called at each look."""
         stillness, blocked = Stillness(), None
         while not self._over.wait(LOOK_S):
-            # First of all: whatever reads or waits lets a thread go on that only now gave up the lock.
-            frame, beats = _frame_of(self._ident), self._beats
-            self._arm(HELD_S)
+            beats, held, self._held = self._beats, self._held, None
+            arm()
             still_s = stillness.look(self._look(beats))
-            if blocked is None and still_s >= STILL_S:
-                blocked = self._notice(frame, still_s)
-            elif blocked is not None and still_s == 0:
+            if blocked is None:
+                if held is not None and stillness.held_s >= STILL_S:
+                    blocked = self._notice(held, stillness.held_s)
+                elif still_s >= STILL_S:
+                    blocked = self._notice(self._see(_frame_of(self._ident)), still_s)
+            elif still_s > 0:
+                blocked = blocked.lasting(round(still_s, 1))
+            if blocked is not None and still_s == 0:
                 self._tell_end(blocked)
                 blocked = None
-            if blocked is not None:
-                blocked = blocked.lasting(round(still_s, 1))
-            del frame  # and what it holds
 
     def end(self) -> None:
         """`watch` returns soon."""
@@ -149,17 +162,19 @@ class LoopWatch:
             _queued_s(self._schedule),
         )
 
-    def _notice(self, frame: types.FrameType | None, still_s: float) -> Blocked:
-        plugin_id, where = _blame(frame, self._place_of)
+    def _see(self, frame: types.FrameType | None) -> Seen:
+        # No locals: they hold secrets.
+        lines = traceback.format_stack(frame)[-STACK_FRAMES:] if frame else []
+        return Seen(*_blame(frame, self._place_of), "".join(lines))
+
+    def _notice(self, seen: Seen, still_s: float) -> Blocked:
         blocked = Blocked(
             since=format_time(self._wall_clock() - still_s),
-            plugin_id=plugin_id,
-            where=where,
+            plugin_id=seen.plugin_id,
+            where=seen.where,
             blocked_s=round(still_s, 1),
         )
-        # No locals: they hold secrets.
-        stack = "".join(traceback.format_stack(frame)[-STACK_FRAMES:]) if frame else ""
-        self._ear.noticed(blocked, stack)
+        self._ear.noticed(blocked, seen.stack)
         return blocked
 
     def _tell_end(self, blocked: Blocked) -> None:
@@ -244,11 +259,10 @@ async def open_loop_watch(
         return None
 
     remove_blocked_files(daemon.directories)  # of one that was killed while it stood still
-    with dump_when_held() as arm:
-        reporter = _Reporter(daemon, notifier, on_end)
-        watch = LoopWatch(reporter, place_of, arm=arm, wall_clock=daemon.wall_clock)
+    watch = LoopWatch(_Reporter(daemon, notifier, on_end), place_of, daemon.wall_clock)
+    with _processor_timers(watch.note_held) as arm:
         # A daemon thread: it never keeps the process from ending.
-        thread = threading.Thread(target=watch.watch, name="loop watch", daemon=True)
+        thread = threading.Thread(target=watch.watch, args=(arm,), name="loop watch", daemon=True)
         thread.start()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch.beat)
@@ -261,19 +275,28 @@ async def open_loop_watch(
 
 
 @contextmanager
-def dump_when_held() -> Generator[Callable[[float], None]]:
-    """Gives what arms it: every stack is dumped to standard error unless it is armed again in time.
+def _processor_timers(
+    note: Callable[[int, types.FrameType | None], None],
+) -> Generator[Callable[[], None]]:
+    """Gives what is to be called again and again; where it is not, `note` is a signal's handler after
+    `STILL_S` of processor time, and after `HELD_S` every stack is dumped to standard error.
 
-    The dump needs no interpreter, so that it comes also where one thread holds it. The time is the
-    processor's, and not that of `dump_traceback_later`, which goes off in a process that was stopped, too.
+    The dump needs no interpreter. The time is the processor's, and not that of `dump_traceback_later`,
+    which goes off in a process that was stopped, too.
     """
 
-    def arm(processor_s: float) -> None:
-        signal.setitimer(signal.ITIMER_VIRTUAL, processor_s)
+    def arm() -> None:
+        signal.setitimer(signal.ITIMER_VIRTUAL, STILL_S)
+        signal.setitimer(signal.ITIMER_PROF, HELD_S)
 
-    faulthandler.register(signal.SIGVTALRM, file=STDERR, all_threads=True)
+    signal.signal(signal.SIGVTALRM, note)
+    faulthandler.register(signal.SIGPROF, file=STDERR, all_threads=True)
     try:
         yield arm
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        faulthandler.unregister(signal.SIGVTALRM)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        faulthandler.unregister(signal.SIGPROF)
+        # Not the default, which would end the process: a thread that is late may arm them once more.
+        signal.signal(signal.SIGVTALRM, signal.SIG_IGN)
+        signal.signal(signal.SIGPROF, signal.SIG_IGN)
