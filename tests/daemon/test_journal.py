@@ -80,7 +80,9 @@ def journald(tmp_path: Path) -> Iterator[Journald]:
 
 def test_a_record_has_its_fields(journald: Journald) -> None:
     log = structlog.get_logger("plugin").bind(plugin_id="p", correlation_id="cor_1")
-    log.warning("plugin error", code="handler_failed", worker_id="wrk_1", runtime_id="r", n=3)
+    log.warning(
+        "plugin error", code="handler_failed", worker_id="wrk_1", runtime_id="r", n=3, no=None
+    )
     told = journald.receive()
     assert (
         told.items()
@@ -99,7 +101,7 @@ def test_a_record_has_its_fields(journald: Journald) -> None:
     )
     assert told["MESSAGE"].startswith("plugin error ")
     assert "code=handler_failed" in told["MESSAGE"]
-    assert {"YOI_EVENT", "YOI_LEVEL", "YOI_TIMESTAMP"} & set(told) == set()
+    assert {"YOI_EVENT", "YOI_LEVEL", "YOI_TIMESTAMP", "YOI_NO"} & set(told) == set()
 
 
 @pytest.mark.parametrize(

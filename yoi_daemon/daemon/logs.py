@@ -52,7 +52,8 @@ def configure_logs(
         return redaction.apply(str(line))
 
     def redact_each(_logger: Any, _method: str, event: Any) -> dict[str, str]:
-        return {redaction.apply(str(key)): redaction.apply(_text(event[key])) for key in event}
+        told = {key: _text(value) for key, value in event.items() if value is not None}
+        return {redaction.apply(str(key)): redaction.apply(text) for key, text in told.items()}
 
     render: list[Processor]
     if journal is not None:

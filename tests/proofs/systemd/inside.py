@@ -282,6 +282,15 @@ def watchdog_kill() -> dict:
     assert (pid(), show("NRestarts")) == (before, "0")
     begun = time.monotonic()
     daemon("ingress", "p", "block", "--data", "1")
+    # Who it is, is known long before: to systemd, in the journal, and to who asks.
+    wait_for(lambda: show("StatusText").startswith("Event loop held by plugin p, at plugins/p.py:"))
+    named_s = time.monotonic() - begun
+    asked = subprocess.run(
+        [PYTHON, "-m", "yoi_daemon", "status"], capture_output=True, text=True, check=False
+    )
+    assert "held by plugin p, at plugins/p.py:" in asked.stderr, asked
+    (noticed,) = entries("YOI_CODE=loop_blocked", "YOI_PLUGIN=p")
+    assert "in block" in noticed["YOI_STACK"], noticed
     wait_for(lambda: show("NRestarts") == "1")
     took = time.monotonic() - begun
     text = journal()
@@ -289,7 +298,7 @@ def watchdog_kill() -> dict:
     assert "Fatal Python error: Aborted" in text
     assert "plugins/p.py" in text
     _forget_everything()
-    return {"killed_after_s": round(took, 1)}
+    return {"named_after_s": round(named_s, 1), "killed_after_s": round(took, 1)}
 
 
 def out_of_memory() -> dict:
