@@ -116,6 +116,8 @@ class LoopWatch:
         self._schedule = f"/proc/self/task/{threading.get_native_id()}/schedstat"
         self._beats = 0
         self._held: Seen | None = None
+        self._stillness = Stillness()
+        self._blocked: Blocked | None = None
         self._over = threading.Event()
 
     async def beat(self) -> None:
@@ -134,21 +136,27 @@ class LoopWatch:
 
     def watch(self, arm: Callable[[], None]) -> None:
         """The thread's part, until `end`; `arm` is called at each look."""
-        stillness, blocked = Stillness(), None
         while not self._over.wait(LOOK_S):
             beats, held, self._held = self._beats, self._held, None
             arm()
-            still_s = stillness.look(self._look(beats))
-            if blocked is None:
-                if held is not None and stillness.held_s >= STILL_S:
-                    blocked = self._notice(held, stillness.held_s)
-                elif still_s >= STILL_S:
-                    blocked = self._notice(self._see(_frame_of(self._ident)), still_s)
-            elif still_s > 0:
-                blocked = blocked.lasting(round(still_s, 1))
-            if blocked is not None and still_s == 0:
-                self._tell_end(blocked)
-                blocked = None
+            try:
+                self._judge(beats, held)
+            except Exception:  # noqa: BLE001 (it goes on watching, whatever telling somebody came to)
+                structlog.get_logger("daemon").warning("watching the loop failed", exc_info=True)
+
+    def _judge(self, beats: int, held: Seen | None) -> None:
+        still_s = self._stillness.look(self._look(beats))
+        if self._blocked is None:
+            if held is not None and self._stillness.held_s >= STILL_S:
+                self._notice(held, self._stillness.held_s)
+            elif still_s >= STILL_S:
+                self._notice(self._see(_frame_of(self._ident)), still_s)
+        elif still_s > 0:
+            self._blocked = self._blocked.lasting(round(still_s, 1))
+        if self._blocked is not None and still_s == 0:
+            ended, self._blocked = self._blocked, None
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._ear.ended, ended)
 
     def end(self) -> None:
         """`watch` returns soon."""
@@ -167,19 +175,14 @@ class LoopWatch:
         lines = traceback.format_stack(frame)[-STACK_FRAMES:] if frame else []
         return Seen(*_blame(frame, self._place_of), "".join(lines))
 
-    def _notice(self, seen: Seen, still_s: float) -> Blocked:
-        blocked = Blocked(
+    def _notice(self, seen: Seen, still_s: float) -> None:
+        self._blocked = blocked = Blocked(
             since=format_time(self._wall_clock() - still_s),
             plugin_id=seen.plugin_id,
             where=seen.where,
             blocked_s=round(still_s, 1),
         )
         self._ear.noticed(blocked, seen.stack)
-        return blocked
-
-    def _tell_end(self, blocked: Blocked) -> None:
-        with suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(self._ear.ended, blocked)
 
 
 def _blame(frame: types.FrameType | None, place_of: PlaceOf) -> tuple[str | None, str | None]:

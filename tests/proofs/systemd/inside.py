@@ -491,7 +491,7 @@ def journald_fields() -> dict:
     assert failed["YOI_CODE"] == "handler_failed"
     assert "told" in failed["YOI_REASON"]
     assert entries("YOI_WORKER=wrk_1", "YOI_RUNTIME=backend-internal") == [told]
-    assert entries("YOI_PLUGIN=q") == []
+    assert entries("YOI_PLUGIN=nobody") == []
     return {"fields": sorted(name for name in failed if name.startswith("YOI_"))}
 
 
