@@ -47,6 +47,7 @@ from yoi_daemon.model.settings import ObserveSettings, PluginSettings
 from yoi_daemon.plugins.admission import Admission
 from yoi_daemon.plugins.delivery import Delivery
 from yoi_daemon.plugins.lane import BATCH_EVENTS
+from yoi_daemon.plugins.boots import NotJournaled
 from yoi_daemon.plugins.loading import LoadedPlugin
 from yoi_daemon.plugins.service import Parts, Service
 from yoi_daemon.plugins.watchdog import run_watchdog
@@ -114,6 +115,8 @@ async def open_service(plugin: Plugin[Config]) -> AsyncGenerator[tuple[Service, 
         open_event_log(ObserveSettings()) as log,
         trio.open_nursery() as nursery,
     ):
+        may_dispatch = trio.Event()
+        may_dispatch.set()
         parts = Parts(
             event_log=log,
             workers_for=lambda *_: None,
@@ -124,6 +127,8 @@ async def open_service(plugin: Plugin[Config]) -> AsyncGenerator[tuple[Service, 
             load=lambda _id, _settings: loaded,
             forget=lambda _loaded: None,
             timers=no_timers,
+            boots=NotJournaled(),
+            may_dispatch=may_dispatch,
         )
         service = Service("bench", PluginSettings(queue_events=BURST), parts)
         service.adopt(loaded)

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import structlog
 import trio
 from prometheus_client import CollectorRegistry
 
+from yoi_daemon.daemon.boot_journal import BootJournal
 from yoi_daemon.daemon.certificates import Certificates, load_certificates
 from yoi_daemon.daemon.logs import set_log_level
 from yoi_daemon.daemon.settings_file import read_settings
@@ -23,6 +25,7 @@ from yoi_daemon.model.events import (
     DaemonReady,
     DaemonReloaded,
     DaemonReloadRefused,
+    DaemonSafeMode,
     Data,
     Draft,
     format_time,
@@ -43,6 +46,11 @@ NOT_DURABLE = "kept in memory: accepted events, the log and workers are lost whe
 
 
 LOW = "the disk is nearly full: nothing more is accepted until there is space; what was accepted goes on"
+
+OUT_OF_SAFE = (
+    "no plugin was loaded, and what they had accepted waits; 'yoi-daemon plugin start NAME' tries one, "
+    "'yoi-daemon reload' all of them"
+)
 
 
 class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,6 +143,7 @@ class Daemon:
         embedded: EmbeddedRuntime,
         environ: Mapping[str, str],
         trust: Trust,
+        boots: BootJournal | None,
         wall_clock: Callable[[], float],
     ) -> None:
         self.directories = directories
@@ -151,6 +160,7 @@ class Daemon:
         self.embedded = embedded
         self.environ = environ
         self.trust = trust
+        self._boots = boots
         self.wall_clock = wall_clock
         self.draining = trio.Event()
         self.observed = Observed()
@@ -186,6 +196,12 @@ class Daemon:
         seq = self.append("daemon.ready", DaemonReady(version=self.version))
         await self.event_log.committed(seq)
 
+    def note_safe_mode(self) -> None:
+        """Says, where it is so, that no plugin was loaded."""
+        if (reason := self.plugins.safe_mode) is not None:
+            structlog.get_logger("daemon").error("safe mode", reason=reason, what_to_do=OUT_OF_SAFE)
+            self.append("daemon.safe_mode", DaemonSafeMode(active=True, reason=reason))
+
     def _write_daemon_file(self) -> None:
         # A client on this machine trusts these alone: their names are of no use to it.
         certificates = "".join({one.pem: None for one in self.certificates.values()})
@@ -204,6 +220,8 @@ class Daemon:
             codes.append("starting")
         if self.draining.is_set():
             codes.append("draining")
+        if self.plugins.safe_mode is not None:
+            codes.append("safe_mode")
         codes.extend(f"plugin_failed:{name}" for name in self.plugins.unhealthy())
         return tuple(codes)
 
@@ -255,6 +273,13 @@ class Daemon:
         )
 
     def _diagnostics(self) -> tuple[Diagnostic, ...]:
+        boots: list[Diagnostic] = []
+        if (reason := self.plugins.safe_mode) is not None:
+            message = f"safe mode: {reason}; {OUT_OF_SAFE}"
+            boots.append(Diagnostic(code="safe_mode", severity="error", message=message))
+        if self._boots is not None and self._boots.trouble is not None:
+            message = f"{self._boots.trouble}; see to the state directory, then restart"
+            boots.append(Diagnostic(code="boot_journal", severity="warning", message=message))
         bad_files = [
             Diagnostic(
                 code="bad_plugin_file",
@@ -273,7 +298,7 @@ class Daemon:
             for path in sorted(self.trust.group_writable)
         ]
         refused = [] if self.reload_refused is None else [self.reload_refused]
-        return (*bad_files, *refused, *writable)
+        return (*boots, *bad_files, *refused, *writable)
 
     def _name_of(self, path: Path) -> str:
         # Answers tell no place of this machine: of what lies elsewhere not even the name.
@@ -301,6 +326,7 @@ class Daemon:
             certificates = await trio.to_thread.run_sync(
                 load_certificates, reloaded, self.directories
             )
+            was_safe = self.plugins.safe_mode is not None
             changed = await self.plugins.reload(settings, only)
         except ConfigurationError as error:
             faults = [_public(fault) for fault in error.faults]
@@ -331,6 +357,8 @@ class Daemon:
         )
         set_log_level(taken.daemon.log_level)
         self.settings = taken
+        if was_safe and self.plugins.safe_mode is None:
+            self.append("daemon.safe_mode", DaemonSafeMode(active=False))
         seq = self.append("daemon.reloaded", DaemonReloaded(plugins=changed))
         await self.event_log.committed(seq)
         return Reloaded(
