@@ -45,9 +45,9 @@ from yoi_daemon.model.frames import text_frame
 from yoi_daemon.model.ids import IdSource
 from yoi_daemon.model.settings import ObserveSettings, PluginSettings
 from yoi_daemon.plugins.admission import Admission
+from yoi_daemon.plugins.boots import NotJournaled
 from yoi_daemon.plugins.delivery import Delivery
 from yoi_daemon.plugins.lane import BATCH_EVENTS
-from yoi_daemon.plugins.boots import NotJournaled
 from yoi_daemon.plugins.loading import LoadedPlugin
 from yoi_daemon.plugins.service import Parts, Service
 from yoi_daemon.plugins.watchdog import run_watchdog

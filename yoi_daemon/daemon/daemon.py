@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,24 @@ from yoi_daemon.daemon.certificates import Certificates, load_certificates
 from yoi_daemon.daemon.logs import set_log_level
 from yoi_daemon.daemon.settings_file import read_settings
 from yoi_daemon.daemon.statedir import write_daemon_file
+from yoi_daemon.daemon.status import (
+    DaemonStatus,
+    LogStatus,
+    ObserveStatus,
+    Reloaded,
+    StoreStatus,
+)
 from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.directories import Directories
-from yoi_daemon.model.errors import ConfigFault, ConfigurationError, Refused
+from yoi_daemon.model.errors import (
+    ConfigFault,
+    ConfigurationError,
+    NotAllowed,
+    Refused,
+    StorageFailed,
+    YoiError,
+)
 from yoi_daemon.model.events import (
     DaemonDraining,
     DaemonReady,
@@ -31,85 +46,23 @@ from yoi_daemon.model.events import (
     format_time,
 )
 from yoi_daemon.model.ids import IdSource
-from yoi_daemon.model.plugins import PluginRecord
 from yoi_daemon.model.public_text import public_text
 from yoi_daemon.model.settings import Settings
-from yoi_daemon.model.workers import Diagnostic, RuntimeSummary
+from yoi_daemon.model.workers import Diagnostic
 from yoi_daemon.plugins.host import PluginHost
-from yoi_daemon.registry.registry import Registry
+from yoi_daemon.registry.opening import ConfiguredRegistry
 from yoi_daemon.runtime.embedded import EmbeddedRuntime
 from yoi_daemon.store.interface import Store
 from yoi_daemon.store.tables import IdempotencyKey
 from yoi_daemon.trusted_files import GROUP_WRITABLE, Trust
 
 NOT_DURABLE = "kept in memory: accepted events, the log and workers are lost when the process ends"
-
-
 LOW = "the disk is nearly full: nothing more is accepted until there is space; what was accepted goes on"
 
 OUT_OF_SAFE = (
     "no plugin was loaded, and what they had accepted waits; 'yoi-daemon plugin start NAME' tries one, "
     "'yoi-daemon reload' all of them"
 )
-
-
-class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """Where things are kept, and in words what that does not promise."""
-
-    kind: str
-    durable: bool
-    note: str
-    low: bool
-    bytes: int
-    free_bytes: int
-    commits: int
-    commit_p50_ms: float
-    commit_p99_ms: float
-
-
-class LogStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The event log's window, as cursors and sizes."""
-
-    epoch: str
-    floor: str
-    head: str
-    head_seq: int
-    events: int
-    bytes: int
-    pending: int
-
-
-class ObserveStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The stream's listener, its TCP port if it has one; `slow_consumers` were cut since the start."""
-
-    enabled: bool
-    port: int | None
-    subscribers: int
-    slow_consumers: int
-
-
-class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """Is it well, and if not, who?"""
-
-    version: str
-    pid: int
-    ready: bool
-    not_ready: tuple[str, ...]
-    uptime_s: float
-    store: StoreStatus
-    log: LogStatus
-    observe: ObserveStatus
-    plugins: tuple[PluginRecord, ...]
-    runtimes: tuple[RuntimeSummary, ...]
-    diagnostics: tuple[Diagnostic, ...]
-
-
-class Reloaded(msgspec.Struct, frozen=True, kw_only=True):
-    """What a reload took, and the sections whose change waits for a restart of the daemon."""
-
-    plugins: tuple[str, ...]
-    needs_restart: tuple[str, ...]
-    cursor: str
 
 
 class Observed:
@@ -138,7 +91,7 @@ class Daemon:
         store: Store,
         kept_keys: Sequence[IdempotencyKey],
         event_log: EventLog,
-        registry: Registry,
+        registry: ConfiguredRegistry,
         plugins: PluginHost,
         embedded: EmbeddedRuntime,
         environ: Mapping[str, str],
@@ -307,7 +260,8 @@ class Daemon:
         return "a directory or file on the way"
 
     async def reload(self, only: str | None = None) -> Reloaded:
-        """Reads the configuration and the plugins again, all or `only` one, and takes what changed.
+        """Reads plugins again, all or `only` one, and takes what changed; with all of them the runtimes, the
+        tokens and the certificates too.
 
         Raises `Refused` (`invalid_state`) with every fault: then everything goes on as before, and an
         event says so. Sections that are read at start alone are named in `needs_restart`.
@@ -316,20 +270,22 @@ class Daemon:
             return await self._reload(only)
 
     async def _reload(self, only: str | None) -> Reloaded:
+        was_safe = self.plugins.safe_mode is not None
         if only is None:
             self.trust.group_writable.clear()  # all of it is looked at again
         try:
-            settings = await trio.to_thread.run_sync(
-                read_settings, self.directories, self.environ, self.trust
-            )
-            reloaded: Certificates = {} if only is not None else self.certificates
-            certificates = await trio.to_thread.run_sync(
-                load_certificates, reloaded, self.directories
-            )
-            was_safe = self.plugins.safe_mode is not None
-            changed = await self.plugins.reload(settings, only)
-        except ConfigurationError as error:
-            faults = [_public(fault) for fault in error.faults]
+            async with AsyncExitStack() as stack:
+                settings = await trio.to_thread.run_sync(
+                    read_settings, self.directories, self.environ, self.trust
+                )
+                take_the_rest = (
+                    (lambda: ()) if only is not None else await self._read_the_rest(settings, stack)
+                )
+                changed = await self.plugins.reload(settings, only)
+                # No checkpoint from here to the end: all of it or nothing.
+                runtimes = take_the_rest()
+        except (ConfigurationError, StorageFailed, NotAllowed) as error:
+            faults = self._faults_of(error)
             self._refuse_reload(faults, only)
             raise Refused(
                 "invalid_state", "the configuration cannot be taken as it is", faults=faults
@@ -337,9 +293,7 @@ class Daemon:
         except Refused as refused:
             self._refuse_reload(refused.fields.get("faults", [refused.detail]), only)
             raise
-        for name, loaded in certificates.items():
-            self.certificates[name].use(loaded)
-        if certificates:
+        if only is None and self.certificates:
             self._write_daemon_file()
         if self._refused is not None and only in (None, self._refused[0]):
             self._refused = None
@@ -348,6 +302,7 @@ class Daemon:
             self.settings,
             plugins=settings.plugins,
             plugin_host=settings.plugin_host,
+            runtimes=settings.runtimes if only is None else self.settings.runtimes,
             daemon=daemon,
         )
         needs_restart = tuple(
@@ -359,13 +314,42 @@ class Daemon:
         self.settings = taken
         if was_safe and self.plugins.safe_mode is None:
             self.append("daemon.safe_mode", DaemonSafeMode(active=False))
-        seq = self.append("daemon.reloaded", DaemonReloaded(plugins=changed))
+        seq = self.append("daemon.reloaded", DaemonReloaded(plugins=changed, runtimes=runtimes))
         await self.event_log.committed(seq)
         return Reloaded(
             plugins=changed,
+            runtimes=runtimes,
             needs_restart=needs_restart,
             cursor=self.event_log.cursors.encode(seq),
         )
+
+    async def _read_the_rest(
+        self, settings: Settings, stack: AsyncExitStack
+    ) -> Callable[[], tuple[str, ...]]:
+        """Reads all that is no plugin and changes nothing; what it gives takes it, and names the runtimes.
+
+        Until the stack ends nobody else changes the tokens. Raises `ConfigurationError`, `StorageFailed`
+        and `NotAllowed`.
+        """
+        certificates = await trio.to_thread.run_sync(
+            load_certificates, self.certificates, self.directories
+        )
+        take_tokens = await stack.enter_async_context(self.tokens.reading_again())
+        runtimes = await self.registry.prepare(settings.runtimes)
+
+        def take() -> tuple[str, ...]:
+            for name, loaded in certificates.items():
+                self.certificates[name].use(loaded)
+            take_tokens()
+            return self.registry.take(runtimes)
+
+        return take
+
+    def _faults_of(self, error: YoiError) -> list[str]:
+        """What is wrong, without the place of anything on this machine."""
+        if isinstance(error, ConfigurationError):
+            return [_public(fault) for fault in error.faults]
+        return [public_text(str(error).replace(f"{self.directories.state}/", ""))]
 
     def _refuse_reload(self, faults: Sequence[str], only: str | None) -> None:
         diagnostic = Diagnostic(

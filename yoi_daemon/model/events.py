@@ -54,9 +54,10 @@ class DaemonSafeMode(Data, frozen=True):
 
 
 class DaemonReloaded(Data, frozen=True):
-    """`daemon.reloaded`: configuration and plugins were read again and taken."""
+    """`daemon.reloaded`: the configuration was read again and taken; the plugins and runtimes that changed."""
 
     plugins: tuple[str, ...]
+    runtimes: tuple[str, ...] = ()
 
 
 class DaemonReloadRefused(Data, frozen=True):
