@@ -35,7 +35,9 @@ class _Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     quarantined: dict[str, Quarantine]
 
 
-class _Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Step(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """A further line. `refused` is an end in order that was nobody's wish: it says nothing about plugins."""
 
     what: Literal["enter", "leave", "release", "well", "stopped", "refused"]

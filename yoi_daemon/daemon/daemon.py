@@ -302,7 +302,7 @@ class Daemon:
             self.settings,
             plugins=settings.plugins,
             plugin_host=settings.plugin_host,
-            runtimes=settings.runtimes if only is None else self.settings.runtimes,
+            runtimes=settings.runtimes,  # the registry knows itself which of them it has
             daemon=daemon,
         )
         needs_restart = tuple(
