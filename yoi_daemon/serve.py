@@ -17,6 +17,7 @@ import structlog
 import trio
 
 from yoi_daemon.api.app import Application
+from yoi_daemon.daemon.boot_journal import BootJournal
 from yoi_daemon.daemon.certificates import open_certificates
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.journal import JournalHandler, is_journal
@@ -72,9 +73,13 @@ class Bound(msgspec.Struct, frozen=True):
 
 
 def run(
-    directories: Directories, environ: Mapping[str, str], announce: Callable[[str], None]
+    directories: Directories,
+    environ: Mapping[str, str],
+    announce: Callable[[str], None],
+    *,
+    safe: bool = False,
 ) -> None:
-    """Runs a daemon until SIGTERM or SIGINT; returns after a clean stop.
+    """Runs a daemon until SIGTERM or SIGINT; returns after a clean stop. With `safe` it loads no plugin.
 
     `announce` is called once with the ready line. Raises, before anything listens,
     `ConfigurationError` and `NotAllowed`; and `StorageFailed` when a commit fails, or the tokens do not read.
@@ -104,6 +109,7 @@ def run(
             else [],
         )
         _refuse_unused(inherited)
+        boots = BootJournal(directories.boots_file, limit=settings.daemon.boot_attempts)
         open_it = partial(
             open_daemon,
             directories,
@@ -113,6 +119,8 @@ def run(
             certificates=certificates,
             trust=trust,
             redaction=redaction,
+            boots=boots,
+            safe="it was started with --safe" if safe else None,
         )
         notifier = Notifier(environ)
         open_manager = partial(
@@ -120,9 +128,19 @@ def run(
             notifier=notifier,
             watchdog_s=watchdog_interval_s(environ, os.getpid()),
         )
-        trio.run(
-            _serve, directories, settings, tokens, open_it, open_manager, notifier, bound, announce
-        )
+        with boots.kept():
+            trio.run(
+                _serve,
+                directories,
+                settings,
+                tokens,
+                boots,
+                open_it,
+                open_manager,
+                notifier,
+                bound,
+                announce,
+            )
         tokens.keep_uses()
 
 
@@ -130,6 +148,7 @@ async def _serve(
     directories: Directories,
     settings: Settings,
     tokens: Tokens,
+    boots: BootJournal,
     open_it: Callable[[], AbstractAsyncContextManager[Daemon]],
     open_manager: Callable[..., AbstractAsyncContextManager[ServiceManager]],
     notifier: Notifier,
@@ -138,7 +157,7 @@ async def _serve(
 ) -> None:
     stop = trio.Event()
     hang_up, hangups = trio.open_memory_channel[None](1)
-    with hang_up, hangups, _signals(stop, hang_up, settings, directories):
+    with hang_up, hangups, _signals(stop, hang_up, settings, directories, boots):
         budget_s = settings.daemon.stop_timeout_s
         async with (
             open_it() as daemon,
@@ -158,7 +177,9 @@ async def _serve(
                         await observe.start(_serve_observe, daemon, bound, spread_s)
                     await _announce(daemon, bound, announce)
                     manager.ready()
+                    tending.start_soon(boots.watch, daemon.plugins, settings.daemon.boot_healthy_s)
                 await stop.wait()
+                boots.note_stop()
                 deadline = trio.current_time() + budget_s
                 structlog.get_logger("daemon").info("stopping", budget_s=budget_s)
                 daemon.begin_draining()
@@ -185,6 +206,7 @@ def _signals(
     hang_up: trio.MemorySendChannel[None],
     settings: Settings,
     directories: Directories,
+    boots: BootJournal,
 ) -> Generator[None]:
     """SIGTERM and SIGINT set `stop`; a second SIGINT ends the process, also while a plugin blocks the loop.
 
@@ -197,6 +219,7 @@ def _signals(
         nonlocal interrupts
         interrupts += number == signal.SIGINT
         if interrupts > 1:
+            boots.note_stop()
             _exit_now(EXIT_AT_ONCE, directories)
         last_resort_s = settings.daemon.stop_timeout_s + LAST_RESORT_S
         faulthandler.dump_traceback_later(last_resort_s, exit=True)

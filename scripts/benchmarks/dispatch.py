@@ -45,6 +45,7 @@ from yoi_daemon.model.frames import text_frame
 from yoi_daemon.model.ids import IdSource
 from yoi_daemon.model.settings import ObserveSettings, PluginSettings
 from yoi_daemon.plugins.admission import Admission
+from yoi_daemon.plugins.boots import NotJournaled
 from yoi_daemon.plugins.delivery import Delivery
 from yoi_daemon.plugins.lane import BATCH_EVENTS
 from yoi_daemon.plugins.loading import LoadedPlugin
@@ -114,6 +115,8 @@ async def open_service(plugin: Plugin[Config]) -> AsyncGenerator[tuple[Service, 
         open_event_log(ObserveSettings()) as log,
         trio.open_nursery() as nursery,
     ):
+        may_dispatch = trio.Event()
+        may_dispatch.set()
         parts = Parts(
             event_log=log,
             workers_for=lambda *_: None,
@@ -124,6 +127,8 @@ async def open_service(plugin: Plugin[Config]) -> AsyncGenerator[tuple[Service, 
             load=lambda _id, _settings: loaded,
             forget=lambda _loaded: None,
             timers=no_timers,
+            boots=NotJournaled(),
+            may_dispatch=may_dispatch,
         )
         service = Service("bench", PluginSettings(queue_events=BURST), parts)
         service.adopt(loaded)

@@ -147,7 +147,7 @@ async def test_two_daemons_in_one_process_do_not_see_each_other(daemon, tmp_path
 
 def suits(family: Metric) -> bool:
     """The conventions: https://prometheus.io/docs/practices/naming/."""
-    units = r"(?<!milli)(?<!micro)_(seconds|bytes)|_(events|info|seq|subscribers|limit|state|workers|turns|letters|ready|up|durable|disk)"
+    units = r"(?<!milli)(?<!micro)_(seconds|bytes)|_(events|info|seq|subscribers|limit|state|workers|turns|letters|ready|up|durable|disk|mode|quarantined)"
     if family.type == "histogram":
         return family.name.endswith("_seconds")
     if family.type == "counter":

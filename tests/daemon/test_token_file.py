@@ -92,8 +92,42 @@ async def test_a_full_disk_is_typed(path, monkeypatch):
 def test_the_largest_file_there_can_be_is_read(path):
     scopes = tuple(f"ingress:write:{'x' * 29}{n:03}" for n in range(32))
     records = [
-        msgspec.structs.replace(RECORD, token_id=f"tok_{n:026}", label="é" * 100, scopes=scopes)
+        msgspec.structs.replace(
+            RECORD, token_id=f"tok_{n:026}", sha256=f"{n:064}", label="é" * 100, scopes=scopes
+        )
         for n in range(1000)
     ]
     TokenFile(path).save(records)
     assert len(TokenFile(path).load()) == 1000
+
+
+@pytest.mark.parametrize("twice", ["token_id", "sha256"])
+def test_a_token_twice_is_refused(path, twice):
+    other = msgspec.structs.replace(RECORD, token_id="tok_2", sha256="11" * 32)
+    same = msgspec.structs.replace(other, **{twice: getattr(RECORD, twice)})
+    TokenFile(path).save([RECORD, same])
+    with pytest.raises(StorageFailed, match="a token twice"):
+        TokenFile(path).load()
+    TokenFile(path).save([RECORD, other])
+    assert len(TokenFile(path).load()) == 2
+
+
+@pytest.mark.parametrize("what", ["replaced", "written", "removed"])
+def test_what_somebody_else_changed_is_not_written_over_before_it_was_read(path, what):
+    file = TokenFile(path)
+    file.save([])
+    copy = path.read_bytes()
+    file.save([RECORD])
+    if what == "removed":
+        path.unlink()
+    elif what == "written":
+        path.write_bytes(copy)
+    else:
+        path.with_suffix(".copy").write_bytes(copy)
+        path.with_suffix(".copy").chmod(0o600)
+        path.with_suffix(".copy").rename(path)
+    with pytest.raises(Refused, match=r"tokens\.json was changed by somebody else"):
+        file.save([RECORD])
+    assert file.load() == ()
+    file.save([RECORD])
+    assert file.load() == (RECORD,)

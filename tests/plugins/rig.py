@@ -15,6 +15,7 @@ from yoi_daemon.eventlog.opening import open_event_log
 from yoi_daemon.model.ids import IdSource
 from yoi_daemon.model.settings import ObserveSettings, PluginSettings, StoreSettings
 from yoi_daemon.plugins.admission import Admission
+from yoi_daemon.plugins.boots import Boots, NotJournaled
 from yoi_daemon.plugins.loading import LoadedPlugin
 from yoi_daemon.plugins.records import Restored, restore
 from yoi_daemon.plugins.service import Parts, Service
@@ -35,6 +36,9 @@ class Rig:
         self.ids = ids
         self.nursery = nursery
         self.services: list[Service] = []
+        self.boots: Boots = NotJournaled()
+        self.may_dispatch = trio.Event()
+        self.may_dispatch.set()
         self.admission = Admission(
             event_log, self.ids, clock=trio.current_time, wall_clock=ManualClock()
         )
@@ -70,6 +74,8 @@ class Rig:
             load=load,
             forget=lambda _loaded: None,
             timers=timers,
+            boots=self.boots,
+            may_dispatch=self.may_dispatch,
         )
         service = Service(plugin.name, PluginSettings(**settings), parts)
         if restored is not None:

@@ -147,6 +147,8 @@ class House:
             LEDGER=str(self.ledger),
             YOI__API__LISTEN=self._listen,
             YOI__OBSERVE__LISTEN=self._listen,
+            # So many deaths in a row are this proof's own work, no plugin's.
+            YOI__DAEMON__BOOT_ATTEMPTS="0",
         )
         self._daemon.begun_s = begun  # type: ignore[attr-defined]
         return self._daemon

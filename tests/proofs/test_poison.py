@@ -159,7 +159,9 @@ def test_the_negative_control_a_crash_that_does_not_count_goes_on_for_ever(tmp_p
     weak = (sys.executable, str(Path(__file__).with_name("weak_daemon.py")), "forgetful")
     deaths = 0
     for life in range(6):  # more than its attempts, and one among others
-        daemon = DaemonProcess(config, state, weak, LEDGER=str(ledger))
+        # The boot journal would end it too, in safe mode.
+        ends = {"YOI__DAEMON__BOOT_ATTEMPTS": "0"}
+        daemon = DaemonProcess(config, state, weak, LEDGER=str(ledger), **ends)
         try:
             if not life:
                 daemon.wait_ready()
@@ -168,3 +170,41 @@ def test_the_negative_control_a_crash_that_does_not_count_goes_on_for_ever(tmp_p
         finally:
             daemon.end()
     assert deaths == 6
+
+
+def test_a_plugin_of_which_every_event_is_poison_is_held_back(tmp_path: Path) -> None:
+    """Its first events are dead letters by then; those that wait go on waiting, and the others run."""
+    config, state, ledger = tmp_path / "config", tmp_path / "state", tmp_path / "ledger"
+    (config / "plugins").mkdir(parents=True)
+    for name in ("bad", "steady"):
+        code = PLUGIN.format(name=name, end=ENDS["exited"], delay_s=0.2)
+        (config / "plugins" / f"{name}.py").write_text(code)
+    deaths = 0
+    while True:
+        daemon = DaemonProcess(config, state, LEDGER=str(ledger))
+        try:
+            if not deaths:
+                daemon.wait_ready()
+                batch = [b'{"ingress": "take", "payload": "poison"}'] * (NEIGHBOURS + 1)
+                send_batch(daemon, batch)
+            try:
+                daemon.wait(8)
+            except subprocess.TimeoutExpired:
+                break
+            deaths += 1
+            assert deaths < 12
+        finally:
+            if daemon.process.poll() is not None:
+                daemon.end()
+    try:
+        daemon.wait_ready()
+        assert deaths == 8  # its attempts, the boots' bound, and two more
+        _, told = daemon.request("GET", "/api/plugins/bad")
+        assert (told["state"], told["reason"]["code"]) == ("failed", "quarantined")
+        _, page = daemon.request("GET", "/api/plugins/bad/dead-letters")
+        assert [len(one["attempts"]) for one in page["items"]] == [3, 3]
+        assert told["queue_depth"] == NEIGHBOURS + 1 - 2
+        assert daemon.request("POST", "/api/plugins/steady/ingress/take", 1)[0] == 202
+        assert daemon.stop() == 0
+    finally:
+        daemon.end()

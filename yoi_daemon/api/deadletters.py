@@ -86,6 +86,7 @@ ROUTES = (
             "queue_full",
             "service_unavailable",
             "service_failed",
+            "safe_mode",
         ),
         is_keyed=True,
     ),

@@ -152,6 +152,7 @@ _OF_INGRESS: tuple[Code, ...] = (
     "queue_full",
     "service_unavailable",
     "service_failed",
+    "safe_mode",
     "storage_low",
 )
 ROUTES = (

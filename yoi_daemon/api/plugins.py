@@ -2,7 +2,7 @@
 
 from yoi_daemon.api.routing import Answer, Call, Route
 from yoi_daemon.api.shapes import Listing, PluginReceipt
-from yoi_daemon.daemon.daemon import Reloaded
+from yoi_daemon.daemon.status import Reloaded
 from yoi_daemon.model.errors import Code
 from yoi_daemon.model.plugins import PluginRecord
 from yoi_daemon.plugins.record import record_of

@@ -1,7 +1,7 @@
 """`/api/status`: the daemon on one page."""
 
 from yoi_daemon.api.routing import Answer, Call, Route
-from yoi_daemon.daemon.daemon import DaemonStatus
+from yoi_daemon.daemon.status import DaemonStatus
 
 
 async def status(call: Call) -> Answer:

@@ -81,7 +81,7 @@ ROUTES = (
         create_token,
         gives=CreatedToken,
         status=201,
-        refuses=("limit_reached", "storage_low"),
+        refuses=("limit_reached", "invalid_state", "storage_low"),
         takes=CreateToken,
         is_keyed=True,
     ),

@@ -53,6 +53,7 @@ ROUTES = (
             "limit_reached",
             "service_unavailable",
             "service_failed",
+            "safe_mode",
             "tool_failed",
             "tool_timeout",
         ),

@@ -47,6 +47,7 @@ _ADVICE: Mapping[Code, str] = {
     "tool_failed": "correct the plugin, then 'yoi-daemon plugin reload PLUGIN'",
     "tool_timeout": "see what it waits for, or raise tool_timeout_s in [plugins.PLUGIN]",
     "draining": "the daemon is stopping; try again when it has started",
+    "safe_mode": "'yoi-daemon status' says why it started without plugins",
     "storage_low": "free space where the daemon keeps its state",
 }
 """What to do, where the daemon's own sentence does not say it."""

@@ -65,6 +65,8 @@ def run_reload(options: Client, only: str | None, *, wait: bool, timeout_s: floa
         write_json({**answer, "items": records})
     else:
         _write(taken, view(answer, Reloaded).plugins)
+        if runtimes := view(answer, Reloaded).runtimes:
+            note(f"runtimes that changed: {', '.join(runtimes)}")
         for section in view(answer, Reloaded).needs_restart:
             note(f"[{section}] has changed: it is read when the daemon starts, so restart it")
         for other in others:

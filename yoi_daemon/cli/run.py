@@ -10,8 +10,9 @@ from yoi_daemon.cli.output import write_json
 
 
 @click.command()
+@click.option("--safe", is_flag=True, help="Load no plugin; what they accepted before waits.")
 @common_options
-def run(options: Common) -> None:
+def run(options: Common, safe: bool) -> None:
     """Run the daemon in the foreground.
 
     Prints one line when it is ready. SIGTERM or Ctrl-C stops it in order, a second Ctrl-C at once.
@@ -23,7 +24,7 @@ def run(options: Common) -> None:
         else:
             click.echo(line)
 
-    serve.run(options.directories(), os.environ, announce)
+    serve.run(options.directories(), os.environ, announce, safe=safe)
 
 
 def read_ready_line(line: str) -> dict[str, str | bool | None]:

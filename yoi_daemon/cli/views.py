@@ -175,6 +175,7 @@ class Reloaded(View):
     """The answer to a reload."""
 
     plugins: list[str] = []
+    runtimes: list[str] = []
     needs_restart: list[str] = []
 
 

@@ -3,108 +3,68 @@
 import importlib.metadata
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import structlog
 import trio
 from prometheus_client import CollectorRegistry
 
+from yoi_daemon.daemon.boot_journal import BootJournal
 from yoi_daemon.daemon.certificates import Certificates, load_certificates
 from yoi_daemon.daemon.logs import set_log_level
 from yoi_daemon.daemon.settings_file import read_settings
 from yoi_daemon.daemon.statedir import write_daemon_file
+from yoi_daemon.daemon.status import (
+    DaemonStatus,
+    LogStatus,
+    ObserveStatus,
+    Reloaded,
+    StoreStatus,
+)
 from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.front.tokens import Tokens
-from yoi_daemon.model.blocking import Blocked, Blocks, LoopFigures
+from yoi_daemon.model.blocking import Blocked, LoopFigures
 from yoi_daemon.model.directories import Directories
-from yoi_daemon.model.errors import ConfigFault, ConfigurationError, Refused
+from yoi_daemon.model.errors import (
+    ConfigFault,
+    ConfigurationError,
+    NotAllowed,
+    Refused,
+    StorageFailed,
+    YoiError,
+)
 from yoi_daemon.model.events import (
     DaemonDraining,
     DaemonReady,
     DaemonReloaded,
     DaemonReloadRefused,
+    DaemonSafeMode,
     Data,
     Draft,
     LoopBlocked,
     format_time,
 )
 from yoi_daemon.model.ids import IdSource
-from yoi_daemon.model.plugins import PluginRecord
 from yoi_daemon.model.public_text import public_text
 from yoi_daemon.model.settings import Settings
-from yoi_daemon.model.workers import Diagnostic, RuntimeSummary
+from yoi_daemon.model.workers import Diagnostic
 from yoi_daemon.plugins.host import PluginHost
-from yoi_daemon.registry.registry import Registry
+from yoi_daemon.registry.opening import ConfiguredRegistry
 from yoi_daemon.runtime.embedded import EmbeddedRuntime
 from yoi_daemon.store.interface import Store
 from yoi_daemon.store.tables import IdempotencyKey
 from yoi_daemon.trusted_files import GROUP_WRITABLE, Trust
 
 NOT_DURABLE = "kept in memory: accepted events, the log and workers are lost when the process ends"
-
-
 LOW = "the disk is nearly full: nothing more is accepted until there is space; what was accepted goes on"
 
-
-class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """Where things are kept, and in words what that does not promise."""
-
-    kind: str
-    durable: bool
-    note: str
-    low: bool
-    bytes: int
-    free_bytes: int
-    commits: int
-    commit_p50_ms: float
-    commit_p99_ms: float
-
-
-class LogStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The event log's window, as cursors and sizes."""
-
-    epoch: str
-    floor: str
-    head: str
-    head_seq: int
-    events: int
-    bytes: int
-    pending: int
-
-
-class ObserveStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The stream's listener, its TCP port if it has one; `slow_consumers` were cut since the start."""
-
-    enabled: bool
-    port: int | None
-    subscribers: int
-    slow_consumers: int
-
-
-class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """Is it well, and if not, who?"""
-
-    version: str
-    pid: int
-    ready: bool
-    not_ready: tuple[str, ...]
-    uptime_s: float
-    store: StoreStatus
-    log: LogStatus
-    observe: ObserveStatus
-    loop: Blocks
-    plugins: tuple[PluginRecord, ...]
-    runtimes: tuple[RuntimeSummary, ...]
-    diagnostics: tuple[Diagnostic, ...]
-
-
-class Reloaded(msgspec.Struct, frozen=True, kw_only=True):
-    """What a reload took, and the sections whose change waits for a restart of the daemon."""
-
-    plugins: tuple[str, ...]
-    needs_restart: tuple[str, ...]
-    cursor: str
+OUT_OF_SAFE = (
+    "no plugin was loaded, and what they had accepted waits; 'yoi-daemon plugin start NAME' tries one, "
+    "'yoi-daemon reload' all of them"
+)
 
 
 class Observed:
@@ -133,11 +93,12 @@ class Daemon:
         store: Store,
         kept_keys: Sequence[IdempotencyKey],
         event_log: EventLog,
-        registry: Registry,
+        registry: ConfiguredRegistry,
         plugins: PluginHost,
         embedded: EmbeddedRuntime,
         environ: Mapping[str, str],
         trust: Trust,
+        boots: BootJournal | None,
         wall_clock: Callable[[], float],
     ) -> None:
         self.directories = directories
@@ -154,6 +115,7 @@ class Daemon:
         self.embedded = embedded
         self.environ = environ
         self.trust = trust
+        self._boots = boots
         self.wall_clock = wall_clock
         self.draining = trio.Event()
         self.observed = Observed()
@@ -190,6 +152,12 @@ class Daemon:
         seq = self.append("daemon.ready", DaemonReady(version=self.version))
         await self.event_log.committed(seq)
 
+    def note_safe_mode(self) -> None:
+        """Says, where it is so, that no plugin was loaded."""
+        if (reason := self.plugins.safe_mode) is not None:
+            structlog.get_logger("daemon").error("safe mode", reason=reason, what_to_do=OUT_OF_SAFE)
+            self.append("daemon.safe_mode", DaemonSafeMode(active=True, reason=reason))
+
     def _write_daemon_file(self) -> None:
         # A client on this machine trusts these alone: their names are of no use to it.
         certificates = "".join({one.pem: None for one in self.certificates.values()})
@@ -208,6 +176,8 @@ class Daemon:
             codes.append("starting")
         if self.draining.is_set():
             codes.append("draining")
+        if self.plugins.safe_mode is not None:
+            codes.append("safe_mode")
         codes.extend(f"plugin_failed:{name}" for name in self.plugins.unhealthy())
         return tuple(codes)
 
@@ -260,6 +230,13 @@ class Daemon:
         )
 
     def _diagnostics(self) -> tuple[Diagnostic, ...]:
+        boots: list[Diagnostic] = []
+        if (reason := self.plugins.safe_mode) is not None:
+            message = f"safe mode: {reason}; {OUT_OF_SAFE}"
+            boots.append(Diagnostic(code="safe_mode", severity="error", message=message))
+        if self._boots is not None and self._boots.trouble is not None:
+            message = f"{self._boots.trouble}; see to the state directory, then restart"
+            boots.append(Diagnostic(code="boot_journal", severity="warning", message=message))
         bad_files = [
             Diagnostic(
                 code="bad_plugin_file",
@@ -278,7 +255,7 @@ class Daemon:
             for path in sorted(self.trust.group_writable)
         ]
         refused = [] if self.reload_refused is None else [self.reload_refused]
-        return (*bad_files, *refused, *writable)
+        return (*boots, *bad_files, *refused, *writable)
 
     def _name_of(self, path: Path) -> str:
         # Answers tell no place of this machine: of what lies elsewhere not even the name.
@@ -287,7 +264,8 @@ class Daemon:
         return "a directory or file on the way"
 
     async def reload(self, only: str | None = None) -> Reloaded:
-        """Reads the configuration and the plugins again, all or `only` one, and takes what changed.
+        """Reads plugins again, all or `only` one, and takes what changed; with all of them the runtimes, the
+        tokens and the certificates too.
 
         Raises `Refused` (`invalid_state`) with every fault: then everything goes on as before, and an
         event says so. Sections that are read at start alone are named in `needs_restart`.
@@ -296,19 +274,22 @@ class Daemon:
             return await self._reload(only)
 
     async def _reload(self, only: str | None) -> Reloaded:
+        was_safe = self.plugins.safe_mode is not None
         if only is None:
             self.trust.group_writable.clear()  # all of it is looked at again
         try:
-            settings = await trio.to_thread.run_sync(
-                read_settings, self.directories, self.environ, self.trust
-            )
-            reloaded: Certificates = {} if only is not None else self.certificates
-            certificates = await trio.to_thread.run_sync(
-                load_certificates, reloaded, self.directories
-            )
-            changed = await self.plugins.reload(settings, only)
-        except ConfigurationError as error:
-            faults = [_public(fault) for fault in error.faults]
+            async with AsyncExitStack() as stack:
+                settings = await trio.to_thread.run_sync(
+                    read_settings, self.directories, self.environ, self.trust
+                )
+                take_the_rest = (
+                    (lambda: ()) if only is not None else await self._read_the_rest(settings, stack)
+                )
+                changed = await self.plugins.reload(settings, only)
+                # No checkpoint from here to the end: all of it or nothing.
+                runtimes = take_the_rest()
+        except (ConfigurationError, StorageFailed, NotAllowed) as error:
+            faults = self._faults_of(error)
             self._refuse_reload(faults, only)
             raise Refused(
                 "invalid_state", "the configuration cannot be taken as it is", faults=faults
@@ -316,9 +297,7 @@ class Daemon:
         except Refused as refused:
             self._refuse_reload(refused.fields.get("faults", [refused.detail]), only)
             raise
-        for name, loaded in certificates.items():
-            self.certificates[name].use(loaded)
-        if certificates:
+        if only is None and self.certificates:
             self._write_daemon_file()
         if self._refused is not None and only in (None, self._refused[0]):
             self._refused = None
@@ -327,6 +306,7 @@ class Daemon:
             self.settings,
             plugins=settings.plugins,
             plugin_host=settings.plugin_host,
+            runtimes=settings.runtimes,  # the registry knows itself which of them it has
             daemon=daemon,
         )
         needs_restart = tuple(
@@ -336,13 +316,44 @@ class Daemon:
         )
         set_log_level(taken.daemon.log_level)
         self.settings = taken
-        seq = self.append("daemon.reloaded", DaemonReloaded(plugins=changed))
+        if was_safe and self.plugins.safe_mode is None:
+            self.append("daemon.safe_mode", DaemonSafeMode(active=False))
+        seq = self.append("daemon.reloaded", DaemonReloaded(plugins=changed, runtimes=runtimes))
         await self.event_log.committed(seq)
         return Reloaded(
             plugins=changed,
+            runtimes=runtimes,
             needs_restart=needs_restart,
             cursor=self.event_log.cursors.encode(seq),
         )
+
+    async def _read_the_rest(
+        self, settings: Settings, stack: AsyncExitStack
+    ) -> Callable[[], tuple[str, ...]]:
+        """Reads all that is no plugin and changes nothing; what it gives takes it, and names the runtimes.
+
+        Until the stack ends nobody else changes the tokens. Raises `ConfigurationError`, `StorageFailed`
+        and `NotAllowed`.
+        """
+        certificates = await trio.to_thread.run_sync(
+            load_certificates, self.certificates, self.directories
+        )
+        take_tokens = await stack.enter_async_context(self.tokens.reading_again())
+        runtimes = await self.registry.prepare(settings.runtimes)
+
+        def take() -> tuple[str, ...]:
+            for name, loaded in certificates.items():
+                self.certificates[name].use(loaded)
+            take_tokens()
+            return self.registry.take(runtimes)
+
+        return take
+
+    def _faults_of(self, error: YoiError) -> list[str]:
+        """What is wrong, without the place of anything on this machine."""
+        if isinstance(error, ConfigurationError):
+            return [_public(fault) for fault in error.faults]
+        return [public_text(str(error).replace(f"{self.directories.state}/", ""))]
 
     def _refuse_reload(self, faults: Sequence[str], only: str | None) -> None:
         diagnostic = Diagnostic(

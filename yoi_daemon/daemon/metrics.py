@@ -91,6 +91,11 @@ class DaemonCollector(Collector):
         ready = not self._daemon.not_ready()
         yield GaugeMetricFamily("yoi_ready", "Whether /readyz says yes.", value=ready)
         yield GaugeMetricFamily(
+            "yoi_safe_mode",
+            "Whether the daemon runs without plugins.",
+            value=self._daemon.plugins.safe_mode is not None,
+        )
+        yield GaugeMetricFamily(
             "yoi_uptime_seconds", "Since the daemon was opened.", value=self._daemon.uptime_s
         )
         stalls = CounterMetricFamily(
@@ -215,6 +220,11 @@ def _plugins(services: Iterable[Service]) -> Iterator[Metric]:
     states = GaugeMetricFamily(
         "yoi_plugin_state", "1 for the state the plugin is in.", labels=["plugin_id", "state"]
     )
+    quarantined = GaugeMetricFamily(
+        "yoi_plugin_quarantined",
+        "Whether the plugin is not loaded because starts of the daemon died on it.",
+        labels=["plugin_id"],
+    )
     letters = GaugeMetricFamily(
         "yoi_plugin_dead_letters", "Events kept that no attempt could handle.", labels=["plugin_id"]
     )
@@ -225,10 +235,12 @@ def _plugins(services: Iterable[Service]) -> Iterator[Metric]:
     for service in services:
         for state in get_args(ServiceState):
             states.add_metric([service.plugin_id, state], state == service.lifecycle.state)
+        is_held = service.held is not None and service.held.code == "quarantined"
+        quarantined.add_metric([service.plugin_id], is_held)
         letters.add_metric([service.plugin_id], len(service.dead_letters))
         for key, counter in counters.items():
             counter.add_metric([service.plugin_id], service.settlement.counters[key])
-    yield from (states, letters, *counters.values())
+    yield from (states, quarantined, letters, *counters.values())
 
 
 def _lanes(services: Iterable[Service]) -> Iterator[Metric]:

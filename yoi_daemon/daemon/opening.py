@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 
+from yoi_daemon.daemon.boot_journal import BootJournal
 from yoi_daemon.daemon.certificates import Certificates
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.host import GrantedWorkers
@@ -16,6 +17,7 @@ from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.ids import IdSource
 from yoi_daemon.model.redaction import Redaction
 from yoi_daemon.model.settings import Settings
+from yoi_daemon.plugins.boots import NotJournaled
 from yoi_daemon.plugins.loading import Loader
 from yoi_daemon.plugins.opening import open_plugins
 from yoi_daemon.registry.opening import open_registry
@@ -36,17 +38,20 @@ async def open_daemon(
     certificates: Certificates | None = None,
     trust: Trust | None = None,
     redaction: Redaction | None = None,
+    boots: BootJournal | None = None,
+    safe: str | None = None,
     wall_clock: Callable[[], float] = time.time,
 ) -> AsyncGenerator[Daemon]:
     """Everything but the listeners; `environ` is what a reload reads overrides from, `trust` whose
-    files are taken, `redaction` is told of secrets.
+    files are taken, `redaction` is told of secrets, `boots` of what might end the process. `safe` says why
+    no plugin is to be loaded.
 
     Providers outlive their users: the store and the log are opened first and end last. Raises
     `ConfigurationError`, `NotAllowed`, `StorageFailed`.
     """
     ids = IdSource(wall_clock)
     trust = trust_for(directories) if trust is None else trust
-    loader = Loader(directories, trust, Redaction() if redaction is None else redaction)
+    loader = Loader(directories, trust, redaction or Redaction(), boots)
     async with (
         open_store(settings.store, directories.state) as store,
         open_event_log(
@@ -71,6 +76,8 @@ async def open_daemon(
                 event_log,
                 ids,
                 partial(GrantedWorkers, registry),
+                boots or NotJournaled(),
+                safe=safe,
                 wall_clock=wall_clock,
             ) as plugins,
         ):
@@ -89,7 +96,9 @@ async def open_daemon(
                 embedded=embedded,
                 environ=environ,
                 trust=trust,
+                boots=boots,
                 wall_clock=wall_clock,
             )
+            daemon.note_safe_mode()
             register_metrics(daemon)
             yield daemon

@@ -61,6 +61,8 @@ class ServiceManager:
         plugins = daemon.plugins.records()
         running = sum(record.state == "running" for record in plugins)
         waiting = sum(record.queue_depth for record in plugins)
+        if daemon.plugins.safe_mode is not None:
+            return "STATUS=Safe mode, no plugin is loaded; yoi-daemon status says why"
         parts = [
             f"Not ready: {', '.join(codes)}" if codes else "Serving",
             f"plugins {running}/{len(plugins)} running",

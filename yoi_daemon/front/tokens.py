@@ -4,8 +4,8 @@ import hashlib
 import re
 import secrets
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Protocol
 
@@ -70,11 +70,15 @@ class TokenKeeper(Protocol):
     """Where the records are kept."""
 
     def load(self) -> Sequence[TokenRecord]:
-        """All of them. Raises `StorageFailed`, `NotAllowed`."""
+        """All of them, as they are now. Raises `StorageFailed`, `NotAllowed`."""
         ...
 
     def save(self, records: Sequence[TokenRecord]) -> None:
-        """Replaces all of them, durably or not at all. Raises `StorageFailed`, `NotAllowed`."""
+        """Replaces all of them, durably or not at all.
+
+        Raises `StorageFailed`, `NotAllowed`, and `Refused` (`invalid_state`) where somebody else has
+        written them since.
+        """
         ...
 
 
@@ -143,6 +147,15 @@ class _Token:
         self.record = msgspec.structs.replace(self.record, last_used_s=minute)
         return True
 
+    def is_still(self, record: TokenRecord) -> bool:
+        """Whether it may what `record` says, as long, by the same secret."""
+        ours = self.record
+        return (ours.sha256, ours.expires_s, set(ours.scopes)) == (
+            record.sha256,
+            record.expires_s,
+            set(record.scopes),
+        )
+
     def close_what_is_open(self) -> None:
         for scope in self.open:
             scope.cancel()
@@ -197,7 +210,10 @@ class Tokens:
         if principal.token_id == ADMIN_ID:
             return True
         token = self._by_id.get(principal.token_id)
-        return token is not None and token.is_valid(self._wall_clock())
+        # The very one: of a record that was replaced the secret may be another, or the scopes less.
+        if token is None or token.principal is not principal:
+            return False
+        return token.is_valid(self._wall_clock())
 
     def require_valid(self, principal: Principal) -> None:
         """Raises `Refused` (`unauthenticated`) unless `is_valid`."""
@@ -236,7 +252,7 @@ class Tokens:
 
         Without `expires_in_s` it ends with its creator's, if that one does. Raises `Refused`:
         `invalid_request`, `forbidden` (more than the creator may, or for longer), `limit_reached`,
-        `storage_low`. Cancelled, it may have been made; then nobody has its secret.
+        `storage_low`, `invalid_state` where the records were changed by hand and not read again. Cancelled, it may have been made; then nobody has its secret.
         """
         now_s = self._wall_clock()
         expires_s = creator.expires_s if expires_in_s is None else now_s + expires_in_s
@@ -267,8 +283,8 @@ class Tokens:
     async def revoke(self, token_id: str) -> TokenInfo:
         """Ends a token: at once here, with all that is open by it; durably when this returns.
 
-        Raises `Refused`: `token_not_found`, `invalid_state` for the admin's, `storage_low` (it is
-        ended, but a restart would bring it back: try again).
+        Raises `Refused`: `token_not_found`, `invalid_state` for the admin's, or where the records were
+        changed by hand, and `storage_low` (it is ended, but a restart would bring it back: try again).
         """
         if token_id == ADMIN_ID:
             raise Refused(
@@ -303,6 +319,35 @@ class Tokens:
                     except YoiError as error:
                         _warn_uses_not_kept(error)
 
+    @asynccontextmanager
+    async def reading_again(self) -> AsyncGenerator[Callable[[], None]]:
+        """Reads the records as they are kept now; what it gives takes them. Meanwhile nobody changes them.
+
+        Raises what `keeper.load` raises.
+        """
+        async with self._saving:
+            records = await trio.to_thread.run_sync(self._keeper.load)
+            yield partial(self._take, records)
+
+    def _take(self, records: Sequence[TokenRecord]) -> None:
+        """Goes on with these records; what is open by one that is gone, or may less or more now, is closed."""
+        before = self._by_id
+        after: dict[str, _Token] = {}
+        for record in records:
+            token = before.get(record.token_id)
+            if token is None or not token.is_still(record):
+                token = _Token(record)
+            else:
+                last_used_s = max(token.record.last_used_s or 0, record.last_used_s or 0)
+                token.record = msgspec.structs.replace(record, last_used_s=last_used_s or None)
+            after[record.token_id] = token
+        self._by_id = after
+        self._by_digest = {token.record.sha256: token for token in after.values()}
+        for token_id, token in before.items():
+            if after.get(token_id) is not token:
+                token.is_revoked = True
+                token.close_what_is_open()
+
     def keep_uses(self) -> None:
         """Writes last uses down, if it can; for the end, when nothing else runs."""
         if self._has_new_uses:
@@ -323,11 +368,13 @@ class Tokens:
 
     async def _save(self, records: Sequence[TokenRecord]) -> None:
         # A thread that was begun is awaited also when cancelled: written and known go together.
-        self._has_new_uses = False
+        has_new_uses, self._has_new_uses = self._has_new_uses, False
         try:
             await trio.to_thread.run_sync(self._keeper.save, records)
-        except StorageFailed as error:
-            self._has_new_uses = True
+        except YoiError as error:
+            self._has_new_uses |= has_new_uses
+            if not isinstance(error, StorageFailed):
+                raise
             raise Refused(
                 "storage_low", "the tokens cannot be written; make room, then try again"
             ) from error

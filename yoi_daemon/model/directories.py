@@ -57,6 +57,11 @@ class Directories(msgspec.Struct, frozen=True):
         return self.state / "admin.token"
 
     @property
+    def boots_file(self) -> Path:
+        """Holds what earlier starts of the daemon died on."""
+        return self.state / "boots.jsonl"
+
+    @property
     def tokens_file(self) -> Path:
         """Holds the records of all other tokens."""
         return self.state / "tokens.json"

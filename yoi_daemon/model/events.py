@@ -46,10 +46,18 @@ class DaemonDraining(Data, frozen=True):
     queued: int
 
 
+class DaemonSafeMode(Data, frozen=True):
+    """`daemon.safe_mode`: the daemon started without plugins, and why; or, not `active`, a reload took them in."""
+
+    active: bool
+    reason: str | None = None
+
+
 class DaemonReloaded(Data, frozen=True):
-    """`daemon.reloaded`: configuration and plugins were read again and taken."""
+    """`daemon.reloaded`: the configuration was read again and taken; the plugins and runtimes that changed."""
 
     plugins: tuple[str, ...]
+    runtimes: tuple[str, ...] = ()
 
 
 class DaemonReloadRefused(Data, frozen=True):
@@ -252,6 +260,7 @@ class WorkerTurnFinished(Data, frozen=True):
 CATALOGUE: Mapping[str, type[Data]] = {
     "daemon.ready": DaemonReady,
     "daemon.draining": DaemonDraining,
+    "daemon.safe_mode": DaemonSafeMode,
     "daemon.reloaded": DaemonReloaded,
     "daemon.reload_refused": DaemonReloadRefused,
     "daemon.loop_blocked": LoopBlocked,

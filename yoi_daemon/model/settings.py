@@ -76,6 +76,10 @@ class DaemonSettings(Section, frozen=True):
 
     stop_timeout_s: Annotated[float, Meta(ge=1, le=3600)] = 10
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    boot_attempts: Annotated[int, Meta(ge=0, le=100)] = 3
+    """So many starts in a row that die on one plugin are its quarantine, of unknown cause safe mode; 0 is never."""
+    boot_healthy_s: Seconds = 60
+    """A start that lived so long after it was ready did not die of starting."""
 
 
 class PluginHostSettings(Section, frozen=True):

@@ -7,6 +7,7 @@ import msgspec
 import trio
 
 from yoi_daemon.model.settings import PluginSettings
+from yoi_daemon.plugins.boots import Boots
 from yoi_daemon.plugins.context import CallContext, StartContext, Surroundings
 from yoi_daemon.plugins.delivery import Attempt, Call, Failure, Fault
 from yoi_daemon.plugins.executor import (
@@ -88,6 +89,8 @@ class Generation:
         surroundings: Surroundings,
         *,
         clock: Callable[[], float],
+        boots: Boots,
+        may_dispatch: trio.Event,
         on_running: Callable[[], None],
         on_ending: Callable[[], None],
         timers: Callable[[], Awaitable[None]],
@@ -97,6 +100,8 @@ class Generation:
         self._settings = settings
         self._lane = lane
         self._clock = clock
+        self._boots = boots
+        self._may_dispatch = may_dispatch
         self._on_running = on_running
         self._on_ending = on_ending
         self._timers = timers
@@ -175,6 +180,8 @@ class Generation:
                 nursery.start_soon(self._timers)
                 try:
                     with self._dispatch:
+                        if not self._may_dispatch.is_set():
+                            await self._may_dispatch.wait()
                         await self._lane.run(self._executor(), self._interruption)
                 finally:
                     # Also when a resource's own task failed: what closes now has a deadline too.
@@ -219,7 +226,9 @@ class Generation:
         if function is None:
             return
         context = StartContext(self.surroundings, stack, self.life.check)
+        plugin_id = self.surroundings.plugin_id
         try:
+            await self._boots.enter_start(plugin_id, self.loaded.edition)
             await call_function(function, context)
         except BaseException as error:  # noqa: ASYNC103, BLE001 (a plugin ends itself, not the daemon)
             reraise_cancellation(error)
@@ -232,6 +241,8 @@ class Generation:
                 traceback=failure.traceback,
             )
             raise _StartFailed from None  # noqa: ASYNC104 (a cancellation was raised above)
+        finally:
+            self._boots.leave(plugin_id)
         context.end()
         if self.life.scope.cancel_called:
             await trio.lowlevel.checkpoint_if_cancelled()

@@ -1,6 +1,7 @@
 """All plugins of the daemon: looked up, commanded, reloaded, stopped."""
 
 import types
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 
 import trio
@@ -15,6 +16,9 @@ from yoi_daemon.plugins.record import ask_status, record_of
 from yoi_daemon.plugins.reloading import Plan, plan_reload
 from yoi_daemon.plugins.service import Service
 
+ONE_BY_ONE_S = 60.0
+"""What a careful boot may take in all: one that hangs must not keep the others down for its whole deadline."""
+
 
 class PluginHost:
     """The handle on the plugins of one daemon."""
@@ -25,21 +29,41 @@ class PluginHost:
         admission: Admission,
         spawn: Callable[[Service], None],
         make: Callable[[str, PluginSettings], Awaitable[Service]],
+        may_dispatch: trio.Event,
     ) -> None:
         self._loader = loader
         self._spawn = spawn
         self._make = make
+        self._may_dispatch = may_dispatch
         self._services: dict[str, Service] = {}
         self._retired: list[Service] = []
         self.admission = admission
         """The way in for events."""
         self.faults: tuple[ConfigFault, ...] = ()
         """What lies in the plugin directory and cannot be a plugin."""
+        self.safe_mode: str | None = None
+        """Why no plugin was loaded at the start, until a reload of all of them."""
 
     def add(self, service: Service) -> None:
-        """Takes a service under its id, and its supervision begins."""
+        """Takes a service under its id; `bring_up` or a reload begins its supervision."""
         self._services[service.plugin_id] = service
-        self._spawn(service)
+
+    async def bring_up(self, *, one_by_one: bool) -> None:
+        """Begins the supervision of every service that was added, then lets handlers be called.
+
+        `one_by_one`: each has been loaded and started before the next is; after `ONE_BY_ONE_S` the rest is
+        at once.
+        """
+        waiting = deque(self.services.values())
+        if one_by_one:
+            with trio.move_on_after(ONE_BY_ONE_S):
+                while waiting:
+                    service = waiting.popleft()
+                    self._spawn(service)
+                    await service.settled()
+        for service in waiting:
+            self._spawn(service)
+        self._may_dispatch.set()
 
     @property
     def services(self) -> Mapping[str, Service]:
@@ -64,10 +88,10 @@ class PluginHost:
         plan = await plan_reload(self._loader, settings, self._services, only)
         # Shielded: one who asks and goes away leaves no half of it. Each stop has its own limits.
         with trio.CancelScope(shield=True):
-            await self._carry_out(plan)
+            await self._carry_out(plan, only)
         return (*plan.removed, *(change.plugin_id for change in plan.changes))
 
-    async def _carry_out(self, plan: Plan) -> None:
+    async def _carry_out(self, plan: Plan, only: str | None) -> None:
         self.faults = plan.bad_files
         for plugin_id, failure in plan.failed.items():
             self._services[plugin_id].fail_load(failure)
@@ -82,8 +106,11 @@ class PluginHost:
                 service = await self._make(change.plugin_id, change.settings)
                 service.adopt(change.loaded)
                 self.add(service)
+                self._spawn(service)
             else:
                 await service.replace(change.loaded, change.settings)
+        if only is None:
+            self.safe_mode = None
 
     async def record(self, plugin_id: str) -> PluginRecord:
         """One plugin as the API shows it."""
@@ -107,6 +134,11 @@ class PluginHost:
         for service in self.services.values():
             await service.is_loaded.wait()
 
+    async def wait_settled(self) -> None:
+        """Waits until each was loaded and started once, good or bad."""
+        for service in self.services.values():
+            await service.settled()
+
     def watched(self) -> tuple[Service, ...]:
         """Every service with calls to watch: also those that were removed and will not end."""
         return (*self._services.values(), *self._retired)
@@ -125,6 +157,7 @@ class PluginHost:
         Each has `budget_s` for it; what is accepted and not handled is reported. Cancelling the wait
         forces nothing; leaving `open_plugins` does.
         """
+        self._may_dispatch.set()
         try:
             async with trio.open_nursery() as nursery:
                 for service in self.services.values():

@@ -113,6 +113,8 @@ class Lifecycle:
                 state=state,
                 reason={"code": self.reason.code, "message": self.reason.message},
             )
+        if state == "stopped" and self.reason.code == "safe_mode":
+            return Refused("safe_mode", self.reason.message, state=state)
         if state in ("stopping", "stopped"):
             return Refused(
                 "service_unavailable", f"the service is {state}; start it, or wait", state=state

@@ -1,5 +1,6 @@
 """From a module's file to a plugin: read, compiled from those bytes, run, and its settings decoded."""
 
+import hashlib
 import sys
 import traceback
 import types
@@ -12,6 +13,7 @@ import msgspec
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.public_text import public_text
 from yoi_daemon.model.redaction import Redaction
+from yoi_daemon.plugins.boots import Boots, NotJournaled
 from yoi_daemon.plugins.configuring import load_config
 from yoi_daemon.plugins.discovery import Discovery, Found, discover
 from yoi_daemon.plugins.source import (
@@ -27,7 +29,8 @@ from yoi_daemon.trusted_files import Trust
 
 
 class LoadedPlugin(msgspec.Struct, frozen=True):
-    """A plugin ready to start. `digest` is of its source, and part of the name of its `module`.
+    """A plugin ready to start. `digest` is of its source, and part of the name of its `module`; `edition`
+    is of its source and its table.
 
     `redact` takes secrets out of text that is shown, an exception's.
     """
@@ -40,15 +43,26 @@ class LoadedPlugin(msgspec.Struct, frozen=True):
     folder: str
     base: str
     redact: Callable[[str], str] = str
+    edition: str = ""
 
 
 class Loader:
-    """Reads, checks and runs the modules of one plugin directory. Every method blocks: call it in a thread."""
+    """Reads, checks and runs the modules of one plugin directory. Every method blocks: call it in a thread.
 
-    def __init__(self, directories: Directories, trust: Trust, redaction: Redaction) -> None:
+    `boots` is told of each module before it is run.
+    """
+
+    def __init__(
+        self,
+        directories: Directories,
+        trust: Trust,
+        redaction: Redaction,
+        boots: Boots | None = None,
+    ) -> None:
         self._directories = directories
         self._trust = trust
         self._redaction = redaction
+        self._boots = NotJournaled() if boots is None else boots
         self._importer = SourceImporter()
 
     def discover(self) -> Discovery:
@@ -59,8 +73,24 @@ class Loader:
         """The plugin's source. Raises `LoadFailed`: `unreadable`, `not_trusted`."""
         return read_source(found, self._trust)
 
+    def edition(self, source: Source, table: dict[str, Any]) -> str:
+        """Names the source and `table` together."""
+        told = hashlib.sha256(source.digest.encode() + msgspec.json.encode(table, order="sorted"))
+        return told.hexdigest()[:16]
+
     def load(self, source: Source, table: dict[str, Any]) -> LoadedPlugin:
         """Runs the module and decodes `table`, its `[plugins.NAME.config]`. Raises `LoadFailed`."""
+        plugin_id = source.found.plugin_id
+        edition = self.edition(source, table)
+        self._boots.enter(plugin_id, edition)
+        try:
+            loaded = self._load(source, table)
+            return msgspec.structs.replace(loaded, edition=edition)
+        finally:
+            # Also where the load was given up for late: in hand until its thread has ended.
+            self._boots.leave(plugin_id)
+
+    def _load(self, source: Source, table: dict[str, Any]) -> LoadedPlugin:
         code = compile_source(source)
         name = source.module
         before = sys.modules.get(name)

@@ -3,7 +3,7 @@
 import random
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import trio
@@ -12,7 +12,9 @@ from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.model.ids import IdSource
 from yoi_daemon.model.settings import PluginSettings, Settings
 from yoi_daemon.plugins.admission import Admission
+from yoi_daemon.plugins.boots import Boots, in_quarantine, in_safe_mode
 from yoi_daemon.plugins.context import WorkersFor
+from yoi_daemon.plugins.discovery import Discovery
 from yoi_daemon.plugins.host import PluginHost
 from yoi_daemon.plugins.loading import LoadedPlugin, Loader
 from yoi_daemon.plugins.records import restore
@@ -31,14 +33,16 @@ async def open_plugins(
     event_log: EventLog,
     ids: IdSource,
     workers_for: WorkersFor,
+    boots: Boots,
     *,
+    safe: str | None = None,
     wall_clock: Callable[[], float] = time.time,
     uniform: Callable[[float, float], float] = random.uniform,
 ) -> AsyncGenerator[PluginHost]:
     """The host of every enabled module in the plugin directory.
 
-    Modules are imported and services started by themselves. Leaving it cancels what still runs: stop the
-    host first.
+    Modules are imported and services started by themselves, but what `boots` tells to hold back, and with
+    `safe`, which says why, none. Leaving it cancels what still runs: stop the host first.
     """
     admission = Admission(event_log, ids, clock=trio.current_time, wall_clock=wall_clock)
 
@@ -53,6 +57,7 @@ async def open_plugins(
     async def timers(service: Service, loaded: LoadedPlugin) -> None:
         await run_timers(loaded.plugin.ingresses.values(), partial(admission.tick, service))
 
+    may_dispatch = trio.Event()
     parts = Parts(
         event_log=event_log,
         workers_for=workers_for,
@@ -64,6 +69,8 @@ async def open_plugins(
         load=load,
         forget=loader.forget,
         timers=timers,
+        boots=boots,
+        may_dispatch=may_dispatch,
     )
     discovery = await trio.to_thread.run_sync(loader.discover)
     with loader.installed():
@@ -79,13 +86,39 @@ async def open_plugins(
                 service.restore(await restore(store, plugin_id, trio.current_time()))
                 return service
 
-            host = PluginHost(loader, admission, spawn, make)
+            host = PluginHost(loader, admission, spawn, make, may_dispatch)
             host.faults = discovery.faults
             nursery.start_soon(run_watchdog, host.watched)
-            for plugin_id in discovery.found:
-                if settings.is_enabled(plugin_id):
-                    host.add(await make(plugin_id, settings.for_plugin(plugin_id)))
+            enabled = [name for name in discovery.found if settings.is_enabled(name)]
+            kept = {name: await restore(store, name, trio.current_time()) for name in enabled}
+            verdict = await boots.begin(
+                {name for name, one in kept.items() if one.has_claims},
+                lambda name: settings.for_plugin(name).attempts,
+            )
+            host.safe_mode = safe or verdict.safe
+            for plugin_id, restored in kept.items():
+                service = Service(plugin_id, settings.for_plugin(plugin_id), parts)
+                service.restore(restored)
+                host.add(service)
+            # What was in hand is judged for good before anything may end the process again.
+            await event_log.recorded(event_log.record(()))
+            await _hold_back(host, loader, boots, discovery)
+            nursery.start_soon(partial(host.bring_up, one_by_one=verdict.is_careful))
             try:
                 yield host
             finally:
                 nursery.cancel_scope.cancel()
+
+
+async def _hold_back(host: PluginHost, loader: Loader, boots: Boots, discovery: Discovery) -> None:
+    """Holds back what the boots died on, while it is as it was, and everything in safe mode."""
+    for plugin_id, service in host.services.items():
+        found = boots.quarantined.get(plugin_id)
+        if found is not None:
+            table = service.settings.config
+            with suppress(LoadFailed):  # it says so itself when it is loaded
+                source = await trio.to_thread.run_sync(loader.read, discovery.found[plugin_id])
+                if loader.edition(source, table) == found.edition:
+                    service.hold(in_quarantine(found, plugin_id))
+        if host.safe_mode is not None and service.held is None:
+            service.hold(in_safe_mode())

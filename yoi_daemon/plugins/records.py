@@ -114,6 +114,11 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
     keys: tuple[IdempotencyKey, ...] = ()
     values: tuple[PluginValue, ...] = ()
 
+    @property
+    def has_claims(self) -> bool:
+        """Whether an event was in hand when the process ended."""
+        return any(claim != NOT_CLAIMED for _, claim in self.waiting)
+
 
 async def restore(store: Store, plugin_id: str, now: float) -> Restored:
     """Reads what is kept of a plugin; `now` is when its events count as accepted, for their age in the queue.

@@ -74,7 +74,7 @@ def _load_changed(
         service = services.get(plugin_id)
         wanted = settings.for_plugin(plugin_id)
         try:
-            loaded = _load_if_changed(one, wanted, service, loader)
+            loaded = _load_if_changed(one, wanted, service, loader, is_named=only is not None)
         except LoadFailed as failure:
             if service is None or service.loaded is not None or only is not None:
                 faults.append(f"{failure.code}: {failure.message}")
@@ -98,9 +98,17 @@ def _load_changed(
 
 
 def _load_if_changed(
-    found: Found, wanted: PluginSettings, service: Service | None, loader: Loader
+    found: Found,
+    wanted: PluginSettings,
+    service: Service | None,
+    loader: Loader,
+    *,
+    is_named: bool,
 ) -> LoadedPlugin | None:
     source = loader.read(found)
+    held = None if service is None else service.held
+    if held is not None and not is_named and held.edition == loader.edition(source, wanted.config):
+        return None  # only what was corrected, or is asked for by name, comes out of a quarantine
     before = None if service is None else service.loaded
     if service is None or before is None or source.digest != before.digest:
         return loader.load(source, wanted.config)
@@ -108,4 +116,5 @@ def _load_if_changed(
     config = loader.configure(before.plugin, wanted.config)
     if config == before.config and wanted == service.settings:
         return None
-    return msgspec.structs.replace(before, config=config)
+    edition = loader.edition(source, wanted.config)
+    return msgspec.structs.replace(before, config=config, edition=edition)

@@ -20,6 +20,7 @@ from yoi_daemon.model.events import (
 from yoi_daemon.model.plugins import IngressReceipt
 from yoi_daemon.model.rates import RateLimit
 from yoi_daemon.model.settings import PluginSettings
+from yoi_daemon.plugins.boots import Boots, Hold
 from yoi_daemon.plugins.calls import Calls
 from yoi_daemon.plugins.context import Surroundings, WorkersFor
 from yoi_daemon.plugins.deadletters import DeadLetters
@@ -59,6 +60,9 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     """Lets go of a module that another version has taken over from."""
     timers: Callable[["Service", LoadedPlugin], Awaitable[None]]
     """Runs a plugin's timers until cancelled."""
+    boots: Boots
+    may_dispatch: trio.Event
+    """Set once handlers may be called."""
 
 
 class Service:
@@ -106,6 +110,7 @@ class Service:
             settlement=self.settlement,
             clock=parts.clock,
             uniform=parts.uniform,
+            load=self._load,
             make_generation=self._make_generation,
             take=self._take,
             on_gave_up=self._note_gave_up,
@@ -142,6 +147,11 @@ class Service:
     def is_wedged(self) -> bool:
         """Whether its lane is sealed."""
         return self._supervisor.is_wedged
+
+    @property
+    def held(self) -> Hold | None:
+        """Why it is not loaded, if something holds it back."""
+        return self._supervisor.held
 
     @property
     def has_unended(self) -> bool:
@@ -213,6 +223,25 @@ class Service:
         self._take(loaded, self.settings)
         self.is_loaded.set()
 
+    def hold(self, hold: Hold) -> None:
+        """Is not loaded by itself. What is queued stays. Before `supervise`."""
+        if hold.code == "quarantined":
+            self.fail_load(LoadFailed(hold.code, hold.message))
+        else:
+            self.lifecycle.move("stopped", hold.code, hold.message)
+        self._supervisor.held = hold
+        self.is_loaded.set()
+
+    async def settled(self) -> None:
+        """Waits until its load and its first start came to an end, good or bad."""
+        await self.is_loaded.wait()
+        while (
+            self.loaded is not None
+            and self.loaded.plugin.has_service
+            and self.lifecycle.state in ("ready", "starting")
+        ):
+            await self.lifecycle.changed.wait()
+
     def redeliver(self, event_id: str) -> Delivery:
         """Takes a dead letter for another delivery, with its room in the queue.
 
@@ -256,9 +285,9 @@ class Service:
 
     async def supervise(self) -> None:
         """Loads the plugin, where `adopt` did not, and keeps its service as wanted, until cancelled."""
-        await self._supervisor.run(self._load_first)
+        await self._supervisor.run()
 
-    async def _load_first(self) -> None:
+    async def _load(self) -> None:
         try:
             with trio.move_on_after(LOAD_TIMEOUT_S) as limit:
                 # Abandoned when late: a thread cannot be killed, and the daemon must come up.
@@ -277,6 +306,7 @@ class Service:
 
     def fail_load(self, failure: LoadFailed) -> None:
         """Notes that the module cannot be loaded. No restart is spent: it waits for a change or a command."""
+        self._supervisor.held = None
         self.lifecycle.move("failed", failure.code, failure.message)
         self.settlement.note_error(Fault(code=failure.code, message=failure.message))
 
@@ -285,8 +315,11 @@ class Service:
         before = supervisor.loaded
         supervisor.loaded, supervisor.settings = loaded, settings
         supervisor.policy.settings = settings
+        supervisor.held = None
         if before is not None and before.module != loaded.module:
             self._parts.forget(before)
+        if not loaded.plugin.has_service:
+            self._parts.boots.came_up(self.plugin_id, loaded.edition)
         if self.lifecycle.state in ("failed", "stopped") and not loaded.plugin.has_service:
             self.lifecycle.move("ready", "loaded", "the module is loaded")
         if self.lifecycle.state == "ready":
@@ -309,10 +342,16 @@ class Service:
             self.lane,
             self.surroundings(loaded),
             clock=self._parts.clock,
-            on_running=lambda: self.lifecycle.move("running", "running", "start returned"),
+            boots=self._parts.boots,
+            may_dispatch=self._parts.may_dispatch,
+            on_running=lambda: self._note_running(loaded),
             on_ending=self._end_bound_calls,
             timers=lambda: self._parts.timers(self, loaded),
         )
+
+    def _note_running(self, loaded: LoadedPlugin) -> None:
+        self.lifecycle.move("running", "running", "start returned")
+        self._parts.boots.came_up(self.plugin_id, loaded.edition)
 
     def _end_bound_calls(self) -> None:
         if self.side_calls is not None:
@@ -356,6 +395,8 @@ class Service:
     def on_wedged(self, call: Call) -> None:
         """See `Watched`. What ignores its cancellation cannot be ended: the lane is sealed."""
         generation = self.generation
+        if generation is not None and call is generation.life:
+            self._parts.boots.leave(self.plugin_id)  # it does not return, and the daemon lives
         if generation is None or not (isinstance(call, Attempt) or call is generation.life):
             # A tool or a status: it takes one of its calls with it, not the lane.
             if self.side_calls is not None:

@@ -12,6 +12,7 @@ import trio
 
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.settings import PluginSettings
+from yoi_daemon.plugins.boots import Hold
 from yoi_daemon.plugins.calls import Calls
 from yoi_daemon.plugins.generation import Generation, StopTimes, stop_times
 from yoi_daemon.plugins.lane import Lane
@@ -40,7 +41,9 @@ class Command:
 
 
 class Supervisor:
-    """Supervises one service. `make_generation` gives a run of what is loaded now; `take` takes another version."""
+    """Supervises one service. `load` loads what there is, or notes that it cannot be; `make_generation` gives a
+    run of what is loaded now; `take` takes another version.
+    """
 
     def __init__(
         self,
@@ -51,12 +54,15 @@ class Supervisor:
         settlement: Settlement,
         clock: Callable[[], float],
         uniform: Callable[[float, float], float],
+        load: Callable[[], Awaitable[None]],
         make_generation: Callable[[], Generation],
         take: Callable[[LoadedPlugin, PluginSettings], None],
         on_gave_up: Callable[[float], None],
     ) -> None:
         self.settings = settings
         self.loaded: LoadedPlugin | None = None
+        self.held: Hold | None = None
+        """Why it is not loaded, until it is taken or a command says otherwise."""
         self.policy = RestartPolicy(settings, uniform)
         self.generation: Generation | None = None
         """The run that is under way."""
@@ -68,6 +74,7 @@ class Supervisor:
         self._lifecycle = lifecycle
         self._settlement = settlement
         self._clock = clock
+        self._load = load
         self._make_generation = make_generation
         self._take = take
         self._on_gave_up = on_gave_up
@@ -114,12 +121,12 @@ class Supervisor:
 
     # -- the task
 
-    async def run(self, load_first: Callable[[], Awaitable[None]]) -> None:
+    async def run(self) -> None:
         """Loads the plugin and keeps its service as wanted, until cancelled or retired."""
         async with trio.open_nursery() as nursery:
             self.calls = Calls(nursery, self._clock)
-            if self.loaded is None:
-                await load_first()
+            if self.loaded is None and self.held is None and not self._is_ending:
+                await self._load()
             while not self.is_retired:
                 command = await self._next_command()
                 if command is None:
@@ -160,19 +167,22 @@ class Supervisor:
     async def _carry_out(self, command: Command, nursery: trio.Nursery) -> None:
         match command.name:
             case "start":
-                self._check_service("start")
-                self._start(nursery)
+                if not await self._load_held():
+                    self._check_service("start")
+                    self._start(nursery)
             case "stop":
                 self._check_service("stop")
                 await self._stop()
             case "restart":
-                self._check_service("restart")
-                await self._stop()
-                self._start(nursery)
+                if not await self._load_held():
+                    self._check_service("restart")
+                    await self._stop()
+                    self._start(nursery)
             case "replace":
                 assert command.loaded is not None
                 assert command.settings is not None
-                was_stopped = self._lifecycle.state in ("stopping", "stopped")
+                by_command = self.held is None
+                was_stopped = by_command and self._lifecycle.state in ("stopping", "stopped")
                 await self._stop()
                 self._take(command.loaded, command.settings)
                 if not was_stopped and command.loaded.plugin.has_service:
@@ -180,8 +190,18 @@ class Supervisor:
             case "retire":
                 await self._retire()
 
+    async def _load_held(self) -> bool:
+        """An operator's word loads what was held back; says whether that was all, for want of a service."""
+        if self.held is None:
+            return False
+        self.held = None
+        await self._load()
+        return self.loaded is not None and not self.loaded.plugin.has_service
+
     def _check_service(self, verb: str) -> None:
         self._refuse_wedged()
+        if self.held is not None:
+            raise Refused("invalid_state", f"it is not loaded: {self.held.message}")
         if self.loaded is None:
             raise Refused(
                 "invalid_state",

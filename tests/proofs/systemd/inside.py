@@ -137,15 +137,15 @@ def journal() -> str:
     return call("journalctl", "--no-pager", "-o", "cat", "-u", UNIT)
 
 
-def begin(dropin: str = "", settings: str = SETTINGS) -> None:
-    """The service, fresh, with this drop-in and these settings."""
+def begin(dropin: str = "", settings: str = SETTINGS, *, check: bool = True) -> None:
+    """The service, fresh, with this drop-in and these settings; `check`: it is up when this returns."""
     systemctl("stop", "yoi-daemon.socket", UNIT, check=False)
     systemctl("reset-failed", UNIT, check=False)
     (CONFIG / "yoi-daemon.toml").write_text(settings)
     DROPIN.parent.mkdir(exist_ok=True)
     DROPIN.write_text(f"[Service]\n{dropin}\n")
     systemctl("daemon-reload")
-    systemctl("start", UNIT)
+    systemctl("start", UNIT, check=check)
 
 
 def install(wheel: str) -> None:
@@ -513,6 +513,66 @@ def the_sandbox_and_the_line_that_relaxes_it() -> dict:
     return {"given": sorted(given)}
 
 
+DIES = """
+import os, threading
+from yoi_daemon.sdk import Context, Plugin
+plugin = Plugin("dies")
+
+@plugin.start
+async def start(ctx: Context) -> None:
+    {end}
+"""
+
+
+def quarantine_after_three_deaths() -> dict:
+    """systemd starts it again each time; the fourth start leaves out what the three died on."""
+    (CONFIG / "plugins" / "dies.py").write_text(DIES.format(end="os._exit(9)"))
+    try:
+        begin(check=False)  # the first one dies
+        wait_for(lambda: show("NRestarts") == "3" and show("ActiveState") == "active")
+        states = {one["plugin_id"]: one for one in daemon("status")["plugins"]}
+        assert states["dies"]["reason"]["code"] == "quarantined", states
+        wait_for(lambda: daemon("plugin", "show", "p")["state"] == "running")
+        assert show("StatusText").startswith("Serving; plugins 1/2"), show("StatusText")
+        time.sleep(3)  # and it stays up
+        assert (show("NRestarts"), show("ActiveState")) == ("3", "active")
+    finally:
+        (CONFIG / "plugins" / "dies.py").unlink()
+    _forget_everything()
+    return {"reason": states["dies"]["reason"]["message"]}
+
+
+def safe_mode_after_three_deaths() -> dict:
+    """Nobody is in hand when it dies: it comes up without plugins, keeps what waits, and says what to do."""
+    end = "threading.Timer(0.5, os._exit, [9]).start()"
+    (CONFIG / "plugins" / "dies.py").write_text(DIES.format(end=end))
+    try:
+        begin(check=False)
+        wait_for(lambda: show("NRestarts") == "3" and show("ActiveState") == "active")
+        status = wait_for(lambda: show("StatusText"))
+        assert status.startswith("Safe mode, no plugin is loaded"), status
+        told = daemon("status")
+        assert told["not_ready"] == ["safe_mode"], told
+        assert {one["state"] for one in told["plugins"]} == {"stopped"}
+        refused = subprocess.run(
+            [PYTHON, "-m", "yoi_daemon", "ingress", "p", "ok", "--data", "1"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (refused.returncode, "safe_mode" in refused.stderr) == (1, True), refused
+        assert "the last 3 starts died" in journal()
+        (CONFIG / "plugins" / "dies.py").unlink()
+        systemctl("reload", UNIT)
+        wait_for(lambda: show("StatusText").startswith("Serving; plugins 1/1"))
+        daemon("ingress", "p", "ok", "--data", "1")
+        assert (show("NRestarts"), show("ActiveState")) == ("3", "active")
+    finally:
+        (CONFIG / "plugins" / "dies.py").unlink(missing_ok=True)
+    _forget_everything()
+    return {"status": status}
+
+
 SCENARIOS = (
     start_and_readiness,
     directories,
@@ -527,6 +587,8 @@ SCENARIOS = (
     credentials,
     journald_fields,
     the_sandbox_and_the_line_that_relaxes_it,
+    quarantine_after_three_deaths,
+    safe_mode_after_three_deaths,
     watchdog_kill,
     out_of_memory,
 )
