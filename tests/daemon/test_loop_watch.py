@@ -31,10 +31,11 @@ STOPPED = [(0, 60.0, 0.001, 0.0)]
 """SIGSTOP, or a machine that was paused: nobody looked, and the loop's thread computed nothing."""
 HELD = [(0, 3.0, 2.9, 0.0)]
 """Nobody could look, because the loop's thread held the interpreter's lock."""
+HELD_AND_STARVED = [(0, 3.0, 1.2, 1.8)]
 BEAT = [(1, LOOK_S, 0.001, 0.0)]
 
 
-@pytest.mark.parametrize("steps", [BLOCKED, COMPUTING, HELD])
+@pytest.mark.parametrize("steps", [BLOCKED, COMPUTING, HELD, HELD_AND_STARVED])
 def test_it_stands_still(steps: list[tuple[int, float, float, float]]) -> None:
     assert stood_still(looks(*steps))[-1] >= STILL_S
 

@@ -75,15 +75,16 @@ class Stillness:
         if last is None:
             return 0.0
         elapsed_s = now.clock_s - last.clock_s
+        stood_s = elapsed_s - (now.queued_s - last.queued_s)
         if elapsed_s > LATE_S:
             # The whole process was stopped, or the loop's thread held the interpreter's lock: then it
             # used the processor meanwhile.
             self.held_s = min(elapsed_s, now.processor_s - last.processor_s)
-            elapsed_s = min(elapsed_s, LOOK_S + self.held_s)
+            stood_s = min(elapsed_s, LOOK_S + self.held_s)
         if now.beats != last.beats:
             self._still_s = 0.0
             return 0.0
-        self._still_s += max(0.0, elapsed_s - (now.queued_s - last.queued_s))
+        self._still_s += max(0.0, stood_s)
         return self._still_s
 
 
@@ -116,6 +117,7 @@ class LoopWatch:
         self._schedule = f"/proc/self/task/{threading.get_native_id()}/schedstat"
         self._beats = 0
         self._held: Seen | None = None
+        self._held_s = 0.0
         self._stillness = Stillness()
         self._blocked: Blocked | None = None
         self._over = threading.Event()
@@ -147,16 +149,27 @@ class LoopWatch:
     def _judge(self, beats: int, held: Seen | None) -> None:
         still_s = self._stillness.look(self._look(beats))
         if self._blocked is None:
-            if held is not None and self._stillness.held_s >= STILL_S:
-                self._notice(held, self._stillness.held_s)
-            elif still_s >= STILL_S:
-                self._notice(self._see(_frame_of(self._ident)), still_s)
+            self._blocked = self._find(still_s, held)
         elif still_s > 0:
             self._blocked = self._blocked.lasting(round(still_s, 1))
         if self._blocked is not None and still_s == 0:
             ended, self._blocked = self._blocked, None
             with suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(self._ear.ended, ended)
+
+    def _find(self, still_s: float, held: Seen | None) -> Blocked | None:
+        held_s, self._held_s = max(self._stillness.held_s, self._held_s), 0.0
+        if held_s >= STILL_S:
+            if held is not None:
+                return self._notice(held, held_s)
+            if self._stillness.held_s >= STILL_S:
+                self._held_s = (
+                    held_s  # the handler may be running just now; the next look has its note
+                )
+                return None
+        if still_s >= STILL_S:
+            return self._notice(self._see(_frame_of(self._ident)), still_s)
+        return None
 
     def end(self) -> None:
         """`watch` returns soon."""
@@ -175,14 +188,15 @@ class LoopWatch:
         lines = traceback.format_stack(frame)[-STACK_FRAMES:] if frame else []
         return Seen(*_blame(frame, self._place_of), "".join(lines))
 
-    def _notice(self, seen: Seen, still_s: float) -> None:
-        self._blocked = blocked = Blocked(
+    def _notice(self, seen: Seen, still_s: float) -> Blocked:
+        blocked = Blocked(
             since=format_time(self._wall_clock() - still_s),
             plugin_id=seen.plugin_id,
             where=seen.where,
             blocked_s=round(still_s, 1),
         )
         self._ear.noticed(blocked, seen.stack)
+        return blocked
 
 
 def _blame(frame: types.FrameType | None, place_of: PlaceOf) -> tuple[str | None, str | None]:
