@@ -92,10 +92,18 @@ DAMAGE = {
     "another plugin's": ("UPDATE dead_letter SET plugin_id = 'other'", "two plugins"),
     "the same place twice": ("UPDATE progress SET position = 3", "taken twice"),
     "the same number twice": (
-        "INSERT INTO volume_event SELECT * FROM lifecycle_event WHERE seq = 4",
+        "INSERT INTO volume_segment SELECT * FROM lifecycle_segment WHERE last_seq = 4",
         "number 4 was given to two events",
     ),
-    "a hole": ("DELETE FROM lifecycle_event WHERE seq IN (5, 6)", "2 events between"),
+    "a hole": ("DELETE FROM lifecycle_segment WHERE last_seq IN (5, 6)", "2 events between"),
+    "half a segment": (
+        "UPDATE lifecycle_segment SET content = substr(content, 1, 300) WHERE last_seq = 4",
+        "lifecycle events up to number 4",
+    ),
+    "another segment's events": (
+        "UPDATE lifecycle_segment SET last_seq = 1000 WHERE last_seq = 4",
+        "lifecycle events up to number 1000 are not those",
+    ),
     "no end": (
         "UPDATE fact SET value = 100000 WHERE name = 'floor.lifecycle'",
         "lifecycle events are",

@@ -23,7 +23,7 @@ from yoi_daemon.model.events import (
 )
 from yoi_daemon.model.frames import text_frame
 from yoi_daemon.store.interface import Batch, Store
-from yoi_daemon.store.tables import WORKER_NUMBER, Change, Changes, LogEvent, WorkerNumber
+from yoi_daemon.store.tables import WORKER_NUMBER, Change, Changes, WorkerNumber
 
 MAX_PENDING_BYTES = 16_777_216
 """Numbered and not committed: 16 MiB, a quarter of the default window. Beyond it `room` waits."""
@@ -242,9 +242,9 @@ class GroupCommitLog:
     ) -> Batch:
         if not self.durable:
             return NOTHING
-        events: dict[Lane, list[LogEvent]] = {"lifecycle": [], "volume": []}
+        events: dict[Lane, list[Entry]] = {"lifecycle": [], "volume": []}
         for entry in batch:
-            events[lane_of(entry)].append(_row(entry))
+            events[lane_of(entry)].append(entry)
         changes += [
             WORKER_NUMBER.put(WorkerNumber(*worker, seq)) for worker, seq in numbered.items()
         ]
@@ -260,20 +260,6 @@ class GroupCommitLog:
 
 
 NOTHING = Batch({}, (), {})
-
-
-def _row(entry: Entry) -> LogEvent:
-    runtime_id, worker_id = entry.worker or (None, None)
-    return LogEvent(
-        entry.seq,
-        entry.kind,
-        runtime_id,
-        worker_id,
-        entry.plugin_id,
-        entry.is_last,
-        entry.monotonic_s,
-        entry.message,
-    )
 
 
 def _encode(event: ObservationEvent) -> bytes:

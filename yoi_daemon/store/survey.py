@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from yoi_daemon.store.sqlite import LANES
+from yoi_daemon.store.segments import LANES
 from yoi_daemon.store.tables import TABLES
 
 
@@ -80,7 +80,7 @@ def _log(connection: sqlite3.Connection, facts: dict[str, str | int | float]) ->
     oldest: list[float] = []
     for table in LANES.values():
         last, count, content, first = connection.execute(
-            f"SELECT max(seq), count(*), sum(length(message)), min(age_s) FROM {table.name}"
+            f"SELECT max(last_seq), sum(events), sum(frame_bytes), min(age_s) FROM {table.name}"
         ).fetchone()
         if count:
             heads.append(last)
