@@ -49,8 +49,10 @@ class BatchAnswer(msgspec.Struct, frozen=True, kw_only=True):
     retry_after_s: float | msgspec.UnsetType = msgspec.UNSET
 
 
-MAX_SHARED_LINES = 64
+SHARED_LINES = 64
 """So many lines of a batch share a commit, as many as a lane takes at once: it keeps up with its queue."""
+MAX_SHARED_LINES = 256
+"""So many while the queue is less than half full: what fits shall not be refused for coming at once."""
 
 
 async def post_batch(call: Call) -> Lines[dict[str, Any]]:
@@ -67,7 +69,7 @@ async def post_batch(call: Call) -> Lines[dict[str, Any]]:
     async def following() -> list[dict[str, Any]]:
         answers: list[dict[str, Any]] = []
         committed = 0
-        while not answers or (reader.has_line and len(answers) < MAX_SHARED_LINES):
+        while not answers or (reader.has_line and may_share(len(answers))):
             answer, seq = await next_answer()
             if answer is None:
                 break
@@ -75,6 +77,12 @@ async def post_batch(call: Call) -> Lines[dict[str, Any]]:
             committed = max(committed, seq)
         await call.daemon.event_log.committed(committed)
         return answers
+
+    def may_share(lines: int) -> bool:
+        if lines < SHARED_LINES:
+            return True
+        lane = service.lane
+        return lines < MAX_SHARED_LINES and 2 * lane.depth < lane.limits.queue_events
 
     async def next_answer() -> tuple[dict[str, Any] | None, int]:
         nonlocal is_over, malformed
@@ -108,7 +116,7 @@ async def _accept_line(call: Call, service: Service, line: bytes) -> tuple[dict[
             raise Refused("invalid_request", f"the line does not fit: {error}") from error
         key = None if event.key is None else call.own_key(event.key)
         receipt, seq = await call.daemon.plugins.admission.admit(
-            service, event.ingress, bytes(event.payload), key=key
+            service, event.ingress, bytes(event.payload), key=key, is_checked=True
         )
     except Refused as refused:
         return _refused_line(refused), 0

@@ -38,6 +38,9 @@ class IdSource:
         self._clock = clock
         self._random_bytes = random_bytes
         self._last = 0
+        # All but the last four characters, which stay as they are for a million identifiers counted up.
+        self._first_bits = -1
+        self._first_chars = ""
 
     def new(self, prefix: str) -> str:
         """The next identifier, such as `evt_06f5…`."""
@@ -49,11 +52,14 @@ class IdSource:
         else:
             self._last += 1
         number = self._last
-        return prefix + "_" + "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])
+        if number >> 20 != self._first_bits:
+            self._first_bits = number >> 20
+            self._first_chars = "".join([_PAIRS[number >> shift & 1023] for shift in _FIRST_SHIFTS])
+        return f"{prefix}_{self._first_chars}{_PAIRS[number >> 10 & 1023]}{_PAIRS[number & 1023]}"
 
 
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
-_SHIFTS = range(120, -1, -10)
+_FIRST_SHIFTS = range(120, 10, -10)
 
 
 def is_plugin_id(name: str) -> bool:

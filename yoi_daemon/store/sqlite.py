@@ -263,7 +263,9 @@ class SqliteStore:
                 self._writer.executemany(table.delete, dropped)
             if put:
                 self._writer.executemany(table.replace, put)
-            self._since_checkpoint += _PAGE_BYTES + sum(map(_bytes_of, put))
+            self._since_checkpoint += _PAGE_BYTES + _ROW_BYTES * len(put)
+            for index in table.large:
+                self._since_checkpoint += sum([len(row[index] or b"") for row in put])
 
     def _checkpoint_when_due(self) -> None:
         if self._since_checkpoint < CHECKPOINT_BYTES:
@@ -294,10 +296,8 @@ class SqliteStore:
 
 
 _PAGE_BYTES = 4096
-
-
-def _bytes_of(row: Sequence[Any]) -> int:
-    return sum(len(value) for value in row if isinstance(value, (bytes, str)))
+_ROW_BYTES = 128
+"""What a row takes beside its large columns, or thereabouts."""
 
 
 def _size(path: Path) -> int:

@@ -13,16 +13,31 @@ R = TypeVar("R", bound=tuple[Any, ...])
 class Table(Generic[R]):
     """A table of rows that are put and dropped by their key, the first `key_columns` columns.
 
-    `insert` and `replace` are statements that take a row, `delete` one that takes a key.
+    `insert` and `replace` are statements that take a row, `delete` one that takes a key. `large` are
+    the columns that may hold much.
     """
 
-    __slots__ = ("columns", "delete", "insert", "key_columns", "name", "replace", "row_type")
+    __slots__ = (
+        "columns",
+        "delete",
+        "insert",
+        "key_columns",
+        "large",
+        "name",
+        "replace",
+        "row_type",
+    )
 
     def __init__(self, name: str, row_type: type[R], key_columns: int = 1) -> None:
         self.name = name
         self.row_type = row_type
         self.columns: tuple[str, ...] = tuple(row_type.__annotations__)
         self.key_columns = key_columns
+        self.large: tuple[int, ...] = tuple(
+            index
+            for index, (column, kind) in enumerate(row_type.__annotations__.items())
+            if kind in (bytes, bytes | None) or column == "text"
+        )
         self.insert = f"INSERT INTO {name} VALUES ({', '.join('?' * len(self.columns))})"
         self.replace = self.insert.replace("INSERT", "INSERT OR REPLACE", 1)
         key = " AND ".join(f"{column} = ?" for column in self.columns[:key_columns])
