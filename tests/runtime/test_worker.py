@@ -17,7 +17,7 @@ from tests.runtime.engines import (
 )
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.events import CATALOGUE
-from yoi_daemon.runtime.worker import EVENT_TEXT_BYTES
+from yoi_daemon.runtime.emitting import EVENT_TEXT_BYTES
 
 
 def texts(page) -> list[tuple[str, str]]:

@@ -4,31 +4,21 @@ from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import NoReturn
 
-import msgspec
 import trio
 
 from yoi_daemon.eventlog.entry import Entry
 from yoi_daemon.eventlog.filter import Filter, lane_of
+from yoi_daemon.eventlog.framing import Framer
 from yoi_daemon.eventlog.interface import LogStatistics, Window
 from yoi_daemon.eventlog.ring import Ring
 from yoi_daemon.model.cursor import CursorCodec
 from yoi_daemon.model.errors import Refused, StorageFailed
-from yoi_daemon.model.events import (
-    MAX_EVENT_BYTES,
-    Draft,
-    Lane,
-    ObservationEvent,
-    ends_worker,
-    format_time,
-)
-from yoi_daemon.model.frames import text_frame
+from yoi_daemon.model.events import Draft, Lane, ends_worker
 from yoi_daemon.store.interface import Batch, Store
 from yoi_daemon.store.tables import WORKER_NUMBER, Change, Changes, WorkerNumber
 
 MAX_PENDING_BYTES = 16_777_216
 """Numbered and not committed: 16 MiB, a quarter of the default window. Beyond it `room` waits."""
-
-_encoder = msgspec.json.Encoder()
 
 
 class GroupCommitLog:
@@ -48,7 +38,7 @@ class GroupCommitLog:
         self._store = store
         self._earlier_epochs = frozenset(earlier_epochs) - {store.epoch}
         self._ring = ring
-        self._wall_clock = wall_clock
+        self._framer = Framer(self.cursors, wall_clock)
         self._clock = store.age_s
         self.appended = ring.head
         self._commits = 0
@@ -81,24 +71,10 @@ class GroupCommitLog:
             worker_seq = self._worker_seqs.get(worker, 0) + 1
         seq = self.appended + 1
         # What may refuse this one event is decided before the number is its own.
-        message = _encode(
-            ObservationEvent(
-                cursor=self.cursors.encode(seq),
-                seq=seq,
-                time=format_time(self._wall_clock()),
-                kind=draft.kind,
-                runtime_id=draft.runtime_id,
-                worker_id=draft.worker_id,
-                worker_seq=worker_seq,
-                plugin_id=draft.plugin_id,
-                correlation_id=draft.correlation_id,
-                data=draft.data,
-            )
-        )
+        frame = self._framer.frame(seq, worker_seq, draft)
         self.appended = seq
         if worker is not None and worker_seq is not None:
             self._worker_seqs[worker] = self._numbered[worker] = worker_seq
-        frame = text_frame(message)
         entry = Entry(
             seq,
             draft.kind,
@@ -260,20 +236,3 @@ class GroupCommitLog:
 
 
 NOTHING = Batch({}, (), {})
-
-
-def _encode(event: ObservationEvent) -> bytes:
-    try:
-        frame = _encoder.encode(event)
-        # The bound is the data's; it is measured alone only where it may be passed.
-        size = len(frame) if len(frame) <= MAX_EVENT_BYTES else len(_encoder.encode(event.data))
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise Refused("invalid_event", f"event {event.kind!a} is not JSON: {error}") from error
-    if size > MAX_EVENT_BYTES:
-        raise Refused(
-            "payload_too_large",
-            f"the data of {event.kind!a} is {size} bytes; at most {MAX_EVENT_BYTES} are carried",
-            bytes=size,
-            max_bytes=MAX_EVENT_BYTES,
-        )
-    return frame

@@ -1,7 +1,7 @@
 """A retention lane of the window: its entries by scope, and watermarks that outlive them."""
 
 from bisect import bisect_right
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -62,7 +62,7 @@ class RetentionLane:
         self.bytes = 0
         self.evicted = 0
         self.entries = Track()
-        self._tracks: dict[Scope, Track] = {}
+        self._tracks: defaultdict[Scope, Track] = defaultdict(Track)
         self._watermarks: OrderedDict[Scope, int] = OrderedDict(watermarks)
         # Of every scope that has no mark of its own: what was there before, and marks let go of.
         self._shared_mark = floor if shared_mark is None else shared_mark
@@ -79,10 +79,11 @@ class RetentionLane:
         """Takes the next entry."""
         self.entries.push(entry)
         self.bytes += len(entry.frame)
-        for scope in _scopes(entry):
-            if (track := self._tracks.get(scope)) is None:
-                track = self._tracks[scope] = Track()
-            track.push(entry)
+        # Spelled out, not by `_scopes`: this runs for every event.
+        if entry.worker is not None:
+            self._tracks[entry.worker].push(entry)
+        if entry.plugin_id is not None:
+            self._tracks[entry.plugin_id].push(entry)
 
     def evict(self) -> None:
         """Lets go of the oldest, and remembers that it was there."""

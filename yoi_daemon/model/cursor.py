@@ -53,9 +53,13 @@ class CursorCodec:
 
     def encode(self, seq: int) -> str:
         """The cursor after event `seq`."""
+        return self.encode_ascii(seq).decode("ascii")
+
+    def encode_ascii(self, seq: int) -> bytes:
+        """As `encode`, in ASCII."""
         number = self._epoch_bits | seq << 64 | (seq * _A + self._epoch_check & _WORD)
         text = binascii.b2a_base64(number.to_bytes(_TOTAL, "big"), newline=False)
-        return text.translate(_URL_SAFE).decode("ascii")
+        return text.translate(_URL_SAFE)
 
 
 def decode_cursor(text: str) -> Cursor:

@@ -275,15 +275,18 @@ CATALOGUE: Mapping[str, type[Data]] = {
 """Every kind the daemon itself emits. A plugin's own kinds are `<plugin_id>.<name>`, any JSON."""
 
 
-class Draft(msgspec.Struct, frozen=True, kw_only=True):
-    """An event before the log gave it a number. `data` is a catalogue shape, or any JSON value."""
+class Draft(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An event before the log gave it a number. `data` is a catalogue shape, or any JSON value.
+
+    Its fields are those of `ObservationEvent`, less what the log adds.
+    """
 
     kind: str
-    data: Any
     runtime_id: str | None = None
     worker_id: str | None = None
     plugin_id: str | None = None
     correlation_id: str | None = None
+    data: Any
 
 
 class ObservationEvent(
@@ -306,11 +309,12 @@ class ObservationEvent(
 def format_time(unix_s: float) -> str:
     """Unix seconds as RFC 3339 in UTC with microseconds: `2026-01-02T03:04:05.000006Z`."""
     second, microsecond = divmod(round(unix_s * 1e6), 1_000_000)
-    return f"{_format_second(second)}.{str(microsecond).zfill(6)}Z"
+    return f"{format_second(second)}.{microsecond:06d}Z"
 
 
 @lru_cache(maxsize=4)
-def _format_second(unix_s: int) -> str:
+def format_second(unix_s: int) -> str:
+    """A whole second as RFC 3339 without its zone: `2026-01-02T03:04:05`."""
     # Most times written are of the second that runs.
     return datetime.fromtimestamp(unix_s, UTC).isoformat()[:-6]
 

@@ -2,6 +2,8 @@
 
 import struct
 
+_medium, _large = struct.Struct("!BBH").pack, struct.Struct("!BBQ").pack
+
 
 def text_frame(payload: bytes) -> bytes:
     """`payload` (UTF-8) as one unmasked, uncompressed text frame, RFC 6455 section 5.2.
@@ -12,8 +14,8 @@ def text_frame(payload: bytes) -> bytes:
     if size < 126:
         return bytes((0x81, size)) + payload
     if size < 1 << 16:
-        return struct.pack("!BBH", 0x81, 126, size) + payload
-    return struct.pack("!BBQ", 0x81, 127, size) + payload
+        return _medium(0x81, 126, size) + payload
+    return _large(0x81, 127, size) + payload
 
 
 def frame_size(frames: memoryview, start: int) -> int:

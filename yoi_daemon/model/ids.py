@@ -38,9 +38,8 @@ class IdSource:
         self._clock = clock
         self._random_bytes = random_bytes
         self._last = 0
-        # All but the last four characters, which stay as they are for a million identifiers counted up.
-        self._first_bits = -1
-        self._first_chars = ""
+        # What is written of it but the last four characters: the same for most that are made in one millisecond.
+        self._high, self._written = -1, ""
 
     def new(self, prefix: str) -> str:
         """The next identifier, such as `evt_06f5…`."""
@@ -51,15 +50,17 @@ class IdSource:
             self._last = milliseconds << _RANDOM_BITS | chance >> 1
         else:
             self._last += 1
-        number = self._last
-        if number >> 20 != self._first_bits:
-            self._first_bits = number >> 20
-            self._first_chars = "".join([_PAIRS[number >> shift & 1023] for shift in _FIRST_SHIFTS])
-        return f"{prefix}_{self._first_chars}{_PAIRS[number >> 10 & 1023]}{_PAIRS[number & 1023]}"
+        high, low = self._last >> _LOW_BITS, self._last & _LOW
+        if high != self._high:
+            self._high = high
+            self._written = "".join([_PAIRS[high >> shift & 1023] for shift in _SHIFTS])
+        return f"{prefix}_{self._written}{_PAIRS[low >> 10]}{_PAIRS[low & 1023]}"
 
 
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
-_FIRST_SHIFTS = range(120, 10, -10)
+_LOW_BITS = 20
+_LOW = (1 << _LOW_BITS) - 1
+_SHIFTS = range(100, -1, -10)
 
 
 def is_plugin_id(name: str) -> bool:

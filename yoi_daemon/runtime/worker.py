@@ -9,33 +9,17 @@ import trio
 
 from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.model.events import (
-    Data,
-    Draft,
-    Reason,
-    WorkerCreated,
-    WorkerDelta,
-    WorkerInputAccepted,
-    WorkerItem,
-    WorkerStateChanged,
-    WorkerTurnFinished,
-    WorkerTurnGivenUp,
-    WorkerTurnInterrupted,
-    WorkerTurnStarted,
-    format_time,
-)
+from yoi_daemon.model.events import Reason, WorkerDelta, format_time
 from yoi_daemon.model.ids import IdSource
 from yoi_daemon.model.settings import RuntimeSettings
 from yoi_daemon.model.states import WORKER_TERMINAL, WORKER_TRANSITIONS, Machine, WorkerState
-from yoi_daemon.model.workers import Role, WhenBusy, WorkerSummary, cut_text
+from yoi_daemon.model.workers import Role, WhenBusy, WorkerSummary
+from yoi_daemon.runtime.emitting import Emitter
 from yoi_daemon.runtime.engines.interface import Engine
 from yoi_daemon.runtime.inbox import Inbox
 from yoi_daemon.runtime.records import KeptWorker, Records
 from yoi_daemon.runtime.transcript import Item, Transcript
 from yoi_daemon.runtime.turn import RUNTIME_STOPPED, Input, RunningTurn, Verdict
-
-EVENT_TEXT_BYTES = 8192
-"""How much of an item's text its event carries; the transcript has it whole."""
 
 MAX_GIVEN_UP_TURNS = 8
 """So many given-up turns that still run, and the worker fails: each holds a task and whatever its engine holds."""
@@ -87,6 +71,7 @@ class Worker:
         )
         self._engine = engine
         self._around = surroundings
+        self._emit = Emitter(surroundings.runtime_id, worker_id, surroundings.event_log)
         self._machine: Machine[WorkerState] = Machine(WORKER_TRANSITIONS, "idle")
         self._reason: Reason | None = None
         self._inbox = Inbox(worker_id, surroundings.records)
@@ -105,8 +90,7 @@ class Worker:
 
     def announce(self, correlation_id: str | None) -> int:
         """Tells of a new worker; gives the number of the event."""
-        data = WorkerCreated(profile=self.profile, label=self.label, state="idle")
-        self.seq = self._append("worker.created", data, correlation_id)
+        self.seq = self._emit.created(self.profile, self.label, correlation_id)
         self._record()
         return self.seq
 
@@ -176,9 +160,7 @@ class Worker:
             )
         taken = Input(self._around.ids.new("itm"), text, correlation_id)
         interrupts = busy and when_busy == "interrupt"
-        depth = len(self._inbox) + 1
-        data = WorkerInputAccepted(item_id=taken.item_id, inbox_depth=depth)
-        seq = self._append("worker.input_accepted", data, correlation_id)
+        seq = self._emit.input_accepted(taken.item_id, len(self._inbox) + 1, correlation_id)
         self._inbox.put(taken, first=interrupts)
         if interrupts and self._turn is not None:
             self._turn.end(INTERRUPTED, self._around.settings.cancel_grace_s)
@@ -298,8 +280,7 @@ class Worker:
             clock=trio.current_time,
         )
         self._move("running", correlation_id=taken.correlation_id)
-        data = WorkerTurnStarted(generation=self.generation, item_id=taken.item_id)
-        self._append("worker.turn.started", data, taken.correlation_id)
+        self._emit.turn_started(turn, taken.item_id)
         self.add_item_of(turn, taken.item_id, "user", taken.text)
         turns.start_soon(turn.run, self._engine, name=f"turn of {self.worker_id}")
         limit = Reason("turn_timeout", f"over {settings.turn_timeout_s:g} s")
@@ -332,8 +313,7 @@ class Worker:
 
     def _note_interrupted(self, correlation_id: str | None) -> None:
         """The turn and the process ended together; the worker goes on without it."""
-        data = WorkerTurnInterrupted(generation=self.generation)
-        self._append("worker.turn.interrupted", data, correlation_id)
+        self._emit.turn_interrupted(self.generation, correlation_id)
         if self.state == "stopping":
             self._finish("stopped", self._reason)
         else:
@@ -349,13 +329,7 @@ class Worker:
 
     def _append_finished(self, turn: RunningTurn, verdict: Verdict) -> None:
         ended_s = trio.current_time() if turn.ended_s is None else turn.ended_s
-        finished = WorkerTurnFinished(
-            generation=turn.generation,
-            outcome=verdict.outcome,
-            duration_ms=round((ended_s - turn.begun_s) * 1000, 3),
-            reason=verdict.reason,
-        )
-        self._append("worker.turn.finished", finished, turn.correlation_id)
+        self._emit.turn_finished(turn, verdict, ended_s)
 
     def _note_given_up(self, turn: RunningTurn) -> None:
         self._given_up.append(turn)
@@ -367,8 +341,7 @@ class Worker:
             generation=turn.generation,
             waited_s=waited_s,
         )
-        data = WorkerTurnGivenUp(generation=turn.generation, waited_s=waited_s)
-        self._append("worker.turn.given_up", data, turn.correlation_id)
+        self._emit.turn_given_up(turn, waited_s)
         self._around.on_wedged(self)
 
     def _finish(self, to: WorkerState, reason: Reason | None) -> None:
@@ -398,28 +371,11 @@ class Worker:
     ) -> None:
         before = self._machine.move(to)
         self._reason = reason
-        data = WorkerStateChanged(
-            state=to,
-            before=before,
-            generation=self.generation,
-            reason=reason,
-            inputs_dropped=inputs_dropped,
+        self.seq = self._emit.state(
+            to, before, self.generation, reason, correlation_id, inputs_dropped=inputs_dropped
         )
-        self.seq = self._append("worker.state", data, correlation_id)
         self._record()
         self._note_changed()
-
-    def _append(self, kind: str, data: Data, correlation_id: str | None) -> int:
-        around = self._around
-        return around.event_log.append(
-            Draft(
-                kind=kind,
-                runtime_id=around.runtime_id,
-                worker_id=self.worker_id,
-                correlation_id=correlation_id,
-                data=data,
-            )
-        )
 
     # -- for its turns alone
 
@@ -443,15 +399,7 @@ class Worker:
         time = format_time(self._around.wall_clock())
         before = self.transcript.numbers
         item = self.transcript.append(item_id=item_id, role=role, text=text, time=time)
-        shown, full_bytes = cut_text(text, EVENT_TEXT_BYTES)
-        data = WorkerItem(
-            item_id=item.item_id,
-            role=role,
-            text=shown,
-            truncated=len(shown) < len(text),
-            full_bytes=full_bytes,
-        )
-        self._append("worker.item", data, turn.correlation_id)
+        self._emit.item(item, turn.correlation_id)
         let_go = range(before.start, self.transcript.numbers.start)
         self._around.records.item(self.worker_id, before.stop, item, let_go)
         if let_go:
@@ -459,7 +407,7 @@ class Worker:
 
     def tell_delta_of(self, turn: RunningTurn, delta: WorkerDelta) -> None:
         """Emits a part of a turn's item to come."""
-        self._append("worker.delta", delta, turn.correlation_id)
+        self._emit.delta(delta, turn.correlation_id)
 
     @property
     def max_item_bytes(self) -> int:
