@@ -14,6 +14,7 @@ from yoi_daemon.eventlog.filter import EVERYTHING, Filter
 from yoi_daemon.model.errors import ConfigurationError, StorageFailed
 from yoi_daemon.model.events import Draft
 from yoi_daemon.model.settings import StoreSettings
+from yoi_daemon.plugins.records import restore
 from yoi_daemon.store import schema
 from yoi_daemon.store.checking import find_faults
 from yoi_daemon.store.connection import connect
@@ -24,6 +25,7 @@ from yoi_daemon.store.segments import CLEAN_EVENTS, SEGMENT_BYTES, SEGMENT_EVENT
 from yoi_daemon.store.sqlite import AGE_EVERY_S, SqliteStore
 from yoi_daemon.store.tables import (
     FACT,
+    INGRESS_EVENT,
     PLUGIN_VALUE,
     TABLES,
     WATERMARK,
@@ -521,6 +523,27 @@ async def test_a_log_of_schema_1_is_read_as_it_was(opened: Open, tmp_path: Path)
         await store.commit(Batch({"volume": [event(203)]}, (), {"lifecycle": 100, "volume": 203}))
     with open_for_reading(tmp_path / FILE_NAME) as reading:
         assert find_faults(reading) == []
+
+
+async def test_what_waited_in_schema_1_waits_as_it_did(opened: Open, tmp_path: Path) -> None:
+    connection = connect(tmp_path / FILE_NAME)
+    schema.migrate(connection, "db", {1: schema.MIGRATIONS[1]})
+    for number, source, attempt, claim in ((5, "hook", 0, 0), (6, "api", 1, 1), (7, "timer", 3, 2)):
+        event = (number, "p", f"evt_{number}", "in", "cor_1", "2027", b"1", None, b"{}")
+        connection.execute("INSERT INTO ingress_event VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", event)
+        connection.execute(
+            "INSERT INTO progress VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (number, "p", number, source, None, attempt, 0, claim, b"[]"),
+        )
+    connection.close()
+    async with opened() as store:
+        restored = await restore(store, "p", 0)
+        assert [
+            (one.number, one.position, one.source, one.attempt, claim)
+            for one, claim in restored.waiting
+        ] == [(5, 5, "hook", 0, 0), (6, 6, "api", 1, 1), (7, 7, "timer", 3, 2)]
+        assert restored.tried == {5, 6, 7}
+        assert [row.source for row in await store.rows(INGRESS_EVENT)] == ["hook", "api", "timer"]
 
 
 async def test_the_tables_are_those_of_the_schema(opened: Open, tmp_path: Path) -> None:

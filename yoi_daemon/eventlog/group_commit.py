@@ -97,7 +97,8 @@ class GroupCommitLog:
             self._raise_failed()
         self._changes.extend(changes)
         self._recorded += 1
-        self._writer.unpark()
+        if self._writer:
+            self._writer.unpark()
         return self._recorded
 
     async def recorded(self, ticket: int) -> None:

@@ -15,11 +15,8 @@ MOST_TOLD = 20
 """So many rows are named of one kind of fault; a store that is broken is broken everywhere."""
 
 _RULES: dict[str, str] = {
-    "the accepted event {} is gone, its place in the queue is there": (
+    "the accepted event {} is gone, how far it is is there": (
         "SELECT number FROM progress WHERE number NOT IN (SELECT number FROM ingress_event)"
-    ),
-    "the accepted event {} has no place in a queue": (
-        "SELECT number FROM ingress_event WHERE number NOT IN (SELECT number FROM progress)"
     ),
     "the dead letter {} is gone, its entry is there": (
         "SELECT number FROM dead_letter WHERE number NOT IN (SELECT number FROM progress)"
@@ -29,8 +26,13 @@ _RULES: dict[str, str] = {
         " LEFT JOIN dead_letter USING (number) WHERE progress.plugin_id <> ingress_event.plugin_id"
         " OR progress.plugin_id <> dead_letter.plugin_id"
     ),
+    "the accepted event {} is claimed by another plugin": (
+        "SELECT number FROM claimed, json_each(numbers) JOIN ingress_event ON number = json_each.value"
+        " WHERE claimed.plugin_id <> ingress_event.plugin_id"
+    ),
     "the place in the queue of event {} is taken twice": (
-        "SELECT max(number) FROM progress GROUP BY position HAVING count(*) > 1"
+        "SELECT max(number) FROM ingress_event LEFT JOIN progress USING (number)"
+        " GROUP BY ifnull(position, number) HAVING count(*) > 1"
     ),
 }
 """What is wrong, and the rows it is wrong of: none, where all is well."""

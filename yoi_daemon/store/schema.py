@@ -81,6 +81,12 @@ MIGRATIONS: Mapping[int, Sequence[Step]] = {
         f"CREATE TABLE lifecycle_segment {_SEGMENT_COLUMNS}",
         f"CREATE TABLE volume_segment {_SEGMENT_COLUMNS}",
         _gather_events,
+        # Only what was tried has a progress of its own; the claims of a plugin are one row.
+        "ALTER TABLE ingress_event ADD COLUMN source TEXT NOT NULL DEFAULT 'api'",
+        """UPDATE ingress_event SET source = progress.source FROM progress
+            WHERE progress.number = ingress_event.number""",
+        """CREATE TABLE claimed (plugin_id TEXT PRIMARY KEY, is_alone INTEGER NOT NULL,
+            numbers TEXT NOT NULL) STRICT, WITHOUT ROWID""",
     ),
 }
 """The steps that lead to each version from the one before it."""

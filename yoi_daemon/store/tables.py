@@ -111,7 +111,8 @@ class WorkerNumber(NamedTuple):
 class IngressEvent(NamedTuple):
     """An accepted event as it came, by the number of its acceptance; it stays while it waits or is dead.
 
-    `headers` is JSON; `body` is None where it is the payload itself.
+    Without a `Progress` it waits for its first attempt, at its number's place in the order. `headers` is
+    JSON; `body` is None where it is the payload itself.
     """
 
     number: int
@@ -123,13 +124,15 @@ class IngressEvent(NamedTuple):
     payload: bytes
     body: bytes | None
     headers: bytes
+    source: str
 
 
 class Progress(NamedTuple):
-    """How far an accepted event is. `position` is its place in the order: its number, or its redelivery's.
+    """How far an accepted event is that was tried, or redelivered.
 
-    `claim` is 0 where no attempt is under way, 1 where one was claimed together with others, and 2
-    where it alone was; `attempts` is JSON, how each attempt ended.
+    `position` is its place in the order: its number, or its redelivery's. `claim` is 1 where the process
+    ended while an attempt was claimed together with others, and 2 where it alone was; `attempts` is
+    JSON, how each attempt ended.
     """
 
     number: int
@@ -141,6 +144,17 @@ class Progress(NamedTuple):
     failures: int
     claim: int
     attempts: bytes
+
+
+class Claimed(NamedTuple):
+    """A plugin's events whose next attempt is under way: `numbers` is JSON, and one may have ended since.
+
+    The attempt is one more than their `Progress` says. `is_alone` where one was claimed, and no others with it.
+    """
+
+    plugin_id: str
+    is_alone: int
+    numbers: str
 
 
 class DeadLetterRow(NamedTuple):
@@ -224,6 +238,7 @@ WATERMARK = Table("watermark", Watermark, 2)
 WORKER_NUMBER = Table("worker_number", WorkerNumber, 2)
 INGRESS_EVENT = Table("ingress_event", IngressEvent)
 PROGRESS = Table("progress", Progress)
+CLAIMED = Table("claimed", Claimed)
 DEAD_LETTER = Table("dead_letter", DeadLetterRow)
 IDEMPOTENCY_KEY = Table("idempotency_key", IdempotencyKey, 3)
 PLUGIN_VALUE = Table("plugin_value", PluginValue, 2)
@@ -239,6 +254,7 @@ TABLES: tuple[Table[Any], ...] = (
     WORKER_NUMBER,
     INGRESS_EVENT,
     PROGRESS,
+    CLAIMED,
     DEAD_LETTER,
     IDEMPOTENCY_KEY,
     PLUGIN_VALUE,
