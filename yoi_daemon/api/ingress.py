@@ -36,6 +36,9 @@ class BatchLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     key: str | None = None
 
 
+_line = msgspec.json.Decoder(BatchLine)
+
+
 class BatchAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """One line's answer: the event's receipt, or its refusal, to which codes add members of their own."""
 
@@ -111,7 +114,7 @@ async def _accept_line(call: Call, service: Service, line: bytes) -> tuple[dict[
     try:
         try:
             check_json(line)
-            event = msgspec.json.decode(line, type=BatchLine)
+            event = _line.decode(line)
         except (msgspec.ValidationError, ValueError) as error:
             raise Refused("invalid_request", f"the line does not fit: {error}") from error
         key = None if event.key is None else call.own_key(event.key)
