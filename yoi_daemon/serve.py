@@ -20,7 +20,9 @@ import trio
 from yoi_daemon.api.app import Application
 from yoi_daemon.daemon.certificates import open_certificates
 from yoi_daemon.daemon.daemon import Daemon
+from yoi_daemon.daemon.journal import JournalHandler, is_journal
 from yoi_daemon.daemon.logs import configure_logs
+from yoi_daemon.daemon.loop_watch import open_loop_watch
 from yoi_daemon.daemon.opening import open_daemon
 from yoi_daemon.daemon.service_manager import ServiceManager, open_service_manager
 from yoi_daemon.daemon.settings_file import read_settings
@@ -61,6 +63,7 @@ LAST_RESORT_S = 5.0
 COLLECT_EVERY = 10_000
 """New containers between two looks for garbage among them, the interpreter's 700: under load those are
 accepted events, which are no garbage, and looking was a twentieth of the processor (`scripts/bench durable`)."""
+STDERR = 2
 EXIT_AT_ONCE = 130
 """What a second SIGINT ends with: 128 + SIGINT, as shells say it."""
 
@@ -85,7 +88,8 @@ def run(
     inherited = inherited_sockets(environ, os.getpid())
     trust, redaction = trust_for(directories), Redaction()
     settings = read_settings(directories, environ, trust)
-    configure_logs(settings.daemon.log_level, redaction)
+    journal = JournalHandler(STDERR) if is_journal(environ, STDERR) else None
+    configure_logs(settings.daemon.log_level, redaction, journal=journal)
     wants_observe = _wants_observe(settings, directories)
     raise_limit()
     with hold_state_directory(directories), ExitStack() as sockets:
@@ -115,12 +119,15 @@ def run(
             trust=trust,
             redaction=redaction,
         )
+        notifier = Notifier(environ)
         open_manager = partial(
             open_service_manager,
-            notifier=Notifier(environ),
+            notifier=notifier,
             watchdog_s=watchdog_interval_s(environ, os.getpid()),
         )
-        trio.run(_serve, directories, settings, tokens, open_it, open_manager, bound, announce)
+        trio.run(
+            _serve, directories, settings, tokens, open_it, open_manager, notifier, bound, announce
+        )
         tokens.keep_uses()
 
 
@@ -130,6 +137,7 @@ async def _serve(
     tokens: Tokens,
     open_it: Callable[[], AbstractAsyncContextManager[Daemon]],
     open_manager: Callable[..., AbstractAsyncContextManager[ServiceManager]],
+    notifier: Notifier,
     bound: Bound,
     announce: Callable[[str], None],
 ) -> None:
@@ -140,6 +148,7 @@ async def _serve(
         async with (
             open_it() as daemon,
             open_manager(daemon, hangups=hangups) as manager,
+            open_loop_watch(daemon, notifier, manager.tell),
             trio.open_nursery() as tending,
         ):
             tending.start_soon(tokens.tend)

@@ -1,3 +1,4 @@
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ def test_all_is_well(told: Any) -> None:
                     }
                 ]
             },
-            "plugin bad is failed (import_error: line 3), tried again at soon",
+            "plugin bad is failed (import_error: line 3), tried again at soon; "
+            "see 'yoi-daemon plugin show bad'",
         ),
         (
             {
@@ -78,16 +80,73 @@ def test_all_is_well(told: Any) -> None:
                     }
                 ]
             },
-            "plugin slow refuses events: its queue is full (256/256)",
+            "plugin slow refuses events: its queue is full (256/256); "
+            "'yoi-daemon plugin show slow' tells how long its handlers take",
         ),
         (
             {"runtimes": [{"runtime_id": "gpu", "status": "unavailable"}]},
-            "runtime gpu is unavailable",
+            "runtime gpu is unavailable; see 'yoi-daemon runtime show gpu'",
         ),
     ],
 )
 def test_who_is_to_blame(told: Any, changes: dict[str, Any], complaint: str) -> None:
-    assert told(**changes).splitlines()[:2] == ["not well", f"  {complaint}"]
+    assert told(**changes).splitlines()[0] == f"not well: {complaint}"
+
+
+@pytest.mark.parametrize(
+    ("code", "step"),
+    [
+        ("wedged", "its lane is sealed until the daemon restarts"),
+        ("syntax_error", "mend it, then 'yoi-daemon reload'"),
+        ("crashed", "see 'yoi-daemon plugin show p'"),
+    ],
+)
+def test_what_to_do_next(told: Any, code: str, step: str) -> None:
+    failed = {"plugin_id": "p", "state": "failed", "reason": {"code": code}}
+    assert told(plugins=[failed]).splitlines()[0].endswith(step)
+
+
+def test_the_plugin_is_named_before_what_it_keeps_from_being_ready(told: Any) -> None:
+    failed = {"plugin_id": "p", "state": "failed", "reason": {"code": "wedged"}}
+    lines = told(ready=False, not_ready=["plugin_failed:p"], plugins=[failed]).splitlines()
+    assert lines[0].startswith("not well: plugin p is failed (wedged)")
+    assert lines[1] == "     also: the daemon is not ready (plugin_failed:p)"
+
+
+def test_a_nearly_full_disk_is_told(told: Any) -> None:
+    out = told(store={"kind": "sqlite", "durable": True, "low": True, "free_bytes": 1 << 20})
+    assert out.startswith("not well: the disk is nearly full (1.0 MiB free)")
+
+
+def test_who_held_the_event_loop_is_told_while_it_is_news(told: Any) -> None:
+    last = {"plugin_id": "p", "where": "plugins/p.py:7", "blocked_s": 15.1}
+    loop = {"count": 2, "longest_s": 15.1, "last": last, "last_ago_s": 72.0}
+    assert told(loop=loop).startswith(
+        "not well: plugin p held the event loop for 15 s at plugins/p.py:7, 1 min 12 s ago; "
+    )
+    later = told(loop=loop | {"last_ago_s": 301.0})
+    assert later.startswith("well\n")
+    assert "loop      stood still 2 times, 15 s at most" in later
+    ours = told(loop=loop | {"last": last | {"plugin_id": None, "where": "yoi_daemon/x.py:1"}})
+    assert ours.startswith("not well: the daemon itself held")
+
+
+def test_a_daemon_that_cannot_answer_has_written_down_who_holds_it(
+    run: Any, daemon: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("yoi_daemon.cli.status.DEADLINE_S", 0.05)
+    told = daemon.state / "blocked.json"
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it listens, and does not answer
+        daemon.write(api=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        assert "overloaded or stopped" in run("status", "--state", str(daemon.state)).err
+        told.write_text("not json")
+        assert "overloaded or stopped" in run("status", "--state", str(daemon.state)).err
+        told.write_text(
+            '{"since": "now", "plugin_id": "p", "where": "plugins/p.py:7", "blocked_s": 0.7}'
+        )
+        outcome = run("status", "--state", str(daemon.state))
+    assert outcome.code == 69
+    assert "stood still since now, held by plugin p, at plugins/p.py:7" in outcome.err
 
 
 def test_a_plugin_that_was_stopped_is_no_complaint(told: Any) -> None:

@@ -220,3 +220,20 @@ def test_an_older_store_can_be_copied_before_it_is_brought_here(
     monkeypatch.setattr(reading, "VERSION", reading.VERSION + 1)
     assert run("store", "check", "--state", str(state)).code == 78
     assert run("store", "backup", str(tmp_path / "copy"), "--state", str(state)).code == 0
+
+
+@pytest.mark.parametrize("runs", [False, True])
+def test_as_root_the_services_store_is_found(
+    run: Run, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: bool
+) -> None:
+    runtime, mine = tmp_path / "run", tmp_path / "home" / ".local" / "state" / "yoi-daemon"
+    monkeypatch.setattr("yoi_daemon.cli.store.SYSTEM_STATE_DIRECTORY", state)
+    monkeypatch.setattr("yoi_daemon.cli.store.RUNTIME_DIRECTORY", runtime)
+    if runs:  # then it is the one, though this user has one too
+        runtime.mkdir()
+        (runtime / "daemon.json").touch()
+        mine.mkdir(parents=True)
+        (mine / "store.sqlite3").touch()
+    assert str(state / "store.sqlite3") in run("store", "check").out
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "other"))
+    assert str(tmp_path / "other") in run("store", "check").err

@@ -74,6 +74,8 @@ class Follower(threading.Thread):
         super().__init__(daemon=True)
         self.told: list[dict[str, Any]] = []
         self.resumed: Counter[str] = Counter()
+        self.refused: list[str] = []
+        """Codes of what it was told instead of what it asked for; then it asks no more."""
         self.stopped = threading.Event()
         self._state = state
 
@@ -93,7 +95,9 @@ class Follower(threading.Thread):
             additional_headers={"Authorization": f"Bearer {token}"},
             close_timeout=0.1,
         ) as stream:
-            self.resumed[json.loads(stream.recv(timeout=10))["resume"]] += 1
+            if self._ends(hello := json.loads(stream.recv(timeout=10))):
+                return
+            self.resumed[hello["resume"]] += 1
             while not self.stopped.is_set():
                 try:
                     message = json.loads(stream.recv(timeout=0.2))
@@ -101,8 +105,16 @@ class Follower(threading.Thread):
                     continue
                 if message["type"] == "event":
                     self.told.append(message)
-                elif message["type"] not in ("bookmark",):
-                    raise AssertionError(message)
+                elif self._ends(message):
+                    return
+                else:
+                    assert message["type"] == "bookmark", message
+
+    def _ends(self, message: dict[str, Any]) -> bool:
+        if message["type"] == "error" and message["code"] != "shutting_down":
+            self.refused.append(message["code"])
+            self.stopped.set()
+        return message["type"] == "error"
 
 
 class House:
@@ -121,7 +133,9 @@ class House:
         # and clients that still ask there would talk to that.
         number = os.getpid() % 65_536
         self._listen = f"127.77.{number // 256}.{number % 256}:0"
-        self._program = program
+        self.program = program
+        self.environ: dict[str, str] = {}
+        """Of the next daemon."""
         self._daemon: DaemonProcess | None = None
 
     def start(self) -> DaemonProcess:
@@ -129,7 +143,8 @@ class House:
         self._daemon = DaemonProcess(
             self.config,
             self.state,
-            self._program,
+            self.program,
+            **self.environ,
             LEDGER=str(self.ledger),
             YOI__API__LISTEN=self._listen,
             YOI__OBSERVE__LISTEN=self._listen,
@@ -229,32 +244,10 @@ def test_kills_lose_nothing(house: House, full: bool, capsys: pytest.CaptureFixt
     for follower in followers:
         follower.start()
     daemon = run_and_kill(house, kills, random.Random(9))
-    status = settle(daemon)
-    head = daemon.request("GET", "/api/status")[1]["log"]["head_seq"]
-    deadline = time.monotonic() + 30
-    while any(not one.told or one.told[-1]["seq"] < head for one in followers):
-        assert time.monotonic() < deadline, [one.told[-1]["seq"] for one in followers]
-        time.sleep(0.1)
-    for follower in followers:
-        follower.stopped.set()
-        follower.join(10)
-    assert daemon.stop() == 0
-
-    answers, noted = house.answered(), house.noted()
-    assert house.lost() == set()
-    by_key: defaultdict[str, set[str]] = defaultdict(set)
-    for one in answers:
-        by_key[one["key"]].add(one["event_id"])
-    for _, _, event_id, _, key in noted:
-        by_key[key].add(event_id)
-    assert {key: ids for key, ids in by_key.items() if len(ids) > 1} == {}
-    attempts: defaultdict[str, list[int]] = defaultdict(list)
-    for what, _, event_id, attempt, _ in noted:
-        if what == "begun":
-            attempts[event_id].append(int(attempt))
-    assert all(tries == sorted(set(tries)) for tries in attempts.values())
-    assert [one["counters"].get("dead_lettered", 0) for one in status["plugins"]] == [0, 0, 0]
+    head = end(daemon, followers)
+    attempts = check_books(house)
     check_streams(house, followers)
+    answers = house.answered()
     cut = quantiles(house.ready_s, n=100, method="inclusive")
     with capsys.disabled():
         print(
@@ -265,6 +258,38 @@ def test_kills_lose_nothing(house: House, full: bool, capsys: pytest.CaptureFixt
             f"{[dict(one.resumed) for one in followers]}; load {os.getloadavg()[0]:.1f}"
         )
     assert cut[98] < READY_BOUND_S
+
+
+def end(daemon: DaemonProcess, followers: Sequence[Follower]) -> int:
+    """Nothing waits, nothing is dead, and everybody was told everything; gives the last event's number."""
+    status = settle(daemon)
+    assert [one["counters"].get("dead_lettered", 0) for one in status["plugins"]] == [0, 0, 0]
+    head: int = daemon.request("GET", "/api/status")[1]["log"]["head_seq"]
+    deadline = time.monotonic() + 30
+    while any(not one.told or one.told[-1]["seq"] < head for one in followers):
+        assert time.monotonic() < deadline, [len(one.told) for one in followers]
+        time.sleep(0.1)
+    for follower in followers:
+        follower.stopped.set()
+        follower.join(10)
+    assert daemon.stop() == 0
+    return head
+
+
+def check_books(house: House) -> dict[str, list[int]]:
+    """What was accepted was handled, under one id for a key, its attempts numbered; gives these."""
+    assert house.lost() == set()
+    by_key: defaultdict[str, set[str]] = defaultdict(set)
+    for one in house.answered():
+        by_key[one["key"]].add(one["event_id"])
+    attempts: defaultdict[str, list[int]] = defaultdict(list)
+    for what, _, event_id, attempt, key in house.noted():
+        by_key[key].add(event_id)
+        if what == "begun":
+            attempts[event_id].append(int(attempt))
+    assert {key: ids for key, ids in by_key.items() if len(ids) > 1} == {}
+    assert all(tries == sorted(set(tries)) for tries in attempts.values())
+    return attempts
 
 
 def check_streams(house: House, followers: Sequence[Follower]) -> None:
@@ -283,6 +308,7 @@ def check_streams(house: House, followers: Sequence[Follower]) -> None:
         assert [json.loads(kept[event["seq"]]) for event in follower.told] == follower.told
         assert set(follower.resumed) <= {"earliest", "exact"}
         assert follower.resumed["earliest"] == 1
+        assert follower.refused == []
 
 
 @pytest.mark.parametrize("house", [weak("slow")], indirect=True)

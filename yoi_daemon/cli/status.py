@@ -9,11 +9,27 @@ from yoi_daemon.cli.options import Client, client_options
 from yoi_daemon.cli.output import duration, json_text, size, write_json, write_state, write_table
 from yoi_daemon.cli.printable import printable
 from yoi_daemon.cli.talking import talk
-from yoi_daemon.cli.views import Answer, Diagnostic, Plugin, Status, view
-from yoi_daemon.cli.watch import Rates, watch_status
+from yoi_daemon.cli.views import Answer, Diagnostic, LastBlock, Plugin, Status, view
+from yoi_daemon.cli.watch import DEADLINE_S, Rates, watch_status
 from yoi_daemon.client.rest import Daemon
 
+RECENT_S = 300.0
+"""For so long a loop that stood still is told as what is not well; later it is a figure."""
+
 _CALM_STATES = frozenset({"ready", "running", "stopped"})
+_UNLOADED = frozenset(
+    {
+        "api_version",
+        "configuration_error",
+        "definition_error",
+        "import_failed",
+        "import_timeout",
+        "not_trusted",
+        "syntax_error",
+        "unreadable",
+    }
+)
+"""Reasons of a plugin whose module or settings could not be taken."""
 
 
 @click.command()
@@ -32,7 +48,7 @@ def status(options: Client, watch: bool) -> None:
     async def get(daemon: Daemon) -> Answer:
         return await daemon.get("/api/status", Answer)
 
-    answer = talk(options, get)
+    answer = talk(options, get, deadline_s=DEADLINE_S)
     if options.as_json:
         write_json(answer)
     else:
@@ -70,32 +86,74 @@ def _write_json_line(answer: Answer, _rates: Rates | None) -> None:
 
 
 def complaints(told: Status) -> list[str]:
-    """What is not well, the worst first; one sentence for each part that is to blame."""
-    found: list[str] = []
-    if not told.ready:
-        codes = f" ({', '.join(told.not_ready)})" if told.not_ready else ""
-        found.append(f"the daemon is not ready{codes}")
+    """What is not well, the worst first: for each part that is to blame one sentence, with what to do."""
+    plugins = [_failing(plugin) for plugin in told.plugins if plugin.state not in _CALM_STATES]
+    ready = [] if told.ready else [_not_ready(told)]
+    # Where a plugin keeps the daemon from being ready, it is the one to name.
+    is_plugins = all(code.startswith("plugin_failed:") for code in told.not_ready)
+    found = [*plugins, *ready] if plugins and is_plugins else [*ready, *plugins]
+    if told.store.low:
+        free = "" if told.store.free_bytes is None else f" ({size(told.store.free_bytes)} free)"
+        found.append(
+            f"the disk is nearly full{free}, and nothing new is accepted; make room, and it goes on by itself"
+        )
     found += [
-        f"plugin {plugin.plugin_id} is {plugin.state}"
-        + (f" ({plugin.reason})" if plugin.reason else "")
-        + (f", tried again at {plugin.retry_at}" if plugin.retry_at else "")
-        for plugin in told.plugins
-        if plugin.state not in _CALM_STATES
-    ]
-    found += [
-        f"plugin {plugin.plugin_id} refuses events: its queue is full ({plugin.queue})"
+        f"plugin {plugin.plugin_id} refuses events: its queue is full ({plugin.queue}); "
+        f"'yoi-daemon plugin show {plugin.plugin_id}' tells how long its handlers take"
         for plugin in told.plugins
         if _is_full(plugin)
     ]
+    if told.loop.last is not None and (told.loop.last_ago_s or 0) < RECENT_S:
+        found.append(_blocked(told.loop.last, told.loop.last_ago_s or 0))
     for runtime in told.runtimes:
         if runtime.status not in {"available", "?"}:
-            found.append(f"runtime {runtime.runtime_id} is {runtime.status}")
+            found.append(
+                f"runtime {runtime.runtime_id} is {runtime.status}; "
+                f"see 'yoi-daemon runtime show {runtime.runtime_id}'"
+            )
         found += [f"runtime {runtime.runtime_id}: {text}" for text in _grave(runtime.diagnostics)]
     return found + _grave(told.diagnostics)
 
 
+def _failing(plugin: Plugin) -> str:
+    code = "" if plugin.reason is None else plugin.reason.code
+    why = f" ({plugin.reason})" if plugin.reason else ""
+    again = f", tried again at {plugin.retry_at}" if plugin.retry_at else ""
+    if code == "wedged":
+        step = "its lane is sealed until the daemon restarts"
+    elif code in _UNLOADED:
+        step = "mend it, then 'yoi-daemon reload'"
+    else:
+        step = f"see 'yoi-daemon plugin show {plugin.plugin_id}'"
+    return f"plugin {plugin.plugin_id} is {plugin.state}{why}{again}; {step}"
+
+
+def _not_ready(told: Status) -> str:
+    codes = f" ({', '.join(told.not_ready)})" if told.not_ready else ""
+    return f"the daemon is not ready{codes}"
+
+
+def _blocked(last: LastBlock, ago_s: float) -> str:
+    who = f"plugin {last.plugin_id}" if last.plugin_id else "the daemon itself"
+    place = f" at {last.where}" if last.where else ""
+    step = (
+        "write that as a plain def, which runs in a thread"
+        if last.plugin_id
+        else "please report it, with its line"
+    )
+    return (
+        f"{who} held the event loop for {duration(last.blocked_s)}{place}, "
+        f"{duration(ago_s)} ago; {step}"
+    )
+
+
 def _grave(diagnostics: Sequence[Diagnostic]) -> list[str]:
-    return [found.message or found.code for found in diagnostics if found.severity != "info"]
+    steps = {"reload_refused": "; mend it, then 'yoi-daemon reload'"}
+    return [
+        (found.message or found.code) + steps.get(found.code, "")
+        for found in diagnostics
+        if found.severity != "info"
+    ]
 
 
 def _is_full(plugin: Plugin) -> bool:
@@ -107,9 +165,10 @@ def _write_verdict(told: Status) -> None:
     if not found:
         click.echo(click.style("well", fg="green", bold=True))
         return
-    click.echo(click.style("not well", fg="red", bold=True))
-    for complaint in found:
-        click.echo(f"  {printable(complaint)}")
+    first, *others = found
+    click.echo(f"{click.style('not well', fg='red', bold=True)}: {printable(first)}")
+    for complaint in others:
+        click.echo(f"     also: {printable(complaint)}")
 
 
 def _write_parts(told: Status) -> None:
@@ -127,6 +186,9 @@ def _write_parts(told: Status) -> None:
     where = "on" if told.observe.port is None else f"port {told.observe.port}"
     stream = f"{where}, {told.observe.subscribers} subscribers"
     click.echo(f"observe   {stream if told.observe.enabled else 'off'}")
+    if told.loop.count:
+        longest = duration(told.loop.longest_s)
+        click.echo(f"loop      stood still {told.loop.count} times, {longest} at most")
     for runtime in told.runtimes:
         kind, state = runtime.implementation_kind, write_state(runtime.status)
         click.echo(f"runtime   {printable(runtime.runtime_id)} ({kind}) {state}")

@@ -1,5 +1,6 @@
 """`yoi-daemon store …`: the daemon's store, looked at and copied whether the daemon runs or not."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +14,8 @@ from yoi_daemon.cli.options import Common, common_options
 from yoi_daemon.cli.output import duration, note, size, write_columns, write_json, write_table
 from yoi_daemon.cli.printable import printable
 from yoi_daemon.cli.talking import Progress, with_progress
+from yoi_daemon.client.locate import RUNTIME_DIRECTORY, SYSTEM_STATE_DIRECTORY
+from yoi_daemon.model.directories import DAEMON_FILE
 from yoi_daemon.store.backup import back_up
 from yoi_daemon.store.checking import find_faults
 from yoi_daemon.store.opening import FILE_NAME
@@ -107,7 +110,15 @@ def stats(options: Common, file: str | None) -> None:
 
 
 def _path(options: Common, file: str | None) -> Path:
-    return Path(file) if file is not None else options.directories().state / FILE_NAME
+    """The store of the daemon that the other commands talk to, or would if it ran."""
+    if file is not None:
+        return Path(file)
+    mine, service = options.directories().state / FILE_NAME, SYSTEM_STATE_DIRECTORY / FILE_NAME
+    if options.state or os.environ.get("STATE_DIRECTORY"):
+        return mine
+    # os.path: a directory that this user may not look into is not theirs.
+    runs = os.path.exists(RUNTIME_DIRECTORY / DAEMON_FILE)
+    return service if os.path.exists(service) and (runs or not mine.exists()) else mine
 
 
 def _run(work: Callable[[], R], progress: Progress, *, abandon: bool) -> R:

@@ -290,6 +290,8 @@ class Store(View):
     kind: str = "?"
     durable: bool = False
     note: str = ""
+    low: bool = False
+    free_bytes: int | None = None
 
 
 class Log(View):
@@ -308,6 +310,23 @@ class Observe(View):
     subscribers: int = 0
 
 
+class LastBlock(View):
+    """The latest time the event loop stood still."""
+
+    plugin_id: str | None = None
+    where: str | None = None
+    blocked_s: float = 0
+
+
+class Loop(View):
+    """How often the event loop stood still."""
+
+    count: int = 0
+    longest_s: float = 0
+    last: LastBlock | None = None
+    last_ago_s: float | None = None
+
+
 class Status(View):
     """The answer of `GET /api/status`."""
 
@@ -319,6 +338,7 @@ class Status(View):
     store: Store = msgspec.field(default_factory=Store)
     log: Log = msgspec.field(default_factory=Log)
     observe: Observe = msgspec.field(default_factory=Observe)
+    loop: Loop = msgspec.field(default_factory=Loop)
     plugins: list[Plugin] = []
     runtimes: list[Runtime] = []
     diagnostics: list[Diagnostic] = []

@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from yoi_daemon.model.directories import PROGRAM, find_directories
+from yoi_daemon.model.blocking import Blocked
+from yoi_daemon.model.directories import BLOCKED_FILE, DAEMON_FILE, PROGRAM, find_directories
 from yoi_daemon.model.errors import ConfigurationError, NotAllowed, Unreachable
 
 RUNTIME_DIRECTORY = Path("/run") / PROGRAM
@@ -23,7 +24,6 @@ RUNTIME_DIRECTORY = Path("/run") / PROGRAM
 SYSTEM_STATE_DIRECTORY = Path("/var/lib") / PROGRAM
 """systemd's `StateDirectory=`: where the service found by `/run` keeps its token."""
 
-_DAEMON_FILE = "daemon.json"
 _TOKEN_FILE = "admin.token"
 _MAX_FILE_BYTES = 65_536
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -79,7 +79,7 @@ def locate(
     """
     searched = _places(state, environ, runtime_directory)
     for place in searched:
-        file = place / _DAEMON_FILE
+        file = place / DAEMON_FILE
         content = _read(file)
         if content is None:
             continue
@@ -102,9 +102,21 @@ def locate(
             certificates=daemon.certificates,
         )
     raise Unreachable(
-        f"no daemon is running: no {_DAEMON_FILE} in {', '.join(map(str, searched))}; start one "
+        f"no daemon is running: no {DAEMON_FILE} in {', '.join(map(str, searched))}; start one "
         f"with '{PROGRAM} run', or name one with --state DIR or with --url and --token-file"
     )
+
+
+def what_blocks(location: Location) -> str | None:
+    """What holds the event loop of a daemon that does not answer, as it has written down; else None."""
+    if not location.source.endswith(DAEMON_FILE):
+        return None
+    try:
+        content = Path(location.source).with_name(BLOCKED_FILE).read_bytes()
+        blocked = msgspec.json.decode(content, type=Blocked)
+    except (OSError, ValueError):
+        return None
+    return f"its event loop has stood still since {blocked.since}, held by {blocked.who}"
 
 
 def locate_by_url(url: str, token_file: str, ca_file: str | None = None) -> Location:

@@ -10,7 +10,7 @@ import httpx2
 import msgspec
 import trio
 
-from yoi_daemon.client.locate import Location
+from yoi_daemon.client.locate import Location, what_blocks
 from yoi_daemon.client.refusals import refused_from_problem
 from yoi_daemon.client.transport import client_context, distrust
 from yoi_daemon.model.errors import Refused, Unreachable, YoiError
@@ -157,9 +157,11 @@ class Daemon:
             with trio.fail_after(self._deadline_s) as scope:
                 yield scope
         except (trio.TooSlowError, httpx2.TimeoutException) as error:
-            raise NoAnswerInTime(
-                f"{self._place} did not answer {method} {path} in time; "
+            why = what_blocks(self._location) or (
                 "see whether the daemon is overloaded or stopped (SIGSTOP)"
+            )
+            raise NoAnswerInTime(
+                f"{self._place} did not answer {method} {path} in time; {why}"
             ) from error
         except httpx2.ConnectError as error:
             if (untrusted := distrust(error)) is not None:

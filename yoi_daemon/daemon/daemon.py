@@ -16,6 +16,7 @@ from yoi_daemon.daemon.settings_file import read_settings
 from yoi_daemon.daemon.statedir import write_daemon_file
 from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.front.tokens import Tokens
+from yoi_daemon.model.blocking import Blocked, Blocks, LoopFigures
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import ConfigFault, ConfigurationError, Refused
 from yoi_daemon.model.events import (
@@ -25,6 +26,7 @@ from yoi_daemon.model.events import (
     DaemonReloadRefused,
     Data,
     Draft,
+    LoopBlocked,
     format_time,
 )
 from yoi_daemon.model.ids import IdSource
@@ -91,6 +93,7 @@ class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
     store: StoreStatus
     log: LogStatus
     observe: ObserveStatus
+    loop: Blocks
     plugins: tuple[PluginRecord, ...]
     runtimes: tuple[RuntimeSummary, ...]
     diagnostics: tuple[Diagnostic, ...]
@@ -154,6 +157,7 @@ class Daemon:
         self.wall_clock = wall_clock
         self.draining = trio.Event()
         self.observed = Observed()
+        self.loop = LoopFigures()
         self.metrics = CollectorRegistry()
         self._started_s = trio.current_time()
         self._serves = False
@@ -234,6 +238,7 @@ class Daemon:
                 subscribers=self.observed.subscribers,
                 slow_consumers=self.observed.slow_consumers,
             ),
+            loop=self.loop.blocks(trio.current_time()),
             plugins=self.plugins.records(),
             runtimes=self.registry.summaries(),
             diagnostics=self._diagnostics(),
@@ -349,9 +354,18 @@ class Daemon:
         self._refused = (only, diagnostic)
         self.append("daemon.reload_refused", DaemonReloadRefused(faults=tuple(faults)))
 
-    def append(self, kind: str, data: Data) -> int:
-        """Appends one of the daemon's own events."""
-        return self.event_log.append(Draft(kind=kind, data=data))
+    def note_blocked(self, blocked: Blocked) -> None:
+        """The event loop stood still, and turns again."""
+        self.loop.note(blocked, trio.current_time())
+        self.append(
+            "daemon.loop_blocked",
+            LoopBlocked(where=blocked.where, blocked_s=blocked.blocked_s),
+            blocked.plugin_id,
+        )
+
+    def append(self, kind: str, data: Data, plugin_id: str | None = None) -> int:
+        """Appends one of the daemon's own events; `plugin_id` is whose doing it was, if a plugin's."""
+        return self.event_log.append(Draft(kind=kind, data=data, plugin_id=plugin_id))
 
 
 def version() -> str:

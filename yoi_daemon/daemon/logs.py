@@ -1,4 +1,4 @@
-"""Logging: human lines on a terminal, else JSON, one event a line, on standard error."""
+"""Logging: fields in the journal, human lines on a terminal, else JSON, one event a line, on standard error."""
 
 import json
 import logging
@@ -9,6 +9,7 @@ from typing import Any, TextIO, cast
 import structlog
 from structlog.typing import Processor
 
+from yoi_daemon.daemon.journal import JournalHandler
 from yoi_daemon.model.redaction import REDACTED, Redaction
 
 LOGGED_HEADERS = frozenset(
@@ -28,10 +29,16 @@ LOGGED_HEADERS = frozenset(
 """What may be logged of a request's headers; of others their names alone, for they may be credentials."""
 
 
-def configure_logs(level: str, redaction: Redaction, stream: TextIO | None = None) -> None:
+def configure_logs(
+    level: str,
+    redaction: Redaction,
+    stream: TextIO | None = None,
+    journal: JournalHandler | None = None,
+) -> None:
     """Sets the process's logging up; records of the standard library take the same way.
 
-    Whatever is written goes through `redaction`, tracebacks too.
+    With `journal` they go there, else to `stream`. Whatever is written goes through `redaction`,
+    tracebacks too.
     """
     out = sys.stderr if stream is None else stream
     shared: list[Processor] = [
@@ -40,25 +47,34 @@ def configure_logs(level: str, redaction: Redaction, stream: TextIO | None = Non
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    render: list[Processor]
-    if out.isatty():
-        # No locals in tracebacks: they hold secrets.
-        render = [
-            structlog.dev.ConsoleRenderer(
-                colors=True, exception_formatter=structlog.dev.plain_traceback
-            )
-        ]
-    else:
-        render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_dumps)]
 
     def redact(_logger: Any, _method: str, line: Any) -> str:
         return redaction.apply(str(line))
 
+    def redact_each(_logger: Any, _method: str, event: Any) -> dict[str, str]:
+        told = {key: _text(value) for key, value in event.items() if value is not None}
+        return {redaction.apply(str(key)): redaction.apply(text) for key, text in told.items()}
+
+    render: list[Processor]
+    if journal is not None:
+        # Each by itself: what is left is an object of texts whatever a secret looks like.
+        render = [structlog.processors.format_exc_info, redact_each, _render_json]
+    elif out.isatty():
+        # No locals in tracebacks: they hold secrets.
+        render = [
+            structlog.dev.ConsoleRenderer(
+                colors=True, exception_formatter=structlog.dev.plain_traceback
+            ),
+            redact,
+        ]
+    else:
+        render = [structlog.processors.format_exc_info, _render_json, redact]
+
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render, redact],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
     )
-    handler = logging.StreamHandler(out)
+    handler = logging.StreamHandler(out) if journal is None else journal
     handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -96,3 +112,10 @@ def _allow_headers(
 def _dumps(event: Any, **_options: Any) -> str:
     # One line whatever was logged: json escapes line breaks.
     return json.dumps(event, default=repr, ensure_ascii=False)
+
+
+_render_json = structlog.processors.JSONRenderer(_dumps)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else _dumps(value)

@@ -93,6 +93,19 @@ class DaemonCollector(Collector):
         yield GaugeMetricFamily(
             "yoi_uptime_seconds", "Since the daemon was opened.", value=self._daemon.uptime_s
         )
+        stalls = CounterMetricFamily(
+            "yoi_loop_stalls",
+            "Times the event loop stood still, by the plugin that held it; empty for the daemon itself.",
+            labels=["plugin_id"],
+        )
+        stalled = CounterMetricFamily(
+            "yoi_loop_stalled_seconds", "How long, in all.", labels=["plugin_id"]
+        )
+        figures = self._daemon.loop
+        for plugin_id in (None, *self._daemon.plugins.services):
+            stalls.add_metric([plugin_id or ""], figures.counts[plugin_id])
+            stalled.add_metric([plugin_id or ""], figures.seconds[plugin_id])
+        yield from (stalls, stalled)
 
     def _log(self) -> Iterator[Metric]:
         log = self._daemon.event_log.statistics()

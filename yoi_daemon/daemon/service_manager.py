@@ -31,6 +31,10 @@ class ServiceManager:
         """The listeners answer, or a reload is over, taken or refused."""
         self._notifier.send("READY=1", self._status())
 
+    def tell(self) -> None:
+        """How it is now."""
+        self._notifier.send(self._status())
+
     def reloading(self) -> None:
         """Configuration and plugins are being read again; `ready` ends it."""
         # CLOCK_MONOTONIC itself, which systemd compares with its own.

@@ -5,12 +5,15 @@ import fcntl
 import json
 import os
 import stat
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from yoi_daemon.front.tokens import make_secret
+from yoi_daemon.model.blocking import Blocked
 from yoi_daemon.model.cursor import is_epoch
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import (
@@ -167,7 +170,23 @@ def write_daemon_file(directories: Directories, content: dict[str, Any]) -> None
 
 def remove_daemon_files(directories: Directories) -> None:
     """It listens no more; never raises."""
-    for file in directories.daemon_files:
+    _remove((*directories.daemon_files, *directories.blocked_files))
+
+
+def write_blocked_files(directories: Directories, blocked: Blocked) -> None:
+    """Says who holds the event loop, where `yoi-daemon status` looks; never raises."""
+    for file in directories.blocked_files:
+        with suppress(OSError):
+            _write_whole(file, msgspec.json.encode(blocked).decode() + "\n")
+
+
+def remove_blocked_files(directories: Directories) -> None:
+    """The loop turns; never raises."""
+    _remove(directories.blocked_files)
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for file in files:
         with suppress(OSError):
             file.unlink(missing_ok=True)
 

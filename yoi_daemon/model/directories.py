@@ -9,6 +9,8 @@ from yoi_daemon.model.errors import ConfigFault, ConfigurationError
 
 CONFIG_FILE = "yoi-daemon.toml"
 PROGRAM = "yoi-daemon"
+DAEMON_FILE = "daemon.json"
+BLOCKED_FILE = "blocked.json"
 
 
 class Directories(msgspec.Struct, frozen=True):
@@ -38,8 +40,16 @@ class Directories(msgspec.Struct, frozen=True):
     @property
     def daemon_files(self) -> tuple[Path, ...]:
         """Each says, while the daemon runs, where it listens."""
-        places = (self.state,) if self.runtime is None else (self.state, self.runtime)
-        return tuple(place / "daemon.json" for place in places)
+        return tuple(place / DAEMON_FILE for place in self._told_in)
+
+    @property
+    def blocked_files(self) -> tuple[Path, ...]:
+        """Each says, while the daemon cannot answer, what holds its event loop."""
+        return tuple(place / BLOCKED_FILE for place in self._told_in)
+
+    @property
+    def _told_in(self) -> tuple[Path, ...]:
+        return (self.state,) if self.runtime is None else (self.state, self.runtime)
 
     @property
     def admin_token_file(self) -> Path:

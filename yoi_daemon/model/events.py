@@ -58,6 +58,16 @@ class DaemonReloadRefused(Data, frozen=True):
     faults: tuple[str, ...]
 
 
+class LoopBlocked(Data, frozen=True):
+    """`daemon.loop_blocked`: the event loop stood still; by a plugin's code where the event is a plugin's.
+
+    `where` is its innermost line, as `plugins/NAME.py:LINE`, else one of the daemon's own.
+    """
+
+    where: str | None
+    blocked_s: float
+
+
 class TokenChanged(Data, frozen=True):
     """`daemon.token.created` and `.revoked`: what token, with which scopes, and by which token."""
 
@@ -244,6 +254,7 @@ CATALOGUE: Mapping[str, type[Data]] = {
     "daemon.draining": DaemonDraining,
     "daemon.reloaded": DaemonReloaded,
     "daemon.reload_refused": DaemonReloadRefused,
+    "daemon.loop_blocked": LoopBlocked,
     "daemon.token.created": TokenChanged,
     "daemon.token.revoked": TokenChanged,
     "plugin.state": PluginState,

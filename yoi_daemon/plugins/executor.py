@@ -151,7 +151,7 @@ def place_in(error: BaseException, loaded: LoadedPlugin) -> str | None:
     """The innermost frame of `error` that lies in the plugin, as `plugins/NAME.py:LINE`."""
     place: str | None = None
     for frame, line in traceback.walk_tb(error.__traceback__):
-        place = _place(frame, line, loaded) or place
+        place = place_of(frame, line, loaded) or place
     return place
 
 
@@ -159,11 +159,12 @@ def frame_in(task: trio.lowlevel.Task, loaded: LoadedPlugin) -> str | None:
     """Where in the plugin `task` is now, as `plugins/NAME.py:LINE`."""
     place: str | None = None
     for frame, line in task.iter_await_frames():
-        place = _place(frame, line, loaded) or place
+        place = place_of(frame, line, loaded) or place
     return place
 
 
-def _place(frame: types.FrameType, line: int, loaded: LoadedPlugin) -> str | None:
+def place_of(frame: types.FrameType, line: int, loaded: LoadedPlugin) -> str | None:
+    """A line of a frame as `plugins/NAME.py:LINE`; None where it is not the plugin's."""
     file = frame.f_code.co_filename
     if file == loaded.file or file.startswith(loaded.folder + os.sep):
         return f"plugins/{os.path.relpath(file, loaded.base)}:{line}"

@@ -1,5 +1,6 @@
 """All plugins of the daemon: looked up, commanded, reloaded, stopped."""
 
+import types
 from collections.abc import Awaitable, Callable, Mapping
 
 import trio
@@ -8,6 +9,7 @@ from yoi_daemon.model.errors import ConfigFault, Refused
 from yoi_daemon.model.plugins import PluginRecord
 from yoi_daemon.model.settings import PluginSettings, Settings
 from yoi_daemon.plugins.admission import Admission
+from yoi_daemon.plugins.executor import place_of
 from yoi_daemon.plugins.loading import Loader
 from yoi_daemon.plugins.record import ask_status, record_of
 from yoi_daemon.plugins.reloading import Plan, plan_reload
@@ -108,6 +110,14 @@ class PluginHost:
     def watched(self) -> tuple[Service, ...]:
         """Every service with calls to watch: also those that were removed and will not end."""
         return (*self._services.values(), *self._retired)
+
+    def place_of(self, frame: types.FrameType, line: int) -> tuple[str, str] | None:
+        """Whose code a line of a frame is: the plugin's id and `plugins/NAME.py:LINE`. From any thread."""
+        for service in self.watched():
+            loaded = service.loaded
+            if loaded is not None and (place := place_of(frame, line, loaded)) is not None:
+                return service.plugin_id, place
+        return None
 
     async def stop(self, *, budget_s: float) -> None:
         """Stops every service at once: handlers in hand finish or are cancelled, what is queued stays.

@@ -113,7 +113,7 @@ class Settlement:
             failure = msgspec.structs.replace(failure, outcome="handler_failed")
         self.counters[failure.outcome] += 1
         delivery.attempts.append(self._record(delivery, failure, duration_ms, duration_s))
-        self.note_error(failure, delivery.event_id)
+        self.note_error(failure, delivery.event_id, delivery.correlation_id)
         if is_last:
             self._emit(failure.outcome, delivery, duration_ms, failure)
             self._bury(delivery, failure.outcome)
@@ -192,7 +192,9 @@ class Settlement:
                 for delivery in displaced:
                     self._records.ended(delivery)
 
-    def note_error(self, fault: Fault, event_id: str | None = None) -> None:
+    def note_error(
+        self, fault: Fault, event_id: str | None = None, correlation_id: str | None = None
+    ) -> None:
         """Keeps the latest failure for the plugin's record, and logs it."""
         self.last_error = LastError(
             code=fault.code,
@@ -201,7 +203,12 @@ class Settlement:
             where=fault.where,
             event_id=event_id,
         )
-        facts = {"where": fault.where, "event_id": event_id, "exception": fault.traceback}
+        facts = {
+            "where": fault.where,
+            "event_id": event_id,
+            "correlation_id": correlation_id,
+            "exception": fault.traceback,
+        }
         told = {name: value for name, value in facts.items() if value is not None}
         self._logger.warning("plugin error", code=fault.code, reason=fault.message, **told)
 

@@ -282,7 +282,11 @@ class Worker:
         self._move("running", correlation_id=taken.correlation_id)
         self._emit.turn_started(turn, taken.item_id)
         self.add_item_of(turn, taken.item_id, "user", taken.text)
-        turns.start_soon(turn.run, self._engine, name=f"turn of {self.worker_id}")
+        # What is logged in the turn's task, by an engine too, says whose it is.
+        with structlog.contextvars.bound_contextvars(
+            runtime_id=self._around.runtime_id, worker_id=self.worker_id
+        ):
+            turns.start_soon(turn.run, self._engine, name=f"turn of {self.worker_id}")
         limit = Reason("turn_timeout", f"over {settings.turn_timeout_s:g} s")
         await turn.supervise(Verdict("failed", limit), settings.cancel_grace_s)
         self._leave_turn(turn)

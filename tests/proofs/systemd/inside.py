@@ -21,6 +21,7 @@ PREFIX = Path("/opt/yoi-daemon")
 PYTHON = str(PREFIX / "bin" / "python")
 CONFIG = Path("/etc/yoi-daemon")
 DROPIN = Path("/etc/systemd/system/yoi-daemon.service.d/test.conf")
+MEMORY = Path("/opt/memory-cgroup")
 UNIT = "yoi-daemon.service"
 PATIENCE_S = 90.0
 
@@ -40,6 +41,11 @@ async def slow(ctx: Context, event: IngressEvent) -> None:
 @plugin.ingress("eat")
 async def eat(ctx: Context, event: IngressEvent) -> None:
     ctx.local.eaten = [bytearray(1 << 20) for _ in range(1000)]
+
+@plugin.ingress("tell")
+async def tell(ctx: Context, event: IngressEvent) -> None:
+    ctx.log.warning("two\\nlines", worker_id="wrk_1", runtime_id="backend-internal", large="x" * 1_000_000)
+    raise ValueError("told")
 
 @plugin.ingress("block")
 async def block(ctx: Context, event: IngressEvent) -> None:
@@ -224,7 +230,7 @@ def notify_reload() -> dict:
     begin("Type=notify-reload\nExecReload=")
     (CONFIG / "yoi-daemon.toml").write_text(SETTINGS + "[daemon]\nlog_level = 'debug'\n")
     systemctl("reload", UNIT)  # returns when READY=1 follows RELOADING=1
-    assert '"event": "reloaded"' in journal()
+    assert "reloaded plugins=" in journal()
     return {"systemd": version}
 
 
@@ -276,6 +282,15 @@ def watchdog_kill() -> dict:
     assert (pid(), show("NRestarts")) == (before, "0")
     begun = time.monotonic()
     daemon("ingress", "p", "block", "--data", "1")
+    # Who it is, is known long before: to systemd, in the journal, and to who asks.
+    wait_for(lambda: show("StatusText").startswith("Event loop held by plugin p, at plugins/p.py:"))
+    named_s = time.monotonic() - begun
+    asked = subprocess.run(
+        [PYTHON, "-m", "yoi_daemon", "status"], capture_output=True, text=True, check=False
+    )
+    assert "held by plugin p, at plugins/p.py:" in asked.stderr, asked
+    (noticed,) = entries("YOI_CODE=loop_blocked", "YOI_PLUGIN=p")
+    assert "in block" in noticed["YOI_STACK"], noticed
     wait_for(lambda: show("NRestarts") == "1")
     took = time.monotonic() - begun
     text = journal()
@@ -283,18 +298,44 @@ def watchdog_kill() -> dict:
     assert "Fatal Python error: Aborted" in text
     assert "plugins/p.py" in text
     _forget_everything()
-    return {"killed_after_s": round(took, 1)}
+    return {"named_after_s": round(named_s, 1), "killed_after_s": round(took, 1)}
 
 
 def out_of_memory() -> dict:
-    if "memory" not in Path("/sys/fs/cgroup/cgroup.controllers").read_text().split():
-        return {"skipped": "this kernel's memory controller is not in the unified hierarchy"}
-    begin("MemoryMax=300M\nMemorySwapMax=0")
-    daemon("ingress", "p", "eat", "--data", "1")
+    """The kernel kills it for an event; the event kills every next one too, until it is a dead letter."""
+    settings = SETTINGS + "attempts = 2\n"
+    if "memory" in Path("/sys/fs/cgroup/cgroup.controllers").read_text().split():
+        begin("MemoryMax=300M\nMemorySwapMax=0", settings)
+        group = None
+    elif MEMORY.is_dir():
+        # systemd has no say over version 1 here, so the service enters a bounded group by itself.
+        group = MEMORY / "service"
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text("300M")
+        (group / "memory.swappiness").write_text("0")
+        (group / "cgroup.procs").chmod(0o666)
+        enter = f"echo $$$$ >{group}/cgroup.procs && exec {PYTHON} -m yoi_daemon run"
+        begin(f"ReadWritePaths={group}\nExecStart=\nExecStart=sh -c '{enter}'", settings)
+    else:
+        return {"skipped": "no memory controller can be seen from inside"}
+    receipt = daemon("ingress", "p", "eat", "--data", "1")
     wait_for(lambda: int(show("NRestarts")) >= 1)
-    assert "oom-kill" in journal()
+    letters = wait_for(lambda: daemon("dead", "list", "p")["items"])
+    assert [one["event_id"] for one in letters] == [receipt["event_id"]]
+    after = wait_for(lambda: daemon("ingress", "p", "ok", "--data", "1"))
+    wait_for(lambda: daemon("plugin", "show", "p")["queue_depth"] == 0)
+    restarts, text = show("NRestarts"), journal()
+    if group is None:
+        assert "oom-kill" in text
+    else:
+        killed = dict(
+            line.split() for line in (group / "memory.oom_control").read_text().splitlines()
+        )
+        assert int(killed["oom_kill"]) == int(restarts), killed
+        assert "code=killed, status=9/KILL" in text
+    assert show("ActiveState") == "active"
     _forget_everything()
-    return {"restarted": True}
+    return {"restarts": restarts, "then handled": after["event_id"], "version 1": group is not None}
 
 
 def _forget_everything() -> None:
@@ -427,6 +468,33 @@ def credentials() -> dict:
     return {"missing": missing}
 
 
+def entries(*matches: str) -> list[dict]:
+    call("journalctl", "--sync")
+    # --all: or a long field is shown as null.
+    lines = call("journalctl", "--no-pager", "--all", "-o", "json", *matches)
+    return [json.loads(line) for line in lines.splitlines()]
+
+
+def journald_fields() -> dict:
+    begin(settings=SETTINGS + "attempts = 1\n")
+    receipt = daemon("ingress", "p", "tell", "--data", "1")
+    mine = ("YOI_PLUGIN=p", f"YOI_CORRELATION_ID={receipt['correlation_id']}")
+    wait_for(lambda: len(entries(*mine)) == 2)
+    told, failed = entries(*mine)
+    for one in (told, failed):
+        assert (one["_SYSTEMD_UNIT"], one["_TRANSPORT"]) == (UNIT, "journal")
+        assert (one["SYSLOG_IDENTIFIER"], one["PRIORITY"]) == ("yoi-daemon", "4")
+        assert one["YOI_EVENT_ID"] == receipt["event_id"]
+    assert told["MESSAGE"].startswith("two\nlines ")
+    # The large one came as a sealed file in memory: the sandbox lets it.
+    assert len(told["YOI_LARGE"]) == 1_000_000
+    assert failed["YOI_CODE"] == "handler_failed"
+    assert "told" in failed["YOI_REASON"]
+    assert entries("YOI_WORKER=wrk_1", "YOI_RUNTIME=backend-internal") == [told]
+    assert entries("YOI_PLUGIN=nobody") == []
+    return {"fields": sorted(name for name in failed if name.startswith("YOI_"))}
+
+
 def the_sandbox_and_the_line_that_relaxes_it() -> dict:
     data = Path("/srv/data")
     data.mkdir(exist_ok=True)
@@ -457,6 +525,7 @@ SCENARIOS = (
     socket_activated_restart,
     a_socket_nobody_listens_on_is_refused,
     credentials,
+    journald_fields,
     the_sandbox_and_the_line_that_relaxes_it,
     watchdog_kill,
     out_of_memory,

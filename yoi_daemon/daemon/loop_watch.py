@@ -1,0 +1,305 @@
+"""Names who holds the event loop, with file and line, within a second: a thread looks whether it still turns.
+
+What the loop cannot say while it stands still, the thread says at once: in the log, to systemd, and in
+a file for `yoi-daemon status`. The event and the figures follow when it turns again.
+"""
+
+import faulthandler
+import signal
+import sys
+import threading
+import time
+import traceback
+import types
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import structlog
+import trio
+
+import yoi_daemon
+from yoi_daemon.daemon.daemon import Daemon
+from yoi_daemon.daemon.statedir import remove_blocked_files, write_blocked_files
+from yoi_daemon.model.blocking import Blocked
+from yoi_daemon.model.events import format_time
+from yoi_daemon.systemd import Notifier
+
+BEAT_S = 0.2
+LOOK_S = 0.1
+STILL_S = 0.7
+"""Without a beat for so long the loop stands still; with a beat and a look before it, 1 s in all."""
+LATE_S = 3 * LOOK_S
+"""A look that comes later than this was itself kept from looking."""
+HELD_S = 5.0
+"""Of processor time without a look: one call holds the interpreter's lock, and all stacks are dumped."""
+STACK_FRAMES = 8
+STDERR = 2
+
+PACKAGE = Path(yoi_daemon.__file__).parent
+
+
+class Look(NamedTuple):
+    """What is seen of the loop's thread at one moment; all in seconds, each from a start of its own."""
+
+    beats: int
+    clock_s: float
+    processor_s: float
+    """That its thread used."""
+    queued_s: float
+    """That its thread waited for a processor while others had them."""
+
+
+class Seen(NamedTuple):
+    """Where the loop's thread is."""
+
+    plugin_id: str | None
+    where: str | None
+    stack: str
+
+
+class Stillness:
+    """How long the loop has stood still, by its own fault: not while the process was stopped or starved."""
+
+    def __init__(self) -> None:
+        self.held_s = 0.0
+        """That the loop's thread held the interpreter's lock before the last look, which came late for it."""
+        self._last: Look | None = None
+        self._still_s = 0.0
+
+    def look(self, now: Look) -> float:
+        """The time without a beat up to `now`, in seconds; 0 after a beat."""
+        last, self._last = self._last, now
+        self.held_s = 0.0
+        if last is None:
+            return 0.0
+        elapsed_s = now.clock_s - last.clock_s
+        if elapsed_s > LATE_S:
+            # The whole process was stopped, or the loop's thread held the interpreter's lock: then it
+            # used the processor meanwhile.
+            self.held_s = min(elapsed_s, now.processor_s - last.processor_s)
+            elapsed_s = min(elapsed_s, LOOK_S + self.held_s)
+        if now.beats != last.beats:
+            self._still_s = 0.0
+            return 0.0
+        self._still_s += max(0.0, elapsed_s - (now.queued_s - last.queued_s))
+        return self._still_s
+
+
+class Ear(Protocol):
+    """Who is told. `noticed` is called in the watching thread, `ended` in the loop."""
+
+    def noticed(self, blocked: Blocked, stack: str) -> None:
+        """The loop stands still."""
+        ...
+
+    def ended(self, blocked: Blocked) -> None:
+        """It turns again; `blocked_s` is how long it did not."""
+        ...
+
+
+PlaceOf = Callable[[types.FrameType], tuple[str | None, str] | None]
+"""Of a frame the plugin's id and `FILE:LINE`; None where it is of no interest."""
+
+
+class LoopWatch:
+    """The watching of the loop that runs in the thread this is made in."""
+
+    def __init__(self, ear: Ear, place_of: PlaceOf, wall_clock: Callable[[], float]) -> None:
+        self._ear = ear
+        self._place_of = place_of
+        self._wall_clock = wall_clock
+        self._token = trio.lowlevel.current_trio_token()
+        self._ident = threading.get_ident()
+        self._processor_clock = time.pthread_getcpuclockid(self._ident)
+        self._schedule = f"/proc/self/task/{threading.get_native_id()}/schedstat"
+        self._beats = 0
+        self._held: Seen | None = None
+        self._stillness = Stillness()
+        self._blocked: Blocked | None = None
+        self._over = threading.Event()
+
+    async def beat(self) -> None:
+        """The loop's own part: it turns. Until cancelled."""
+        while True:
+            self._beats += 1
+            await trio.sleep(BEAT_S)
+
+    def note_held(self, _number: int, frame: types.FrameType | None) -> None:
+        """A signal's handler: no look came for `STILL_S` of processor time.
+
+        It runs in the loop's thread as soon as the call that held the lock returns, and so before
+        that thread can be anywhere else.
+        """
+        self._held = self._see(frame)
+
+    def watch(self, arm: Callable[[], None]) -> None:
+        """The thread's part, until `end`; `arm` is called at each look."""
+        while not self._over.wait(LOOK_S):
+            beats, held, self._held = self._beats, self._held, None
+            arm()
+            try:
+                self._judge(beats, held)
+            except Exception:  # noqa: BLE001 (it goes on watching, whatever telling somebody came to)
+                structlog.get_logger("daemon").warning("watching the loop failed", exc_info=True)
+
+    def _judge(self, beats: int, held: Seen | None) -> None:
+        still_s = self._stillness.look(self._look(beats))
+        if self._blocked is None:
+            if held is not None and self._stillness.held_s >= STILL_S:
+                self._notice(held, self._stillness.held_s)
+            elif still_s >= STILL_S:
+                self._notice(self._see(_frame_of(self._ident)), still_s)
+        elif still_s > 0:
+            self._blocked = self._blocked.lasting(round(still_s, 1))
+        if self._blocked is not None and still_s == 0:
+            ended, self._blocked = self._blocked, None
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._ear.ended, ended)
+
+    def end(self) -> None:
+        """`watch` returns soon."""
+        self._over.set()
+
+    def _look(self, beats: int) -> Look:
+        return Look(
+            beats,
+            time.monotonic(),
+            time.clock_gettime(self._processor_clock),
+            _queued_s(self._schedule),
+        )
+
+    def _see(self, frame: types.FrameType | None) -> Seen:
+        # No locals: they hold secrets.
+        lines = traceback.format_stack(frame)[-STACK_FRAMES:] if frame else []
+        return Seen(*_blame(frame, self._place_of), "".join(lines))
+
+    def _notice(self, seen: Seen, still_s: float) -> None:
+        self._blocked = blocked = Blocked(
+            since=format_time(self._wall_clock() - still_s),
+            plugin_id=seen.plugin_id,
+            where=seen.where,
+            blocked_s=round(still_s, 1),
+        )
+        self._ear.noticed(blocked, seen.stack)
+
+
+def _blame(frame: types.FrameType | None, place_of: PlaceOf) -> tuple[str | None, str | None]:
+    """The innermost frame of a plugin, else the innermost of ours."""
+    ours: str | None = None
+    while frame is not None:
+        found = place_of(frame)
+        if found is not None and found[0] is not None:
+            return found
+        if found is not None:
+            ours = ours or found[1]
+        frame = frame.f_back
+    return None, ours
+
+
+def _frame_of(ident: int) -> types.FrameType | None:
+    return sys._current_frames().get(ident)  # pyright: ignore[reportPrivateUsage] (documented)
+
+
+def _queued_s(schedule: str) -> float:
+    """How long the thread was ready and had no processor; see Documentation/scheduler/sched-stats in Linux."""
+    try:
+        with open(schedule, encoding="ascii") as file:
+            return int(file.read().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0  # a kernel that does not count it: then a starved loop is one that stands still
+
+
+class _Reporter:
+    """Implements `Ear` for the daemon."""
+
+    def __init__(self, daemon: Daemon, notifier: Notifier, on_end: Callable[[], None]) -> None:
+        self._daemon = daemon
+        self._notifier = notifier
+        self._on_end = on_end
+        self._log = structlog.get_logger("daemon")
+
+    def noticed(self, blocked: Blocked, stack: str) -> None:
+        told = {"plugin_id": blocked.plugin_id} if blocked.plugin_id else {}
+        self._log.warning(
+            "the event loop stands still",
+            **told,
+            where=blocked.where,
+            code="loop_blocked",
+            stack=stack,
+        )
+        self._notifier.send(f"STATUS=Event loop held by {blocked.who}")
+        self._daemon.loop.now = blocked
+        write_blocked_files(self._daemon.directories, blocked)
+
+    def ended(self, blocked: Blocked) -> None:
+        told = {"plugin_id": blocked.plugin_id} if blocked.plugin_id else {}
+        self._log.warning(
+            "the event loop turns again",
+            **told,
+            where=blocked.where,
+            code="loop_blocked",
+            blocked_s=blocked.blocked_s,
+        )
+        remove_blocked_files(self._daemon.directories)
+        self._daemon.note_blocked(blocked)
+        self._on_end()
+
+
+@asynccontextmanager
+async def open_loop_watch(
+    daemon: Daemon, notifier: Notifier, on_end: Callable[[], None]
+) -> AsyncGenerator[None]:
+    """Watches the loop it is opened in until it is left; `on_end` is called each time it turns again."""
+
+    def place_of(frame: types.FrameType) -> tuple[str | None, str] | None:
+        if (found := daemon.plugins.place_of(frame, frame.f_lineno)) is not None:
+            return found
+        file = Path(frame.f_code.co_filename)
+        if file.is_relative_to(PACKAGE):
+            return None, f"{PACKAGE.name}/{file.relative_to(PACKAGE)}:{frame.f_lineno}"
+        return None
+
+    remove_blocked_files(daemon.directories)  # of one that was killed while it stood still
+    watch = LoopWatch(_Reporter(daemon, notifier, on_end), place_of, daemon.wall_clock)
+    with _processor_timers(watch.note_held) as arm:
+        # A daemon thread: it never keeps the process from ending.
+        thread = threading.Thread(target=watch.watch, args=(arm,), name="loop watch", daemon=True)
+        thread.start()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch.beat)
+            try:
+                yield
+            finally:
+                watch.end()
+                thread.join(LATE_S)
+                nursery.cancel_scope.cancel()
+
+
+@contextmanager
+def _processor_timers(
+    note: Callable[[int, types.FrameType | None], None],
+) -> Generator[Callable[[], None]]:
+    """Gives what is to be called again and again; where it is not, `note` is a signal's handler after
+    `STILL_S` of processor time, and after `HELD_S` every stack is dumped to standard error.
+
+    The dump needs no interpreter. The time is the processor's, and not that of `dump_traceback_later`,
+    which goes off in a process that was stopped, too.
+    """
+
+    def arm() -> None:
+        signal.setitimer(signal.ITIMER_VIRTUAL, STILL_S)
+        signal.setitimer(signal.ITIMER_PROF, HELD_S)
+
+    signal.signal(signal.SIGVTALRM, note)
+    faulthandler.register(signal.SIGPROF, file=STDERR, all_threads=True)
+    try:
+        yield arm
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        faulthandler.unregister(signal.SIGPROF)
+        # Not the default, which would end the process: a thread that is late may arm them once more.
+        signal.signal(signal.SIGVTALRM, signal.SIG_IGN)
+        signal.signal(signal.SIGPROF, signal.SIG_IGN)
