@@ -165,6 +165,8 @@ class Admission:
                 check_json(payload)
             except ValueError as error:
                 raise Refused("invalid_event", f"the payload is not JSON: {error}") from error
+        if spec.decoder.type is Any:
+            return  # JSON it is
         try:
             spec.decoder.decode(payload)
         except msgspec.ValidationError as error:
@@ -212,10 +214,8 @@ class Admission:
         self._refuse_closed(service)
         if (refused := self._event_log.refusal()) is not None:
             raise refused
-        if not lane.has_room(size):
+        if spec.overflow != "reject" and not lane.has_room(size):
             match spec.overflow:
-                case "reject":
-                    pass
                 case "wait":
                     await self._wait_for_room(service, spec, size)
                 case "drop_oldest":
