@@ -53,7 +53,7 @@ class BatchAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 SHARED_LINES = 64
-"""So many lines of a batch share a commit, as many as a lane takes at once: it keeps up with its queue."""
+"""So many lines of a batch share a commit; the next wait for it, so that the lane gets its turn."""
 MAX_SHARED_LINES = 256
 """So many while the queue is less than half full: what fits shall not be refused for coming at once."""
 
