@@ -29,7 +29,7 @@ SEGMENT_BYTES = 262_144
 
 CLEAN_EVENTS = 1024
 CLEAN_BYTES = 1_048_576
-"""Segments are deleted up to so much in one commit, at least one: about 3 ms of the writer."""
+"""Segments are deleted up to so much in one commit, at least one: some 2 ms of the writer's processor, whatever their size."""
 
 MAX_WATERMARKS = 16_384
 """For each lane, as in the window in memory."""
