@@ -1,6 +1,7 @@
 """The daemon's life in one file: opened, listening, asked to stop, stopped in order within one budget."""
 
 import faulthandler
+import gc
 import importlib
 import importlib.util
 import os
@@ -60,6 +61,9 @@ CLOSES_SHARE = 0.6
 """Of the listeners' share: subscribers are told to go over so much of it; the rest is for them to."""
 LAST_RESORT_S = 5.0
 """After the whole budget and this, every stack is dumped and the process ends itself."""
+COLLECT_EVERY = 10_000
+"""New containers between two looks for garbage among them, the interpreter's 700: under load those are
+accepted events, which are no garbage, and looking was a twentieth of the processor (`scripts/bench durable`)."""
 STDERR = 2
 EXIT_AT_ONCE = 130
 """What a second SIGINT ends with: 128 + SIGINT, as shells say it."""
@@ -84,7 +88,8 @@ def run(
     `announce` is called once with the ready line. Raises, before anything listens,
     `ConfigurationError` and `NotAllowed`; and `StorageFailed` when a commit fails, or the tokens do not read.
     """
-    # First of all: they come without close-on-exec.
+    gc.set_threshold(COLLECT_EVERY, *gc.get_threshold()[1:])
+    # Before anything is opened: they come without close-on-exec.
     inherited = inherited_sockets(environ, os.getpid())
     trust, redaction = trust_for(directories), Redaction()
     settings = read_settings(directories, environ, trust)

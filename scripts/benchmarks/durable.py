@@ -1,8 +1,8 @@
 """What a durable event costs, beside its peers, in one run on one disk.
 
 - streaming: 20,000 events of 300 bytes appended as fast as the log takes them (`room`), until the last is
-  committed; beside them bare `executemany` of the same rows in transactions of 1,000, and a commit for each
-  event. Both with `synchronous=FULL`. By the clock on the wall.
+  committed; beside them bare `executemany` of the same events, encoded already and a row each, in
+  transactions of 1,000, and a commit for each event. Both with `synchronous=FULL`. By the clock on the wall.
 - waiting: 10 appenders that each wait for their commit; beside them Redis with `appendfsync always` under
   its own `redis-benchmark` with 10 connections (Debian's, fetched into the user's cache directory).
 - replay: what a log of 100,000 events takes to be read and framed at the start, processor time.
@@ -34,7 +34,7 @@ from yoi_daemon.model.events import Draft
 from yoi_daemon.model.settings import ObserveSettings, StoreSettings
 from yoi_daemon.store.connection import connect
 from yoi_daemon.store.opening import FILE_NAME, open_store
-from yoi_daemon.store.schema import migrate
+from yoi_daemon.store.segments import events_of
 
 ROUNDS = 3
 STREAMED = 20_000
@@ -93,7 +93,20 @@ async def _stream(directory: Path) -> tuple[float, list[tuple]]:
         await log.committed(STREAMED)
         took_s = time.perf_counter() - begun
     reading = sqlite3.connect(directory / FILE_NAME)
-    rows = list(reading.execute("SELECT * FROM volume_event ORDER BY seq"))
+    rows = [
+        (
+            event.seq,
+            event.kind,
+            None,
+            None,
+            event.plugin_id,
+            False,
+            event.monotonic_s,
+            event.message,
+        )
+        for (content,) in reading.execute("SELECT content FROM volume_segment ORDER BY last_seq")
+        for event in events_of(content)
+    ]
     reading.close()
     return STREAMED / took_s, rows
 
@@ -102,12 +115,15 @@ def _bare(directory: Path, rows: list[tuple], transaction: int) -> float:
     writing = connect(directory / FILE_NAME)
     writing.execute("PRAGMA journal_mode = WAL")
     writing.execute("PRAGMA synchronous = FULL")
-    migrate(writing, "bench")
+    writing.execute(
+        "CREATE TABLE event (seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, runtime_id TEXT, worker_id TEXT,"
+        " plugin_id TEXT, is_last INTEGER NOT NULL, age_s REAL NOT NULL, message BLOB NOT NULL) STRICT"
+    )
     begun = time.perf_counter()
     for start in range(0, len(rows), transaction):
         writing.execute("BEGIN IMMEDIATE")
         writing.executemany(
-            "INSERT INTO volume_event VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             rows[start : start + transaction],
         )
         writing.execute("COMMIT")

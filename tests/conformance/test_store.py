@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.clocks import ManualClock
+from yoi_daemon.model.frames import text_frame
 from yoi_daemon.model.settings import StoreSettings
 from yoi_daemon.store.interface import Batch, Store
 from yoi_daemon.store.opening import open_store
@@ -27,8 +28,8 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path):
 
 
 def event(seq: int, **fields: Any) -> LogEvent:
-    told = {"runtime_id": None, "worker_id": None, "plugin_id": None} | fields
-    return LogEvent(seq=seq, kind="a.b", is_last=False, age_s=0.0, message=b"{}", **told)
+    told = {"worker": None, "plugin_id": None, "frame": text_frame(b"{}")} | fields
+    return LogEvent(seq=seq, kind="a.b", monotonic_s=0.0, **told)
 
 
 def test_the_memory_store_does_not_promise_what_it_cannot_hold(tmp_path: Path) -> None:

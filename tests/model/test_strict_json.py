@@ -33,6 +33,7 @@ REFUSED = {
     "a key twice, once escaped": (b'{"a": 1, "\\u0061": 2}', "same key"),
     "an empty key twice": (b'{"": 1, "": 2}', "same key"),
     "a key twice, deep": (b'{"b": [{"c": {"a": 1, "d": {}, "a": 2}}]}', "same key"),
+    "a key twice beside an escaped colon": (b'{"a": 1, "a": "\\u003A"}', "same key"),
     "a key twice beside colons in text": (b'{"a:b": ":", "a:b": "\\":"}', "same key"),
     "5,000 digits": (b"9" * 5000, "digits"),
     "5,000 digits of a fraction": (b"0." + b"9" * 5000, "digits"),
@@ -96,7 +97,7 @@ def _oracle_takes(data: bytes) -> bool:
 
 KEYS = st.sampled_from(["a", "b", "a:", '"', "\\", "{", ""])
 PIECES = st.sampled_from(
-    [b"{", b"}", b"[", b"]", b",", b":", b'"', b"\\", b'"a"', b'"b"', b'"a":1', b"1", b"-0.5e3", b" "]
+    [b"{", b"}", b"[", b"]", b",", b":", b'"', b"\\", b'"a"', b'"b"', b'"a":1', b"\\u003a", b"1", b"-0.5e3", b" "]
 )  # fmt: skip
 
 
@@ -107,7 +108,7 @@ def _written(value: Any) -> st.SearchStrategy[str]:
 
 
 DOCUMENTS = st.recursive(
-    st.sampled_from(["1", "null", '":{\\""', '"\\\\"']),
+    st.sampled_from(["1", "null", '":{\\""', '"\\\\"', '":"', r'"\u003a"', r'"\\u003a"']),
     lambda inner: _written(inner) | st.lists(inner, max_size=3).map(lambda i: f"[{','.join(i)}]"),
 )
 

@@ -13,9 +13,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.plugins.rig import Rig, loaded_of, open_rig
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.plugins.deadletters import detail_of
+from yoi_daemon.plugins.records import restore
 from yoi_daemon.plugins.service import Service
 from yoi_daemon.sdk import Plugin, Retry
-from yoi_daemon.store.tables import IDEMPOTENCY_KEY, PROGRESS
+from yoi_daemon.store.tables import IDEMPOTENCY_KEY, INGRESS_EVENT
 
 LATER = 1_800_100_000.0
 
@@ -244,8 +245,9 @@ async def test_of_several_claimed_together_none_is_charged_and_each_runs_alone(
         service = await rig.add_restored(again.plugin)
         await again.entered.wait()
         await rig.settled()
-        claims = {row.position: row.claim for row in await rig.store.rows(PROGRESS)}
-        assert [claims[position] for position in sorted(claims)] == [2, 1, 1, 1]
+        restored = await restore(rig.store, "gen", 0)
+        assert [claim for _, claim in restored.waiting] == [2, 1, 1, 1]
+        assert [delivery.attempt for delivery, _ in restored.waiting] == [2, 1, 1, 1]
         again.opened.set()
         await rig.until("plugin.ingress.handled", 6)
         assert again.payloads == [2, 3, 4, 5]
@@ -336,7 +338,7 @@ async def test_a_key_is_in_the_commit_of_its_event(mock_clock: MockClock, home: 
                         Path(shutil.copytree(home.path, home.path.parent / f"i{number}{_}"))
                     )
                     async with open_rig(images.path, now=LATER) as looked:
-                        kept = await looked.store.rows(PROGRESS)
+                        kept = await looked.store.rows(INGRESS_EVENT)
                         keys = await looked.store.rows(IDEMPOTENCY_KEY)
                         assert len(kept) == len(keys)
                         both["both" if len(kept) > number else "none"] += 1

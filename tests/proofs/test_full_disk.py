@@ -105,7 +105,9 @@ class House:
     def check_store(self) -> None:
         with open_for_reading(self.state / "store.sqlite3") as store:
             assert find_faults(store) == []
-            assert list(store.execute("SELECT number FROM progress")) == [], "not all is handled"
+            assert list(store.execute("SELECT number FROM ingress_event")) == [], (
+                "not all is handled"
+            )
 
 
 class Load:

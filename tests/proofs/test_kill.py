@@ -26,6 +26,7 @@ from websockets.sync.client import connect
 from tests.e2e.conftest import DaemonProcess
 from yoi_daemon.store.checking import find_faults
 from yoi_daemon.store.reading import open_for_reading
+from yoi_daemon.store.segments import LANES, events_of
 
 pytestmark = pytest.mark.prove
 HERE = Path(__file__).parent
@@ -297,11 +298,12 @@ def check_streams(house: House, followers: Sequence[Follower]) -> None:
     """Each was told every event, once, in order, and what it was told is what is kept."""
     with open_for_reading(house.state / "store.sqlite3") as store:
         assert find_faults(store) == []
-        kept = dict(
-            store.execute(
-                "SELECT seq, message FROM lifecycle_event UNION ALL SELECT seq, message FROM volume_event"
-            )
-        )
+        kept = {
+            event.seq: event.message
+            for table in LANES.values()
+            for (content,) in store.execute(f"SELECT content FROM {table.name}")
+            for event in events_of(content)
+        }
     for follower in followers:
         numbers = [event["seq"] for event in follower.told]
         assert numbers == [*range(1, len(numbers) + 1)]

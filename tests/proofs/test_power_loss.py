@@ -38,7 +38,8 @@ from yoi_daemon.store import sqlite
 from yoi_daemon.store.checking import find_faults
 from yoi_daemon.store.interface import Batch
 from yoi_daemon.store.reading import open_for_reading
-from yoi_daemon.store.sqlite import LANES, SqliteStore
+from yoi_daemon.store.segments import LANES
+from yoi_daemon.store.sqlite import SqliteStore
 from yoi_daemon.store.tables import FACT, TABLES, WATERMARK
 
 pytest.importorskip("apsw", reason="the recording file system needs apsw")

@@ -10,7 +10,7 @@ import trio
 from yoi_daemon.model.errors import StorageFailed
 from yoi_daemon.model.events import Lane
 from yoi_daemon.store.interface import Batch, RecoveredLog, StoreStatistics
-from yoi_daemon.store.sqlite import scope_text
+from yoi_daemon.store.segments import scope_text
 from yoi_daemon.store.tables import INGRESS_EVENT, IngressEvent, LogEvent, Table
 
 LANES: Sequence[Lane] = ("lifecycle", "volume")
@@ -49,7 +49,7 @@ class Disk:
     def apply(self, batch: Batch, age_s: float) -> None:
         for lane, events in batch.events.items():
             self.events[lane] |= {event.seq: event for event in events}
-        added = sorted(event for events in batch.events.values() for event in events)
+        added = sorted((event for events in batch.events.values() for event in events), key=_seq)
         for event in added:
             self._note(event)
         for table, key, row in batch.changes:
@@ -150,7 +150,7 @@ class SimulatedStore:
         events = [event for lane in LANES for event in self.disk.events[lane].values()]
         return RecoveredLog(
             head=self.disk.head,
-            events=sorted(events),
+            events=sorted(events, key=_seq),
             floors=dict(self.disk.floors),
             shared_marks=dict.fromkeys(LANES, 0),
             watermarks={lane: dict(marks) for lane, marks in self.disk.watermarks.items()},
@@ -177,3 +177,7 @@ class SimulatedStore:
             free_bytes=0,
             low=False,
         )
+
+
+def _seq(event: LogEvent) -> int:
+    return event.seq

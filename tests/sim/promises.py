@@ -38,8 +38,9 @@ def check_promises(
     books.read(SimpleNamespace(read=lambda *_: history))
     rows = disk.rows
     dead = {key[0] for key in rows.get(DEAD_LETTER.name, {})}
-    waiting = {key[0] for key in rows.get(PROGRESS.name, {})} - dead
-    assert not waiting, f"left behind: {waiting}"
+    for table in (INGRESS_EVENT, PROGRESS):
+        waiting = {key[0] for key in rows.get(table.name, {})} - dead
+        assert not waiting, f"left behind: {waiting}"
     died = {books.seqs[event_id] for event_id in books.at("dead")}
     assert dead == died, "the dead letters are not the dead"
     assert {key[0] for key in rows.get(INGRESS_EVENT.name, {})} == dead, "events of nobody"

@@ -14,13 +14,18 @@ from yoi_daemon.eventlog.filter import EVERYTHING, Filter
 from yoi_daemon.model.errors import ConfigurationError, StorageFailed
 from yoi_daemon.model.events import Draft
 from yoi_daemon.model.settings import StoreSettings
+from yoi_daemon.plugins.records import restore
 from yoi_daemon.store import schema
+from yoi_daemon.store.checking import find_faults
 from yoi_daemon.store.connection import connect
 from yoi_daemon.store.interface import Batch, Store
 from yoi_daemon.store.opening import FILE_NAME, open_store
-from yoi_daemon.store.sqlite import AGE_EVERY_S, CLEAN_ROWS, SqliteStore
+from yoi_daemon.store.reading import open_for_reading
+from yoi_daemon.store.segments import CLEAN_EVENTS, SEGMENT_BYTES, SEGMENT_EVENTS, segments_of
+from yoi_daemon.store.sqlite import AGE_EVERY_S, SqliteStore
 from yoi_daemon.store.tables import (
     FACT,
+    INGRESS_EVENT,
     PLUGIN_VALUE,
     TABLES,
     WATERMARK,
@@ -187,7 +192,9 @@ async def test_a_full_disk_without_a_reserve_is_the_end(opened: Open, tmp_path: 
 
 
 async def test_what_was_let_go_of_is_deleted_in_small_steps(opened: Open) -> None:
-    count = 2 * CLEAN_ROWS + 500
+    """Segments whole: the one that an event is left of stays."""
+    left_over = SEGMENT_EVENTS - 10
+    count = 2 * CLEAN_EVENTS + SEGMENT_EVENTS + left_over
     deleted: list[int] = []
     async with opened() as store:
         events = [event(seq, plugin_id=f"p{seq % 3}") for seq in range(1, count + 1)]
@@ -202,24 +209,70 @@ async def test_what_was_let_go_of_is_deleted_in_small_steps(opened: Open) -> Non
             left = now
             if not store.is_behind:
                 break
-    assert deleted == [CLEAN_ROWS, CLEAN_ROWS, 499]
+    assert deleted == [CLEAN_EVENTS, CLEAN_EVENTS, SEGMENT_EVENTS]
     async with opened() as store:
         recovered = await store.recover_log()
-        assert [one.seq for one in recovered.events] == [count]
-        assert recovered.floors["volume"] == count - 1
-        assert set(recovered.watermarks["volume"].values()) == {count - 3, count - 2, count - 1}
+        last = count - left_over
+        assert [one.seq for one in recovered.events] == list(range(last + 1, count + 1))
+        assert recovered.floors["volume"] == last
+        assert set(recovered.watermarks["volume"].values()) == {last - 2, last - 1, last}
+        await store.commit(Batch({}, (), {"lifecycle": 0, "volume": count}))
+        recovered = await store.recover_log()
+        assert (recovered.events, recovered.floors["volume"]) == ([], count)
+        assert set(recovered.watermarks["volume"].values()) == {count - 2, count - 1, count}
+        assert not store.is_behind
+
+
+async def test_a_step_takes_few_large_segments(opened: Open) -> None:
+    """By their bytes: what is deleted in one commit holds the writer for some milliseconds, however large."""
+    async with opened() as store:
+        frame = bytes(SEGMENT_BYTES)
+        events = [event(seq, frame=frame) for seq in range(1, 11)]
+        await store.commit(Batch({"volume": events}, (), NO_FLOORS))
+        await store.commit(Batch({}, (), {"lifecycle": 0, "volume": 9}))
+        assert [one.seq for one in (await store.recover_log()).events] == [5, 6, 7, 8, 9, 10]
+        assert store.is_behind
+
+
+def test_a_segment_is_bounded_by_count_and_by_bytes() -> None:
+    small = [event(seq) for seq in range(1, 2 * SEGMENT_EVENTS + 2)]
+    assert [row.events for row in segments_of(small)] == [SEGMENT_EVENTS, SEGMENT_EVENTS, 1]
+    third = bytes(SEGMENT_BYTES // 3 + 1)
+    large = [event(seq, frame=third) for seq in range(1, 8)]
+    assert [(row.last_seq, row.events) for row in segments_of(large)] == [(3, 3), (6, 3), (7, 1)]
+    assert list(segments_of([])) == []
+
+
+async def test_the_oldest_segment_is_known_after_a_commit_that_failed(opened: Open) -> None:
+    """What a rollback took back neither hides what is to be deleted, nor makes it look for ever."""
+    fails = False
+
+    def before(sql: str) -> None:
+        if fails and sql == "COMMIT":
+            raise sqlite3.OperationalError("disk I/O error")
+
+    async with opened(make_connection=lambda path: Between(path, before)) as store:
+        fails = True
+        with pytest.raises(StorageFailed):
+            await store.commit(Batch({"volume": [event(1)]}, (), NO_FLOORS))
+        fails = False
+        await store.commit(Batch({"volume": [event(2), event(3)]}, (), NO_FLOORS))
+        await store.commit(Batch({"volume": [event(4)]}, (), {"lifecycle": 0, "volume": 2}))
+        assert not store.is_behind
+        await store.commit(Batch({}, (), {"lifecycle": 0, "volume": 3}))
+        assert [one.seq for one in (await store.recover_log()).events] == [4]
 
 
 async def test_a_restart_in_the_middle_of_it_goes_on_where_it_was(opened: Open) -> None:
     async with opened() as store:
-        events = [event(seq) for seq in range(1, 2 * CLEAN_ROWS + 1)]
+        events = [event(seq) for seq in range(1, 2 * CLEAN_EVENTS + 1)]
         await store.commit(Batch({"volume": events}, (), NO_FLOORS))
-        await store.commit(Batch({}, (), {"lifecycle": 0, "volume": 2 * CLEAN_ROWS - 1}))
+        await store.commit(Batch({}, (), {"lifecycle": 0, "volume": 2 * CLEAN_EVENTS - 1}))
         assert store.is_behind
     async with opened() as store:
         recovered = await store.recover_log()
-        assert recovered.floors["volume"] == CLEAN_ROWS == recovered.events[0].seq - 1
-        assert len(recovered.events) == CLEAN_ROWS
+        assert recovered.floors["volume"] == CLEAN_EVENTS == recovered.events[0].seq - 1
+        assert len(recovered.events) == CLEAN_EVENTS
 
 
 async def test_marks_of_what_is_gone_outlive_restarts(open_sqlite_log) -> None:
@@ -423,6 +476,74 @@ def test_a_step_that_fails_leaves_the_schema_before_it(tmp_path: Path, bad: int)
     schema.migrate(connection, "db", MIGRATIONS)  # and a corrected one goes on from there
     assert connection.execute("PRAGMA user_version").fetchone() == (5,)
     connection.close()
+
+
+async def test_a_log_of_schema_1_is_read_as_it_was(opened: Open, tmp_path: Path) -> None:
+    """A row for each event was gathered into segments; marks and all else are where they were."""
+    connection = connect(tmp_path / FILE_NAME)
+    schema.migrate(connection, "db", {1: schema.MIGRATIONS[1]})
+    message = b'{"text":"' + b"x" * 200 + b'"}'
+    rows = [
+        (
+            seq,
+            "a.b",
+            "r" if seq % 5 == 0 else None,
+            "w" if seq % 5 == 0 else None,
+            "p" if seq % 2 else None,
+            seq == 150,
+            seq / 8,
+            b"{}" if seq % 3 else message,
+        )
+        for seq in range(3, 203)
+    ]
+    for lane, part in (("lifecycle", rows[::2]), ("volume", rows[1::2])):
+        sql = f"INSERT INTO {lane}_event VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+        connection.executemany(sql, part)
+    facts = [("epoch", "00112233aabbccdd"), ("floor.lifecycle", 1), ("floor.volume", 2)]
+    connection.executemany("INSERT INTO fact VALUES (?, ?)", facts)
+    connection.execute("INSERT INTO watermark VALUES ('volume', '\"p\"', 2)")
+    connection.close()
+    async with opened() as store:
+        recovered = await store.recover_log()
+        assert [
+            (
+                one.seq,
+                one.kind,
+                *(one.worker or (None, None)),
+                one.plugin_id,
+                one.is_last,
+                one.monotonic_s,
+                one.message,
+            )
+            for one in recovered.events
+        ] == rows
+        assert (store.epoch, recovered.head) == ("00112233aabbccdd", 202)
+        assert recovered.floors == {"lifecycle": 1, "volume": 2}
+        assert recovered.watermarks["volume"] == {'"p"': 2}
+        await store.commit(Batch({"volume": [event(203)]}, (), {"lifecycle": 100, "volume": 203}))
+    with open_for_reading(tmp_path / FILE_NAME) as reading:
+        assert find_faults(reading) == []
+
+
+async def test_what_waited_in_schema_1_waits_as_it_did(opened: Open, tmp_path: Path) -> None:
+    connection = connect(tmp_path / FILE_NAME)
+    schema.migrate(connection, "db", {1: schema.MIGRATIONS[1]})
+    for number, source, attempt, claim in ((5, "hook", 0, 0), (6, "api", 1, 1), (7, "timer", 3, 2)):
+        event = (number, "p", f"evt_{number}", "in", "cor_1", "2027", b"1", None, b"{}")
+        connection.execute("INSERT INTO ingress_event VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", event)
+        connection.execute(
+            "INSERT INTO progress VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (number, "p", number, source, None, attempt, 0, claim, b"[]"),
+        )
+    connection.close()
+    async with opened() as store:
+        restored = await restore(store, "p", 0)
+        assert [
+            (one.number, one.position, one.source, one.attempt, claim)
+            for one, claim in restored.waiting
+        ] == [(5, 5, "hook", 0, 0), (6, 6, "api", 1, 1), (7, 7, "timer", 3, 2)]
+        assert restored.tried == {5, 6, 7}
+        assert [row.source for row in await store.rows(INGRESS_EVENT)] == ["hook", "api", "timer"]
 
 
 async def test_the_tables_are_those_of_the_schema(opened: Open, tmp_path: Path) -> None:

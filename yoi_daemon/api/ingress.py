@@ -36,6 +36,9 @@ class BatchLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     key: str | None = None
 
 
+_line = msgspec.json.Decoder(BatchLine)
+
+
 class BatchAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """One line's answer: the event's receipt, or its refusal, to which codes add members of their own."""
 
@@ -49,8 +52,10 @@ class BatchAnswer(msgspec.Struct, frozen=True, kw_only=True):
     retry_after_s: float | msgspec.UnsetType = msgspec.UNSET
 
 
-MAX_SHARED_LINES = 64
-"""So many lines of a batch share a commit, as many as a lane takes at once: it keeps up with its queue."""
+SHARED_LINES = 64
+"""So many lines of a batch share a commit; the next wait for it, so that the lane gets its turn."""
+MAX_SHARED_LINES = 256
+"""So many while the queue is less than half full: what fits shall not be refused for coming at once."""
 
 
 async def post_batch(call: Call) -> Lines[dict[str, Any]]:
@@ -67,7 +72,7 @@ async def post_batch(call: Call) -> Lines[dict[str, Any]]:
     async def following() -> list[dict[str, Any]]:
         answers: list[dict[str, Any]] = []
         committed = 0
-        while not answers or (reader.has_line and len(answers) < MAX_SHARED_LINES):
+        while not answers or (reader.has_line and may_share(len(answers))):
             answer, seq = await next_answer()
             if answer is None:
                 break
@@ -75,6 +80,12 @@ async def post_batch(call: Call) -> Lines[dict[str, Any]]:
             committed = max(committed, seq)
         await call.daemon.event_log.committed(committed)
         return answers
+
+    def may_share(lines: int) -> bool:
+        if lines < SHARED_LINES:
+            return True
+        lane = service.lane
+        return lines < MAX_SHARED_LINES and 2 * lane.depth < lane.limits.queue_events
 
     async def next_answer() -> tuple[dict[str, Any] | None, int]:
         nonlocal is_over, malformed
@@ -103,12 +114,12 @@ async def _accept_line(call: Call, service: Service, line: bytes) -> tuple[dict[
     try:
         try:
             check_json(line)
-            event = msgspec.json.decode(line, type=BatchLine)
+            event = _line.decode(line)
         except (msgspec.ValidationError, ValueError) as error:
             raise Refused("invalid_request", f"the line does not fit: {error}") from error
         key = None if event.key is None else call.own_key(event.key)
         receipt, seq = await call.daemon.plugins.admission.admit(
-            service, event.ingress, bytes(event.payload), key=key
+            service, event.ingress, bytes(event.payload), key=key, is_checked=True
         )
     except Refused as refused:
         return _refused_line(refused), 0

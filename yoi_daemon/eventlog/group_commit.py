@@ -15,7 +15,7 @@ from yoi_daemon.model.cursor import CursorCodec
 from yoi_daemon.model.errors import Refused, StorageFailed
 from yoi_daemon.model.events import Draft, Lane, ends_worker
 from yoi_daemon.store.interface import Batch, Store
-from yoi_daemon.store.tables import WORKER_NUMBER, Change, Changes, LogEvent, WorkerNumber
+from yoi_daemon.store.tables import WORKER_NUMBER, Change, Changes, WorkerNumber
 
 MAX_PENDING_BYTES = 16_777_216
 """Numbered and not committed: 16 MiB, a quarter of the default window. Beyond it `room` waits."""
@@ -97,7 +97,8 @@ class GroupCommitLog:
             self._raise_failed()
         self._changes.extend(changes)
         self._recorded += 1
-        self._writer.unpark()
+        if self._writer:
+            self._writer.unpark()
         return self._recorded
 
     async def recorded(self, ticket: int) -> None:
@@ -218,9 +219,9 @@ class GroupCommitLog:
     ) -> Batch:
         if not self.durable:
             return NOTHING
-        events: dict[Lane, list[LogEvent]] = {"lifecycle": [], "volume": []}
+        events: dict[Lane, list[Entry]] = {"lifecycle": [], "volume": []}
         for entry in batch:
-            events[lane_of(entry)].append(_row(entry))
+            events[lane_of(entry)].append(entry)
         changes += [
             WORKER_NUMBER.put(WorkerNumber(*worker, seq)) for worker, seq in numbered.items()
         ]
@@ -236,17 +237,3 @@ class GroupCommitLog:
 
 
 NOTHING = Batch({}, (), {})
-
-
-def _row(entry: Entry) -> LogEvent:
-    runtime_id, worker_id = entry.worker or (None, None)
-    return LogEvent(
-        entry.seq,
-        entry.kind,
-        runtime_id,
-        worker_id,
-        entry.plugin_id,
-        entry.is_last,
-        entry.monotonic_s,
-        entry.message,
-    )

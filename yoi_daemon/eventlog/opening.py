@@ -7,18 +7,16 @@ from contextlib import asynccontextmanager
 import msgspec
 import trio
 
-from yoi_daemon.eventlog.entry import Entry
 from yoi_daemon.eventlog.filter import Scope
 from yoi_daemon.eventlog.group_commit import GroupCommitLog
 from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.eventlog.lanes import RetentionLane
 from yoi_daemon.eventlog.ring import Ring
 from yoi_daemon.model.events import Lane
-from yoi_daemon.model.frames import text_frame
 from yoi_daemon.model.settings import ObserveSettings
 from yoi_daemon.store.interface import RecoveredLog, Store
 from yoi_daemon.store.memory import MemoryStore
-from yoi_daemon.store.tables import WORKER_NUMBER, LogEvent
+from yoi_daemon.store.tables import WORKER_NUMBER
 
 RECOVERED_AT_ONCE = 4096
 """Recovered events between two checkpoints: about 10 ms of the loop."""
@@ -68,7 +66,7 @@ async def _recover(settings: ObserveSettings, store: Store, recovered: Recovered
         volume=_lane(recovered, "volume"),
     )
     for number, event in enumerate(recovered.events):
-        ring.restore(_entry(event))
+        ring.restore(event)
         if number % RECOVERED_AT_ONCE == 0:
             await trio.lowlevel.checkpoint()
     ring.evict()
@@ -81,18 +79,3 @@ def _lane(recovered: RecoveredLog, lane: Lane) -> RetentionLane:
         for scope, seq in recovered.watermarks[lane].items()
     }
     return RetentionLane(recovered.floors[lane], recovered.shared_marks[lane], marks)
-
-
-def _entry(event: LogEvent) -> Entry:
-    worker = None
-    if event.runtime_id is not None and event.worker_id is not None:
-        worker = (event.runtime_id, event.worker_id)
-    return Entry(
-        event.seq,
-        event.kind,
-        worker,
-        event.plugin_id,
-        event.age_s,
-        text_frame(event.message),
-        is_last=bool(event.is_last),
-    )

@@ -28,12 +28,14 @@ def check_json(data: bytes) -> None:
     """Holds `data` against RFC 8259 and I-JSON (RFC 7493).
 
     Raises `ValueError` with a sentence that says what is wrong and quotes nothing of `data`. Linear:
-    a MiB of the worst costs a third of a second, a hundred bytes some microseconds.
+    a MiB of the worst costs a third of a second, a hundred bytes a microsecond.
     """
-    bare = _without_strings(data)
-    if len(bare) > MAX_DIGITS and _LONG_NUMBER.search(bare):
-        raise ValueError(f"a number has more than {MAX_DIGITS} digits")
-    _check_depth(bare)
+    is_plain = _is_plain(data)
+    bare = data if is_plain else _STRING.sub(b"", data)
+    if not is_plain:
+        if _LONG_NUMBER.search(bare):
+            raise ValueError(f"a number has more than {MAX_DIGITS} digits")
+        _check_depth(bare)
     try:
         value = _decode(data)
     except msgspec.ValidationError as error:
@@ -45,21 +47,27 @@ def check_json(data: bytes) -> None:
     except msgspec.DecodeError as error:
         raise ValueError(str(error)) from error
     written = bare.count(b":")
-    # What was decoded holds each key once: written again it has fewer pairs if one was there twice.
-    if written > 1 and _without_strings(_encode(value)).count(b":") != written:
-        raise ValueError("an object has the same key twice")
+    if written > 1:
+        # What was decoded holds each key once: written again it has fewer pairs if one was there twice.
+        again = _encode(value)
+        if (again if is_plain else _STRING.sub(b"", again)).count(b":") != written:
+            raise ValueError("an object has the same key twice")
 
 
-def _without_strings(data: bytes) -> bytes:
-    if b"\\" in data:
-        return _STRING.sub(b"", data)
-    # Without an escape every quote begins a string or ends one: a fifth of the time.
-    return b"".join(data.split(b'"')[::2])
+def _is_plain(data: bytes) -> bool:
+    """Whether nothing has to be looked at without its strings.
+
+    There are too few brackets and digits to be refused, and no colon is written as an escape, so the
+    text of strings has as many colons decoded as it has here.
+    """
+    return (
+        data.count(b"{") + data.count(b"[") <= MAX_DEPTH
+        and b"\\u003" not in data
+        and (len(data) <= MAX_DIGITS or _LONG_NUMBER.search(data) is None)
+    )
 
 
 def _check_depth(bare: bytes) -> None:
-    if bare.count(b"[") + bare.count(b"{") <= MAX_DEPTH:
-        return
     brackets = bare.translate(_BRACKETS, _NO_BRACKETS)
     for _ in range(MAX_DEPTH):
         inner = brackets.replace(b"[]", b"")

@@ -58,11 +58,20 @@ class Admission:
         return receipt
 
     async def admit(
-        self, service: Service, ingress: str, payload: bytes, *, key: str | None = None
+        self,
+        service: Service,
+        ingress: str,
+        payload: bytes,
+        *,
+        key: str | None = None,
+        is_checked: bool = False,
     ) -> tuple[IngressReceipt, int]:
-        """As `accept`, but returns before the commit: nobody may be told of it until that number is committed."""
+        """As `accept`, but returns before the commit: nobody may be told of it until that number is committed.
+
+        `is_checked`: `check_json` took it, or a text that it is part of.
+        """
         spec = self._spec(service, ingress)
-        self._check(service, spec, payload)
+        self._check(service, spec, payload, is_checked=is_checked)
         return await self._take(service, spec, payload, source="api", key=key)
 
     async def accept_hook(
@@ -140,7 +149,9 @@ class Admission:
             )
         return spec
 
-    def _check(self, service: Service, spec: IngressSpec, payload: bytes) -> None:
+    def _check(
+        self, service: Service, spec: IngressSpec, payload: bytes, *, is_checked: bool = False
+    ) -> None:
         limit = min(service.settings.event_bytes, service.settings.queue_bytes)
         if len(payload) > limit:
             raise Refused(
@@ -149,10 +160,13 @@ class Admission:
                 bytes=len(payload),
                 max_bytes=limit,
             )
-        try:
-            check_json(payload)
-        except ValueError as error:
-            raise Refused("invalid_event", f"the payload is not JSON: {error}") from error
+        if not is_checked:
+            try:
+                check_json(payload)
+            except ValueError as error:
+                raise Refused("invalid_event", f"the payload is not JSON: {error}") from error
+        if spec.decoder.type is Any:
+            return  # JSON it is
         try:
             spec.decoder.decode(payload)
         except msgspec.ValidationError as error:
@@ -200,10 +214,8 @@ class Admission:
         self._refuse_closed(service)
         if (refused := self._event_log.refusal()) is not None:
             raise refused
-        if not lane.has_room(size):
+        if spec.overflow != "reject" and not lane.has_room(size):
             match spec.overflow:
-                case "reject":
-                    pass
                 case "wait":
                     await self._wait_for_room(service, spec, size)
                 case "drop_oldest":

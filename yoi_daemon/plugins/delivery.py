@@ -76,7 +76,8 @@ class Delivery:
         self.body = body
         self.redelivery_of = redelivery_of
         self.size = len(payload) + (0 if body is payload else len(body))
-        self.size += sum(len(name) + len(value) for name, value in self.headers.items())
+        if self.headers:
+            self.size += sum(len(name) + len(value) for name, value in self.headers.items())
         self.number = 0
         self.position = 0
         self.attempt = 0

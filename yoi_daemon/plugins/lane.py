@@ -2,10 +2,10 @@
 
 Admission reserves room synchronously, before the commit; the room is given back at the event's end.
 So the channel itself is never the limit, and depth counts everything unfinished: being committed,
-queued, parked for a retry, claimed, in hand. Handlers run one at a time. On a durable store up to 64
-events are claimed together: their attempts are committed before the first of their handlers runs. Up to 64 events share one cancel
-scope, and one watchdog serves all lanes, because a deadline of its own would cost an event about as
-much as all the rest of its way through the lane (`scripts/bench dispatch`).
+queued, parked for a retry, claimed, in hand. Handlers run one at a time. On a durable store up to 256
+events are claimed together: their attempts are committed before the first of their handlers runs. Up
+to 64 events share one cancel scope, and one watchdog serves all lanes, because a deadline of its own
+would cost an event about as much as all the rest of its way through the lane (`scripts/bench dispatch`).
 """
 
 import heapq
@@ -23,6 +23,10 @@ from yoi_daemon.plugins.executor import Executor
 from yoi_daemon.plugins.records import Records
 
 BATCH_EVENTS = 64
+CLAIM_EVENTS = 256
+"""A commit, and a pass over all subscribers after it, cost the same for few events as for many: with 64
+the way of an event to 100 subscribers took a third more (`scripts/bench durable`). After a crash as
+many are attempted one at a time, a commit each."""
 SLICE_S = 0.005
 """A batch ends after 5 ms, so that a busy lane lets the others run."""
 
@@ -264,7 +268,7 @@ class Lane:
 
     def _claim_following(self, delivery: Delivery) -> None:
         """Claims what comes after it for the same commit; a suspect is claimed alone."""
-        while len(self._claimed) < BATCH_EVENTS and not delivery.is_suspect:
+        while len(self._claimed) < CLAIM_EVENTS and not delivery.is_suspect:
             following = self._next()
             if following is None:
                 return

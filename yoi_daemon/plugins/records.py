@@ -6,12 +6,14 @@ from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.plugins.delivery import AttemptRecord, Delivery
 from yoi_daemon.store.interface import Store
 from yoi_daemon.store.tables import (
+    CLAIMED,
     DEAD_LETTER,
     IDEMPOTENCY_KEY,
     INGRESS_EVENT,
     PLUGIN_VALUE,
     PROGRESS,
     Change,
+    Claimed,
     DeadLetterRow,
     IdempotencyKey,
     IngressEvent,
@@ -19,7 +21,7 @@ from yoi_daemon.store.tables import (
     Progress,
 )
 
-NOT_CLAIMED, CLAIMED, CLAIMED_ALONE = 0, 1, 2
+NOT_CLAIMED, CLAIMED_TOGETHER, CLAIMED_ALONE = 0, 1, 2
 """`Progress.claim`. Of several that were claimed together nobody knows which one a crash was in."""
 
 _headers = msgspec.json.Decoder(dict[str, str])
@@ -27,82 +29,122 @@ _attempts = msgspec.json.Decoder(list[AttemptRecord])
 
 
 class Records:
-    """Writes down what becomes of one plugin's events, in the commit of what is appended with it."""
+    """Writes down what becomes of one plugin's events, in the commit of what is appended with it.
+
+    An event handled at its first attempt is one row that comes and goes: most are. The claims of all
+    are one row, and only what was tried, or redelivered, has a row that says how far it is.
+    """
 
     def __init__(self, plugin_id: str, event_log: EventLog) -> None:
         self._plugin_id = plugin_id
         self._event_log = event_log
         self.durable = event_log.durable
+        # The numbers that have a row of their own, and those that the row of claims is to name.
+        self._tried: set[int] = set()
+        self._claimed: set[int] = set()
+        self._is_alone = False
+
+    def restore(self, restored: "Restored") -> None:
+        """Takes up what an earlier run left: what was claimed is noted before anything else is."""
+        self._tried.update(restored.tried)
+        changes: list[Change] = []
+        for delivery, claim in restored.waiting:
+            if claim != NOT_CLAIMED:
+                changes.append(self._put_progress(delivery, claim))
+        if changes:
+            self._event_log.record([*changes, CLAIMED.drop(self._plugin_id)])
 
     def accepted(self, delivery: Delivery) -> None:
         """It came in, or again from the dead letters, and has its `number` and `position`."""
         if not self.durable:
             return
-        changes: list[Change] = [PROGRESS.put(self._progress(delivery))]
-        if delivery.redelivery_of is None:
-            changes.append(
-                INGRESS_EVENT.put(
-                    IngressEvent(
-                        delivery.number,
-                        self._plugin_id,
-                        delivery.event_id,
-                        delivery.ingress,
-                        delivery.correlation_id,
-                        delivery.created_at,
-                        delivery.payload,
-                        None if delivery.body is delivery.payload else delivery.body,
-                        msgspec.json.encode(delivery.headers) if delivery.headers else b"{}",
-                    )
-                )
+        if delivery.redelivery_of is not None:
+            self._event_log.record(
+                (self._put_progress(delivery), DEAD_LETTER.drop(delivery.number))
             )
-        else:
-            changes.append(DEAD_LETTER.drop(delivery.number))
-        self._event_log.record(changes)
+            return
+        row = IngressEvent(
+            delivery.number,
+            self._plugin_id,
+            delivery.event_id,
+            delivery.ingress,
+            delivery.correlation_id,
+            delivery.created_at,
+            delivery.payload,
+            None if delivery.body is delivery.payload else delivery.body,
+            msgspec.json.encode(delivery.headers) if delivery.headers else b"{}",
+            delivery.source,
+        )
+        self._event_log.record((INGRESS_EVENT.put(row),))
 
     async def claim(self, deliveries: list[Delivery]) -> None:
         """Their attempts are about to begin: returns when that is committed."""
-        claim = CLAIMED_ALONE if len(deliveries) == 1 else CLAIMED
-        ticket = self._event_log.record(
-            [PROGRESS.put(self._progress(delivery, claim)) for delivery in deliveries]
-        )
+        self._claimed.update(delivery.number for delivery in deliveries)
+        self._is_alone = len(self._claimed) == 1
+        ticket = self._event_log.record((self._put_claimed(),))
         await self._event_log.recorded(ticket)
 
     def waits(self, delivery: Delivery) -> None:
         """No attempt is under way: it was given back, or is tried again later."""
-        if self.durable:
-            self._event_log.record((PROGRESS.put(self._progress(delivery)),))
+        if not self.durable:
+            return
+        changes = self._unclaimed(delivery.number)
+        if delivery.attempt or delivery.number in self._tried:
+            changes.append(self._put_progress(delivery))
+        self._event_log.record(changes)
 
     def ended(self, delivery: Delivery) -> None:
         """It was handled, or has lost its place."""
-        if self.durable:
-            self._event_log.record(
-                (INGRESS_EVENT.drop(delivery.number), PROGRESS.drop(delivery.number))
-            )
+        if not self.durable:
+            return
+        number = delivery.number
+        self._claimed.discard(number)  # that the row of claims still names it does no harm
+        if number in self._tried:
+            self._tried.remove(number)
+            self._event_log.record((INGRESS_EVENT.drop(number), PROGRESS.drop(number)))
+        else:
+            self._event_log.record((INGRESS_EVENT.drop(number),))
 
     def died(self, delivery: Delivery, digest: str, died_at: str, age_s: float) -> None:
         """It is a dead letter."""
         if self.durable:
             row = DeadLetterRow(delivery.number, self._plugin_id, digest, died_at, age_s)
-            self._event_log.record((DEAD_LETTER.put(row), PROGRESS.put(self._progress(delivery))))
+            changes = [DEAD_LETTER.put(row), self._put_progress(delivery)]
+            self._event_log.record(changes + self._unclaimed(delivery.number))
 
     def let_go(self, delivery: Delivery) -> None:
         """A dead letter is no more."""
         if self.durable:
+            self._tried.discard(delivery.number)
             tables = (DEAD_LETTER, INGRESS_EVENT, PROGRESS)
             self._event_log.record([table.drop(delivery.number) for table in tables])
 
-    def _progress(self, delivery: Delivery, claim: int = NOT_CLAIMED) -> Progress:
-        return Progress(
-            delivery.number,
-            self._plugin_id,
-            delivery.position,
-            delivery.source,
-            delivery.redelivery_of,
-            delivery.attempt,
-            delivery.failures,
-            claim,
-            msgspec.json.encode(delivery.attempts) if delivery.attempts else b"[]",
+    def _put_progress(self, delivery: Delivery, claim: int = NOT_CLAIMED) -> Change:
+        self._tried.add(delivery.number)
+        return PROGRESS.put(
+            Progress(
+                delivery.number,
+                self._plugin_id,
+                delivery.position,
+                delivery.source,
+                delivery.redelivery_of,
+                delivery.attempt,
+                delivery.failures,
+                claim,
+                msgspec.json.encode(delivery.attempts) if delivery.attempts else b"[]",
+            )
         )
+
+    def _put_claimed(self) -> Change:
+        numbers = msgspec.json.encode(sorted(self._claimed)).decode()
+        return CLAIMED.put(Claimed(self._plugin_id, self._is_alone, numbers))
+
+    def _unclaimed(self, number: int) -> list[Change]:
+        """What takes it out of the row of claims, where it is there."""
+        if number not in self._claimed:
+            return []
+        self._claimed.remove(number)
+        return [self._put_claimed()]
 
 
 class Restored(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,6 +155,8 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
     dead: tuple[tuple[Delivery, DeadLetterRow], ...] = ()
     keys: tuple[IdempotencyKey, ...] = ()
     values: tuple[PluginValue, ...] = ()
+    tried: frozenset[int] = frozenset()
+    """The numbers of those that have a row that says how far they are."""
 
     @property
     def has_claims(self) -> bool:
@@ -129,10 +173,15 @@ async def restore(store: Store, plugin_id: str, now: float) -> Restored:
     dead = {row.number: row for row in await store.rows(DEAD_LETTER, plugin_id=plugin_id)}
     waiting: list[tuple[Delivery, int]] = []
     letters: list[tuple[Delivery, DeadLetterRow]] = []
-    for row in await store.rows(PROGRESS, plugin_id=plugin_id):
-        delivery = _delivery(events[row.number], row, now)
-        if row.number in dead:
-            letters.append((delivery, dead[row.number]))
+    progress = {row.number: row for row in await store.rows(PROGRESS, plugin_id=plugin_id)}
+    claims = await _claims(store, plugin_id)
+    for number, event in events.items():
+        row = progress.get(number) or _untried(event)
+        if number in claims:
+            row = row._replace(attempt=row.attempt + 1, claim=claims[number])
+        delivery = _delivery(event, row, now)
+        if number in dead:
+            letters.append((delivery, dead[number]))
         else:
             waiting.append((delivery, row.claim))
     waiting.sort(key=lambda one: one[0].position)
@@ -143,7 +192,22 @@ async def restore(store: Store, plugin_id: str, now: float) -> Restored:
         dead=tuple(letters),
         keys=tuple(sorted(keys, key=lambda row: row.number)),
         values=tuple(await store.rows(PLUGIN_VALUE, plugin_id=plugin_id)),
+        tried=frozenset(progress),
     )
+
+
+async def _claims(store: Store, plugin_id: str) -> dict[int, int]:
+    """The claim of each number that was claimed."""
+    claims: dict[int, int] = {}
+    for row in await store.rows(CLAIMED, plugin_id=plugin_id):
+        claim = CLAIMED_ALONE if row.is_alone else CLAIMED_TOGETHER
+        claims.update(dict.fromkeys(msgspec.json.decode(row.numbers, type=list[int]), claim))
+    return claims
+
+
+def _untried(event: IngressEvent) -> Progress:
+    number = event.number
+    return Progress(number, event.plugin_id, number, event.source, None, 0, 0, NOT_CLAIMED, b"[]")
 
 
 def _delivery(event: IngressEvent, progress: Progress, now: float) -> Delivery:

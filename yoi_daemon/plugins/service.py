@@ -277,6 +277,7 @@ class Service:
 
     def restore(self, restored: Restored) -> None:
         """Takes up what an earlier run left in the store. Before `supervise`."""
+        self.records.restore(restored)
         self.settlement.restore(self.lane, restored)
         self.delivery_keys.restore(restored.keys)
         self._state.restore(restored.values)

@@ -1,9 +1,13 @@
 """The schema, and the steps that brought it here. A step that was ever released is never changed."""
 
-import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import msgspec
 
 from yoi_daemon.model.errors import ConfigFault, ConfigurationError
+from yoi_daemon.model.frames import text_frame
 from yoi_daemon.store.connection import Connection
 
 APPLICATION_ID = 0x596F6944
@@ -13,7 +17,33 @@ _EVENT_COLUMNS = """(
     seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, runtime_id TEXT, worker_id TEXT, plugin_id TEXT,
     is_last INTEGER NOT NULL, age_s REAL NOT NULL, message BLOB NOT NULL) STRICT"""
 
-MIGRATIONS: Mapping[int, Sequence[str]] = {
+_SEGMENT_COLUMNS = """(
+    last_seq INTEGER PRIMARY KEY, events INTEGER NOT NULL, frame_bytes INTEGER NOT NULL, age_s REAL NOT NULL,
+    content BLOB NOT NULL) STRICT"""
+
+
+def _gather_events(connection: Connection) -> None:
+    """Step 2: events lie in segments, a row for a few, as msgpack."""
+    for lane in ("lifecycle", "volume"):
+        rows = iter(connection.execute(f"SELECT * FROM {lane}_event ORDER BY seq"))
+        while some := list(islice(rows, 8)):  # of 256 KiB each, at most
+            connection.execute(f"INSERT INTO {lane}_segment VALUES (?, ?, ?, ?, ?)", _segment(some))
+        connection.execute(f"DROP TABLE {lane}_event")
+
+
+def _segment(rows: list[Any]) -> tuple[int, int, int, float, bytes]:
+    events: list[tuple[Any, ...]] = []
+    for seq, kind, runtime_id, worker_id, plugin_id, is_last, age_s, message in rows:
+        worker = None if runtime_id is None or worker_id is None else (runtime_id, worker_id)
+        events.append((seq, kind, worker, plugin_id, age_s, text_frame(message), bool(is_last)))
+    size = sum(len(event[5]) for event in events)
+    return rows[-1][0], len(rows), size, rows[0][6], msgspec.msgpack.encode(events)
+
+
+Step = str | Callable[[Connection], None]
+"""A statement, or what runs several."""
+
+MIGRATIONS: Mapping[int, Sequence[Step]] = {
     1: (
         f"CREATE TABLE lifecycle_event {_EVENT_COLUMNS}",
         f"CREATE TABLE volume_event {_EVENT_COLUMNS}",
@@ -47,14 +77,25 @@ MIGRATIONS: Mapping[int, Sequence[str]] = {
             PRIMARY KEY (runtime_id, worker_id, item_id)) STRICT""",
         "CREATE TABLE fact (name TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID",
     ),
+    2: (
+        f"CREATE TABLE lifecycle_segment {_SEGMENT_COLUMNS}",
+        f"CREATE TABLE volume_segment {_SEGMENT_COLUMNS}",
+        _gather_events,
+        # Only what was tried has a progress of its own; the claims of a plugin are one row.
+        "ALTER TABLE ingress_event ADD COLUMN source TEXT NOT NULL DEFAULT 'api'",
+        """UPDATE ingress_event SET source = progress.source FROM progress
+            WHERE progress.number = ingress_event.number""",
+        """CREATE TABLE claimed (plugin_id TEXT PRIMARY KEY, is_alone INTEGER NOT NULL,
+            numbers TEXT NOT NULL) STRICT, WITHOUT ROWID""",
+    ),
 }
-"""The statements that lead to each version from the one before it."""
+"""The steps that lead to each version from the one before it."""
 
 VERSION = max(MIGRATIONS)
 
 
 def migrate(
-    connection: Connection, file: str, migrations: Mapping[int, Sequence[str]] = MIGRATIONS
+    connection: Connection, file: str, migrations: Mapping[int, Sequence[Step]] = MIGRATIONS
 ) -> None:
     """Brings a database to the newest version, each step whole or not at all.
 
@@ -64,18 +105,21 @@ def migrate(
     for version in range(found + 1, newest + 1):
         connection.execute("BEGIN IMMEDIATE")
         try:
-            for statement in migrations[version]:
-                connection.execute(statement)
+            for step in migrations[version]:
+                if isinstance(step, str):
+                    connection.execute(step)
+                else:
+                    step(connection)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {version}")
             connection.execute("COMMIT")
-        except sqlite3.Error:
+        except BaseException:
             connection.execute("ROLLBACK")
             raise
 
 
 def check_version(
-    connection: Connection, file: str, migrations: Mapping[int, Sequence[str]] = MIGRATIONS
+    connection: Connection, file: str, migrations: Mapping[int, Sequence[Step]] = MIGRATIONS
 ) -> int:
     """The version of a database, 0 where it is empty. It changes nothing.
 

@@ -1,46 +1,32 @@
 """The store on SQLite: one writer, group commit, and every commit on the disk before it is told of."""
 
-import json
 import os
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from statistics import quantiles
 from typing import Any, TypeVar
 
+import msgspec
 import trio
 
 from yoi_daemon.model.cursor import random_epoch
 from yoi_daemon.model.errors import StorageFailed
-from yoi_daemon.model.events import Lane
 from yoi_daemon.model.histogram import Histogram
 from yoi_daemon.store.connection import Connect, Connection, connect, is_full
 from yoi_daemon.store.interface import COMMIT_BOUNDS_S, Batch, Clock, RecoveredLog, StoreStatistics
 from yoi_daemon.store.schema import check_version, migrate
+from yoi_daemon.store.segments import LANES, SegmentedLog
 from yoi_daemon.store.space import Space
-from yoi_daemon.store.tables import (
-    LIFECYCLE_EVENT,
-    TABLES,
-    VOLUME_EVENT,
-    WATERMARK,
-    Changes,
-    LogEvent,
-    Table,
-)
+from yoi_daemon.store.tables import FACT, Changes, Table
 
 R = TypeVar("R", bound=tuple[Any, ...])
 
 CHECKPOINT_BYTES = 4_194_304
 """The write-ahead log is copied into the database after about 4 MiB, as SQLite does by itself."""
-
-CLEAN_ROWS = 1000
-"""Evicted events are deleted so many in one commit: about 3 ms of the writer (`scripts/bench durable`)."""
-
-MAX_WATERMARKS = 16_384
-"""For each lane, as in the window in memory."""
 
 AGE_EVERY_S = 10.0
 """How much of its age a store may forget in a crash."""
@@ -49,19 +35,6 @@ MAX_EPOCHS = 256
 """Logs whose cursors are known for earlier ones: one more for each backup that was gone back to."""
 
 TIMES_KEPT = 256
-
-LANES: Mapping[Lane, Table[LogEvent]] = {"lifecycle": LIFECYCLE_EVENT, "volume": VOLUME_EVENT}
-
-_INSERTS = {
-    table.name: f"INSERT INTO {table.name} VALUES ({', '.join('?' * len(table.columns))})"
-    for table in TABLES
-}
-_PUTS = {name: sql.replace("INSERT", "INSERT OR REPLACE", 1) for name, sql in _INSERTS.items()}
-_DROPS = {
-    table.name: f"DELETE FROM {table.name} WHERE "
-    + " AND ".join(f"{column} = ?" for column in table.columns[: table.key_columns])
-    for table in TABLES
-}
 
 
 class SqliteStore:
@@ -94,9 +67,6 @@ class SqliteStore:
         self._low_bytes, self._reserve_bytes = low_bytes, reserve_bytes
         self._writer_limiter = trio.CapacityLimiter(1)
         self._reader_limiter = trio.CapacityLimiter(1)
-        # What each lane let go of, and how much of that was deleted here.
-        self._floors: dict[Lane, int] = dict.fromkeys(LANES, 0)
-        self._cleaned: dict[Lane, int] = dict.fromkeys(LANES, 0)
         self._age_base_s = 0.0
         self._age_noted_s = 0.0
         self._since_checkpoint = 0
@@ -122,7 +92,7 @@ class SqliteStore:
 
     @property
     def is_behind(self) -> bool:
-        return self._cleaned != self._floors
+        return self._log.is_behind
 
     def age_s(self) -> float:
         return self._age_base_s + self._clock()
@@ -169,6 +139,7 @@ class SqliteStore:
                 os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
                 self._writer = self._connect(opened)
                 migrate(self._writer, str(self._path))
+                self._log = SegmentedLog(self._writer)
                 self._begin()
                 self._reader = self._connect(opened)
                 self._reader.execute("PRAGMA query_only = ON")
@@ -219,12 +190,11 @@ class SqliteStore:
         self.epoch = str(facts["epoch"])
         self.earlier_epochs = tuple(str(facts.get("earlier_epochs", "")).split())
         self._age_base_s = self._age_noted_s = float(facts.get("age_s", 0.0))
-        for lane in LANES:
-            self._floors[lane] = self._cleaned[lane] = int(facts.get(f"floor.{lane}", 0))
+        self._log.begin(facts)
 
     def _begin_epoch(self, facts: dict[str, Any]) -> dict[str, Any]:
         """Names the log anew: a backup's numbers were given to other events since it was made."""
-        head = self._head(facts)
+        head = self._log.head(facts)
         earlier = [*str(facts.get("earlier_epochs", "")).split(), str(facts.get("epoch", ""))]
         begun = {
             "epoch": self._new_epoch(),
@@ -234,22 +204,14 @@ class SqliteStore:
         for lane in LANES:
             begun[f"floor.{lane}"] = begun[f"shared_mark.{lane}"] = head
         self._writer.execute("BEGIN IMMEDIATE")
-        for table in (*LANES.values(), WATERMARK):
-            self._writer.execute(f"DELETE FROM {table.name}")
-        self._writer.execute(_DROPS["fact"], ("restored",))
-        self._writer.executemany(_PUTS["fact"], list(begun.items()))
+        self._log.drop_all()
+        self._writer.execute(FACT.delete, ("restored",))
+        self._writer.executemany(FACT.replace, list(begun.items()))
         self._writer.execute("COMMIT")
         return facts | begun
 
-    def _head(self, facts: Mapping[str, Any]) -> int:
-        heads = [int(facts.get("head", 0))]
-        for table in LANES.values():
-            (last,) = next(self._writer.execute(f"SELECT max(seq) FROM {table.name}"))
-            heads.append(last or 0)
-        return max(heads)
-
     def _put_fact(self, name: str, value: str | float) -> None:
-        self._writer.execute(_PUTS["fact"], (name, value))
+        self._writer.execute(FACT.replace, (name, value))
 
     def _commit(self, batch: Batch, age_s: float) -> None:
         begun_s = time.perf_counter()
@@ -276,12 +238,9 @@ class SqliteStore:
         writer = self._writer
         writer.execute("BEGIN IMMEDIATE")
         try:
-            for lane, events in batch.events.items():
-                if events:
-                    writer.executemany(_INSERTS[LANES[lane].name], events)
-                    self._since_checkpoint += sum(len(event.message) for event in events)
+            self._since_checkpoint += self._log.insert(batch.events)
             self._change(batch.changes)
-            cleaned = self._clean(batch.floors)
+            deleted = self._log.clean(batch.floors)
             if age_s - self._age_noted_s >= AGE_EVERY_S:
                 self._put_fact("age_s", age_s)
                 self._age_noted_s = age_s
@@ -290,8 +249,7 @@ class SqliteStore:
             with suppress(sqlite3.Error):  # SQLite may have done it already
                 writer.execute("ROLLBACK")
             raise
-        self._floors.update(batch.floors)
-        self._cleaned.update(cleaned)
+        self._log.committed(batch.floors, deleted)
 
     def _change(self, changes: Changes) -> None:
         # The last change of a row is the one that counts, so the order between tables does not matter.
@@ -302,50 +260,12 @@ class SqliteStore:
             dropped = [key for key, row in rows.items() if row is None]
             put = [row for row in rows.values() if row is not None]
             if dropped:
-                self._writer.executemany(_DROPS[table.name], dropped)
+                self._writer.executemany(table.delete, dropped)
             if put:
-                self._writer.executemany(_PUTS[table.name], put)
-            self._since_checkpoint += _PAGE_BYTES + sum(map(_bytes_of, put))
-
-    def _clean(self, floors: Mapping[Lane, int]) -> dict[Lane, int]:
-        """Deletes a few of the events that were let go of, and notes their watermarks."""
-        cleaned: dict[Lane, int] = {}
-        for lane, table in LANES.items():
-            floor = floors.get(lane, self._floors[lane])
-            if self._cleaned[lane] >= floor:
-                continue
-            gone = list(
-                self._writer.execute(
-                    f"SELECT seq, runtime_id, worker_id, plugin_id FROM {table.name}"
-                    " WHERE seq <= ? ORDER BY seq LIMIT ?",
-                    (floor, CLEAN_ROWS),
-                )
-            )
-            last = gone[-1][0] if len(gone) == CLEAN_ROWS else floor
-            self._writer.execute(f"DELETE FROM {table.name} WHERE seq <= ?", (last,))
-            marks = {scope: row[0] for row in gone for scope in _scopes(*row[1:])}
-            self._writer.executemany(
-                _PUTS["watermark"], [(lane, scope, seq) for scope, seq in marks.items()]
-            )
-            self._bound_watermarks(lane)
-            self._put_fact(f"floor.{lane}", last)
-            cleaned[lane] = last
-        return cleaned
-
-    def _bound_watermarks(self, lane: Lane) -> None:
-        (count,) = next(
-            self._writer.execute("SELECT count(*) FROM watermark WHERE lane = ?", (lane,))
-        )
-        if count <= MAX_WATERMARKS:
-            return
-        gone = list(
-            self._writer.execute(
-                "SELECT lane, scope, seq FROM watermark WHERE lane = ? ORDER BY seq LIMIT ?",
-                (lane, count - MAX_WATERMARKS),
-            )
-        )
-        self._writer.executemany(_DROPS["watermark"], [row[:2] for row in gone])
-        self._put_fact(f"shared_mark.{lane}", gone[-1][2])
+                self._writer.executemany(table.replace, put)
+            self._since_checkpoint += _PAGE_BYTES + _ROW_BYTES * len(put)
+            for index in table.large:
+                self._since_checkpoint += sum([len(row[index] or b"") for row in put])
 
     def _checkpoint_when_due(self) -> None:
         if self._since_checkpoint < CHECKPOINT_BYTES:
@@ -359,26 +279,9 @@ class SqliteStore:
 
     def _recover_log(self) -> RecoveredLog:
         try:
-            facts = dict(self._writer.execute("SELECT * FROM fact"))
-            events = [
-                LogEvent(*row)
-                for table in LANES.values()
-                for row in self._writer.execute(f"SELECT * FROM {table.name} ORDER BY seq")
-            ]
-            watermarks: dict[Lane, dict[str, int]] = {lane: {} for lane in LANES}
-            for lane, scope, seq in self._writer.execute("SELECT * FROM watermark ORDER BY seq"):
-                watermarks[lane][scope] = seq
-            head = self._head(facts)
-        except sqlite3.Error as error:
+            return self._log.recover(dict(self._writer.execute("SELECT * FROM fact")))
+        except (sqlite3.Error, msgspec.MsgspecError) as error:
             raise StorageFailed(f"the store {self._path} cannot be read: {error}") from error
-        events.sort()
-        return RecoveredLog(
-            head=head,
-            events=events,
-            floors=dict(self._floors),
-            shared_marks={lane: int(facts.get(f"shared_mark.{lane}", 0)) for lane in LANES},
-            watermarks=watermarks,
-        )
 
     def _rows(self, table: Table[R], equal: Mapping[str, str]) -> list[R]:
         where = " AND ".join(f"{column} = ?" for column in equal)
@@ -393,24 +296,8 @@ class SqliteStore:
 
 
 _PAGE_BYTES = 4096
-
-
-def scope_text(scope: tuple[str, str] | str) -> str:
-    """A scope of the window as a watermark's row names it: a plugin's id, or a worker's two."""
-    return json.dumps(scope)
-
-
-def _scopes(runtime_id: str | None, worker_id: str | None, plugin_id: str | None) -> list[str]:
-    found: list[str] = []
-    if runtime_id is not None and worker_id is not None:
-        found.append(scope_text((runtime_id, worker_id)))
-    if plugin_id is not None:
-        found.append(scope_text(plugin_id))
-    return found
-
-
-def _bytes_of(row: Sequence[Any]) -> int:
-    return sum(len(value) for value in row if isinstance(value, (bytes, str)))
+_ROW_BYTES = 128
+"""What a row takes beside its large columns, or thereabouts."""
 
 
 def _size(path: Path) -> int:

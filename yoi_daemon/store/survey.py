@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from yoi_daemon.store.sqlite import LANES
+from yoi_daemon.store.segments import LANES
 from yoi_daemon.store.tables import TABLES
 
 
@@ -80,7 +80,7 @@ def _log(connection: sqlite3.Connection, facts: dict[str, str | int | float]) ->
     oldest: list[float] = []
     for table in LANES.values():
         last, count, content, first = connection.execute(
-            f"SELECT max(seq), count(*), sum(length(message)), min(age_s) FROM {table.name}"
+            f"SELECT max(last_seq), sum(events), sum(frame_bytes), min(age_s) FROM {table.name}"
         ).fetchone()
         if count:
             heads.append(last)
@@ -100,13 +100,15 @@ def _log(connection: sqlite3.Connection, facts: dict[str, str | int | float]) ->
 
 def _waiting(connection: sqlite3.Connection) -> list[Waiting]:
     rows = connection.execute(
-        """SELECT progress.plugin_id, count(*) - count(dead_letter.number),
+        """SELECT ingress_event.plugin_id, count(*) - count(dead_letter.number),
             sum(iif(dead_letter.number IS NULL, length(payload) + ifnull(length(body), 0), 0)),
             min(iif(dead_letter.number IS NULL, created_at, NULL)),
-            sum(dead_letter.number IS NULL AND failures > 0),
-            sum(dead_letter.number IS NULL AND claim > 0), count(dead_letter.number)
-        FROM progress JOIN ingress_event USING (number) LEFT JOIN dead_letter USING (number)
-        GROUP BY progress.plugin_id ORDER BY progress.plugin_id"""
+            sum(dead_letter.number IS NULL AND ifnull(failures, 0) > 0),
+            sum(dead_letter.number IS NULL AND (ifnull(claim, 0) > 0 OR ingress_event.number IN
+                (SELECT json_each.value FROM claimed, json_each(claimed.numbers)))),
+            count(dead_letter.number)
+        FROM ingress_event LEFT JOIN progress USING (number) LEFT JOIN dead_letter USING (number)
+        GROUP BY ingress_event.plugin_id ORDER BY ingress_event.plugin_id"""
     )
     return [Waiting(**dict(zip(Waiting.__struct_fields__, row, strict=True))) for row in rows]
 

@@ -3,19 +3,45 @@
 from collections.abc import Sequence
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
+import msgspec
+
+from yoi_daemon.model.frames import payload_of
+
 R = TypeVar("R", bound=tuple[Any, ...])
 
 
 class Table(Generic[R]):
-    """A table of rows that are put and dropped by their key, the first `key_columns` columns."""
+    """A table of rows that are put and dropped by their key, the first `key_columns` columns.
 
-    __slots__ = ("columns", "key_columns", "name", "row_type")
+    `insert` and `replace` are statements that take a row, `delete` one that takes a key. `large` are
+    the columns that may hold much.
+    """
+
+    __slots__ = (
+        "columns",
+        "delete",
+        "insert",
+        "key_columns",
+        "large",
+        "name",
+        "replace",
+        "row_type",
+    )
 
     def __init__(self, name: str, row_type: type[R], key_columns: int = 1) -> None:
         self.name = name
         self.row_type = row_type
         self.columns: tuple[str, ...] = tuple(row_type.__annotations__)
         self.key_columns = key_columns
+        self.large: tuple[int, ...] = tuple(
+            index
+            for index, (column, kind) in enumerate(row_type.__annotations__.items())
+            if kind in (bytes, bytes | None) or column == "text"
+        )
+        self.insert = f"INSERT INTO {name} VALUES ({', '.join('?' * len(self.columns))})"
+        self.replace = self.insert.replace("INSERT", "INSERT OR REPLACE", 1)
+        key = " AND ".join(f"{column} = ?" for column in self.columns[:key_columns])
+        self.delete = f"DELETE FROM {name} WHERE {key}"
 
     def put(self, row: R) -> "Change":
         """The row with this key is `row` from now on."""
@@ -32,17 +58,38 @@ Change: TypeAlias = tuple[Table[Any], tuple[Any, ...], tuple[Any, ...] | None]
 Changes: TypeAlias = Sequence[Change]
 
 
-class LogEvent(NamedTuple):
-    """An event of the log as subscribers see it; `age_s` is when, by the store's own clock."""
+class LogEvent(msgspec.Struct, array_like=True, gc=False):
+    """One numbered event of the log: what filters look at, and the one WebSocket frame every subscriber gets.
+
+    `monotonic_s` is when, by the store's own clock. `is_last` says that its worker emits nothing after
+    it. It is kept on the disk as it is here: only fields with a default may be added, at the end.
+    """
 
     seq: int
     kind: str
-    runtime_id: str | None
-    worker_id: str | None
+    worker: tuple[str, str] | None
     plugin_id: str | None
-    is_last: bool
+    monotonic_s: float
+    frame: bytes
+    is_last: bool = False
+
+    @property
+    def message(self) -> bytes:
+        """The event as JSON, without its frame."""
+        return payload_of(self.frame)
+
+
+class Segment(NamedTuple):
+    """Events of one retention lane that were committed together, up to number `last_seq`.
+
+    `age_s` is the first one's; `content` is msgpack, `LogEvent`s in order.
+    """
+
+    last_seq: int
+    events: int
+    frame_bytes: int
     age_s: float
-    message: bytes
+    content: bytes
 
 
 class Watermark(NamedTuple):
@@ -64,7 +111,8 @@ class WorkerNumber(NamedTuple):
 class IngressEvent(NamedTuple):
     """An accepted event as it came, by the number of its acceptance; it stays while it waits or is dead.
 
-    `headers` is JSON; `body` is None where it is the payload itself.
+    Without a `Progress` it waits for its first attempt, at its number's place in the order. `headers` is
+    JSON; `body` is None where it is the payload itself.
     """
 
     number: int
@@ -76,13 +124,15 @@ class IngressEvent(NamedTuple):
     payload: bytes
     body: bytes | None
     headers: bytes
+    source: str
 
 
 class Progress(NamedTuple):
-    """How far an accepted event is. `position` is its place in the order: its number, or its redelivery's.
+    """How far an accepted event is that was tried, or redelivered.
 
-    `claim` is 0 where no attempt is under way, 1 where one was claimed together with others, and 2
-    where it alone was; `attempts` is JSON, how each attempt ended.
+    `position` is its place in the order: its number, or its redelivery's. `claim` is 1 where the process
+    ended while an attempt was claimed together with others, and 2 where it alone was; `attempts` is
+    JSON, how each attempt ended.
     """
 
     number: int
@@ -94,6 +144,17 @@ class Progress(NamedTuple):
     failures: int
     claim: int
     attempts: bytes
+
+
+class Claimed(NamedTuple):
+    """A plugin's events whose next attempt is under way: `numbers` is JSON, and one may have ended since.
+
+    The attempt is one more than their `Progress` says. `is_alone` where one was claimed, and no others with it.
+    """
+
+    plugin_id: str
+    is_alone: int
+    numbers: str
 
 
 class DeadLetterRow(NamedTuple):
@@ -171,12 +232,13 @@ class Fact(NamedTuple):
     value: str | int | float
 
 
-LIFECYCLE_EVENT = Table("lifecycle_event", LogEvent)
-VOLUME_EVENT = Table("volume_event", LogEvent)
+LIFECYCLE_SEGMENT = Table("lifecycle_segment", Segment)
+VOLUME_SEGMENT = Table("volume_segment", Segment)
 WATERMARK = Table("watermark", Watermark, 2)
 WORKER_NUMBER = Table("worker_number", WorkerNumber, 2)
 INGRESS_EVENT = Table("ingress_event", IngressEvent)
 PROGRESS = Table("progress", Progress)
+CLAIMED = Table("claimed", Claimed)
 DEAD_LETTER = Table("dead_letter", DeadLetterRow)
 IDEMPOTENCY_KEY = Table("idempotency_key", IdempotencyKey, 3)
 PLUGIN_VALUE = Table("plugin_value", PluginValue, 2)
@@ -186,12 +248,13 @@ INBOX_INPUT = Table("inbox_input", InboxRow, 3)
 FACT = Table("fact", Fact)
 
 TABLES: tuple[Table[Any], ...] = (
-    LIFECYCLE_EVENT,
-    VOLUME_EVENT,
+    LIFECYCLE_SEGMENT,
+    VOLUME_SEGMENT,
     WATERMARK,
     WORKER_NUMBER,
     INGRESS_EVENT,
     PROGRESS,
+    CLAIMED,
     DEAD_LETTER,
     IDEMPOTENCY_KEY,
     PLUGIN_VALUE,
