@@ -117,6 +117,18 @@ DAMAGE = {
         "after the last one given",
     ),
     "a worker's number": ("UPDATE worker_number SET worker_seq = 2", "has event 3, and counts 2"),
+    "an item of no worker": (
+        "INSERT INTO transcript_item VALUES ('r', 'gone', 1, 'itm', 'user', 'x', 'now')",
+        "worker gone is gone, items",
+    ),
+    "an input to no worker": (
+        "INSERT INTO inbox_input VALUES ('r', 'gone', 'itm', 1, 'x', NULL)",
+        "worker gone is gone, inputs",
+    ),
+    "a worker in no state": (
+        "INSERT INTO worker VALUES ('r', 'odd', 'p', '', 'now', 'dreaming', 0, NULL, 0, 1)",
+        "worker odd is in a state",
+    ),
     "a log without a name": ("DELETE FROM fact WHERE name = 'epoch'", "no name"),
 }
 

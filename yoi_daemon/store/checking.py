@@ -4,15 +4,19 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import msgspec
 
 from yoi_daemon.model.events import Lane
+from yoi_daemon.model.states import WorkerState
 from yoi_daemon.store.segments import LANES, events_of
 
 MOST_TOLD = 20
 """So many rows are named of one kind of fault; a store that is broken is broken everywhere."""
+
+_OF_NO_WORKER = "(runtime_id, worker_id) NOT IN (SELECT runtime_id, worker_id FROM worker)"
+_WORKER_STATES = ", ".join(f"'{state}'" for state in get_args(WorkerState))
 
 _RULES: dict[str, str] = {
     "the accepted event {} is gone, how far it is is there": (
@@ -33,6 +37,15 @@ _RULES: dict[str, str] = {
     "the place in the queue of event {} is taken twice": (
         "SELECT max(number) FROM ingress_event LEFT JOIN progress USING (number)"
         " GROUP BY ifnull(position, number) HAVING count(*) > 1"
+    ),
+    "worker {} is gone, items of its transcript are there": (
+        f"SELECT DISTINCT worker_id FROM transcript_item WHERE {_OF_NO_WORKER}"
+    ),
+    "worker {} is gone, inputs to it wait": (
+        f"SELECT DISTINCT worker_id FROM inbox_input WHERE {_OF_NO_WORKER}"
+    ),
+    "worker {} is in a state that there is not": (
+        f"SELECT worker_id FROM worker WHERE state NOT IN ({_WORKER_STATES})"
     ),
 }
 """What is wrong, and the rows it is wrong of: none, where all is well."""
