@@ -100,10 +100,15 @@ class Group:
 class Feed:
     """The subscribers of one filter."""
 
-    __slots__ = ("groups", "pending", "told", "users", "wanted")
+    __slots__ = ("groups", "pending", "takes_its_scope", "told", "users", "wanted")
 
     def __init__(self, wanted: Filter) -> None:
         self.wanted = wanted
+        self.takes_its_scope = wanted in (
+            Filter(worker=wanted.worker),
+            Filter(plugin_id=wanted.plugin_id),
+        )
+        """Whether all that is in the filter's scope passes."""
         self.users = 0
         self.groups: list[Group] = []
         """None is empty."""
@@ -375,7 +380,10 @@ class Fanout:
         work: list[tuple[list[Entry], bytes, Group]] = []
         for feed in touched:
             pending, feed.pending = feed.pending, []
-            frames = b"".join([entry.frame for entry in pending])
+            if len(pending) == 1:
+                frames = pending[0].frame
+            else:
+                frames = b"".join([entry.frame for entry in pending])
             for group in feed.groups:
                 group.is_due = True
                 work.append((pending, frames, group))
@@ -394,16 +402,16 @@ class Fanout:
     def _route(self, entries: Iterable[Entry]) -> list[Feed]:
         # At the cut, not when announced: a feed may be born between the two.
         touched: list[Feed] = []
-        by_scope = self._by_scope
-        everybody = by_scope.get(None, [])
+        find = self._by_scope.get
+        everybody = find(None, [])
         for entry in entries:
             feeds = everybody
-            if entry.worker in by_scope and entry.worker is not None:
-                feeds = feeds + by_scope[entry.worker]
-            if entry.plugin_id in by_scope and entry.plugin_id is not None:
-                feeds = feeds + by_scope[entry.plugin_id]
+            if entry.worker is not None and (own := find(entry.worker)):
+                feeds = feeds + own if feeds else own
+            if entry.plugin_id is not None and (own := find(entry.plugin_id)):
+                feeds = feeds + own if feeds else own
             for feed in feeds:
-                if feed.groups and feed.wanted.takes(entry):
+                if feed.groups and (feed.takes_its_scope or feed.wanted.takes(entry)):
                     if not feed.pending:
                         touched.append(feed)
                     feed.pending.append(entry)
@@ -431,7 +439,11 @@ class Fanout:
         if self.cut - self._progressed >= PROGRESS_EVENTS // 8:
             self._progressed = self.cut
             feeds = self._feeds
+        longest = self.cut - PROGRESS_EVENTS
         for feed in feeds.values():
+            # First what can be told without a call: there may be thousands.
+            if feed.told > longest and not feed.wanted.kinds:
+                continue
             if feed.groups and self.lags(feed.wanted, feed.told):
                 late = {one for one in feed.direct() if self.lags(feed.wanted, one.told)}
                 _wake(late)
