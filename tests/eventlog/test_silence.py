@@ -64,9 +64,29 @@ async def test_who_left_or_does_not_rest_is_not_woken_and_not_kept(autojump_cloc
     watches = [Watch(gone, AFTER_S), Watch(busy, AFTER_S)]
     for watch in watches:
         silence.begin(watch)
-    watches[0].listener = None
+    silence.end(watches[0])
     busy.is_direct = False
     await trio.sleep(100)
     assert gone.woken == busy.woken == []
     assert watches[1].listener is None
+    nursery.cancel_scope.cancel()
+
+
+async def test_of_those_that_left_nothing_is_kept(autojump_clock, nursery):
+    silence = Silence()
+    nursery.start_soon(silence.run)
+    ears = [Ear(0.0) for _ in range(100)]
+    watches = [Watch(ear, AFTER_S + number) for number, ear in enumerate(ears)]
+    for watch in watches:
+        silence.begin(watch)
+    for watch in watches[:90]:
+        silence.end(watch)
+        silence.end(watch)
+    assert len(silence._watches) <= 20
+    await trio.sleep(200)
+    assert [len(ear.woken) for ear in ears] == [0] * 90 + [1] * 10
+    again = Watch(ears[0], AFTER_S)
+    silence.begin(again)
+    silence.end(again)
+    assert silence._watches == []
     nursery.cancel_scope.cancel()

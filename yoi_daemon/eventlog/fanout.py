@@ -272,7 +272,7 @@ class Subscriber:
         """Follows, and is not waited for any more."""
         self.follow()
         if self._watch is not None:
-            self._watch.listener = None
+            self._fanout.silence.end(self._watch)
 
     def fall_short(self, frames: bytes, taken: int) -> None:
         """Of `frames` only `taken` bytes were written: its own task sees to the rest."""

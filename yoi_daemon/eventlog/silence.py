@@ -1,6 +1,6 @@
 """Who has heard nothing for too long: one timer for all, instead of one in each subscriber's task."""
 
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from math import inf
 from typing import Protocol
 
@@ -38,12 +38,15 @@ class Watch:
 class Silence:
     """Wakes listeners. A watch is looked at when its listener was to be woken at the earliest.
 
-    So one who hears costs nothing but that look, once in `after_s`.
+    So one who hears costs nothing but that look, once in `after_s`. Of watches that ended no more
+    are kept than of those that go on.
     """
 
     def __init__(self) -> None:
         self._watches: list[tuple[float, int, Watch]] = []
         self._begun = 0
+        self._ended = 0
+        """How many of `_watches` are over."""
         self._earlier = trio.lowlevel.ParkingLot()
 
     def begin(self, watch: Watch) -> None:
@@ -54,6 +57,17 @@ class Silence:
         if not self._watches or due_s < self._watches[0][0]:
             self._earlier.unpark()
         heappush(self._watches, (due_s, self._begun, watch))
+
+    def end(self, watch: Watch) -> None:
+        """Has it not woken any more."""
+        if watch.listener is None:
+            return
+        watch.listener = None
+        self._ended += 1
+        if self._ended * 2 > len(self._watches):
+            self._watches = [one for one in self._watches if one[2].listener is not None]
+            heapify(self._watches)
+            self._ended = 0
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -68,6 +82,7 @@ class Silence:
     def _look(self, watch: Watch, now: float) -> None:
         listener = watch.listener
         if listener is None:
+            self._ended -= 1
             return
         if listener.is_direct and listener.heard_s + watch.after_s > now:
             self.begin(watch)
