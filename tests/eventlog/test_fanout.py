@@ -1,6 +1,7 @@
 """The fan-out against its model: whatever the order of things, each reader gets exactly its events."""
 
 import random
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
@@ -9,7 +10,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.observe.transport import messages_in
 from yoi_daemon.eventlog import fanout as module
-from yoi_daemon.eventlog.fanout import Fanout, Subscriber
+from yoi_daemon.eventlog.fanout import Fanout, Feed, Group, Subscriber
 from yoi_daemon.eventlog.filter import EVERYTHING, Filter
 from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.eventlog.opening import open_event_log
@@ -41,12 +42,44 @@ class Pipe:
         self.unsent = b""
         self.taken = bytearray()
         self.is_gone = False
+        self.lends = rnd.random() < 0.7
+        self.take_back: Callable[[], None] | None = None
+
+    def lend(self, take_back: Callable[[], None]) -> Callable[[bytes], int] | None:
+        self.take_back = None
+        if not self.lends or self.is_gone:
+            return None
+        self.take_back = take_back
+        return self._send
+
+    def _send(self, frames: bytes) -> int:
+        assert self.take_back is not None, "what was taken back is not used"
+        assert not self.unsent
+        if self.is_gone:
+            raise BrokenPipeError
+        if not self.room:
+            raise BlockingIOError
+        self.taken += frames[: self.room]
+        taken = min(self.room, len(frames))
+        self.room -= taken
+        return taken
+
+    def keep(self, frames: bytes, taken: int) -> None:
+        self.unsent += frames[taken:]
+        self.end_loan()
+
+    def end_loan(self) -> None:
+        if self.take_back is not None:
+            take_back, self.take_back = self.take_back, None
+            take_back()
 
     def offer(self, frames: bytes) -> bool:
         if self.is_gone:
             raise trio.BrokenResourceError
         self.unsent += frames
         self._write()
+        if self.unsent:
+            self.end_loan()
         return not self.unsent
 
     def _write(self) -> None:
@@ -157,6 +190,9 @@ class Model:
             reader.pipe.room = self.rnd.choice([0, 1, 100, 10**6])
         elif dice < 0.92:
             reader.pipe.is_gone = True
+            reader.pipe.end_loan()
+        elif dice < 0.94:
+            reader.pipe.end_loan()
 
     async def _rest(self, fanout: Fanout) -> None:
         for _ in range(100_000):
@@ -188,28 +224,48 @@ def test_the_fan_out_is_its_model(full, monkeypatch):
         trio.run(Model(seed).run)
 
 
+follow_as_it_is, write_as_it_is = Subscriber.follow, Group.write
+
+
 def _forget_done(self) -> None:
-    """As `follow`, but it stands where it last wrote, not where the last pass ended."""
+    """It stands where the cut is, not where the last pass ended."""
     if self.is_direct:
-        self.is_direct = False
+        follow_as_it_is(self)
         self.position = self._fanout.cut
-        del self.feed.direct[self]
-        self._wake.set()
 
 
-def _write_again(self, frames, cut, count, last, now) -> None:
-    """As `receive`, but the position is not moved."""
-    self.delivered += count
-    with suppress(trio.BrokenResourceError):
-        self._is_drained = self._sink.offer(frames)
-    if not self._is_drained:
-        self.follow()
+def _write_again(self, pending, frames, cut, now) -> None:
+    """The group's position is not moved."""
+    position = self.position
+    write_as_it_is(self, pending, frames, cut, now)
+    self.position = position
 
 
-@pytest.mark.parametrize(("name", "bug"), [("follow", _forget_done), ("receive", _write_again)])
-def test_the_negative_control_a_planted_bug_is_found(monkeypatch, name, bug):
-    monkeypatch.setattr(module, "WRITES_A_TURN", 1)
-    monkeypatch.setattr(Subscriber, name, bug)
+def _join_any(self) -> Group:
+    """One that is yet to be written to may be joined too."""
+    if not self.groups:
+        self.groups.append(Group())
+    return self.groups[-1]
+
+
+def _lose_the_rest(self, frames, taken) -> None:
+    """What the lent way did not take is forgotten."""
+    self._is_drained = False
+    self.follow()
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "bug", "writes_a_turn"),
+    [
+        (Subscriber, "follow", _forget_done, 1),
+        (Group, "write", _write_again, 1),
+        (Feed, "group", _join_any, 2),
+        (Subscriber, "fall_short", _lose_the_rest, 128),
+    ],
+)
+def test_the_negative_control_a_planted_bug_is_found(monkeypatch, owner, name, bug, writes_a_turn):
+    monkeypatch.setattr(module, "WRITES_A_TURN", writes_a_turn)
+    monkeypatch.setattr(owner, name, bug)
     with pytest.RaisesGroup(AssertionError, flatten_subgroups=True):
         run_models(SAMPLE)
 
@@ -223,6 +279,16 @@ class Counting:
     def offer(self, frames: bytes) -> bool:
         self.writes.append(frames)
         return True
+
+    def lend(self, take_back: Callable[[], None]) -> Callable[[bytes], int]:
+        return self._send
+
+    def _send(self, frames: bytes) -> int:
+        self.writes.append(frames)
+        return len(frames)
+
+    def keep(self, frames: bytes, taken: int) -> None:
+        raise AssertionError("all was taken")
 
     async def drained(self) -> None:
         await trio.lowlevel.checkpoint()

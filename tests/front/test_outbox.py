@@ -1,5 +1,6 @@
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 import trio
@@ -230,3 +231,91 @@ async def test_a_peer_that_never_reads_is_not_waited_for() -> None:
             nursery.cancel_scope.cancel()  # as the connection's end does, after its own deadline
         assert outbox.ended
         assert not outbox.parted
+
+
+def _lending(ours: socket.socket) -> Outbox:
+    ours.setblocking(False)
+    stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+    return Outbox(stream, stall_s=10, on_lost=_ignored, descriptor=ours.fileno(), send=ours.send)
+
+
+@pytest.mark.parametrize("end", [Outbox.finish, Outbox.lose, Outbox.end, Outbox.take_back])
+def test_what_was_lent_is_taken_back_once_before_nothing_may_be_written(
+    end: Callable[[Outbox], None],
+) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        outbox = _lending(ours)
+        taken_back: list[bool] = []
+        send = outbox.lend(lambda: taken_back.append(outbox.ended))
+        assert send is not None
+        assert send(b"at once") == 7
+        assert theirs.recv(100) == b"at once"
+        end(outbox)
+        outbox.end()
+        assert taken_back == [False]
+        assert outbox.lend(_ignored) is None
+
+
+async def write_beside_a_loan() -> bytes:
+    """What arrives, of a borrower that writes `lent` while it may, and a pong put in between."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        outbox = _lending(ours)
+        borrowed: list[Callable[[bytes], int]] = []
+        send = outbox.lend(borrowed.clear)
+        assert send is not None
+        borrowed.append(send)
+        filled = 0
+        with suppress(BlockingIOError):
+            while True:
+                filled += send(b"." * 10_000)
+        assert not outbox.put(b"[pong]")
+        theirs.recv(1 << 16)
+        for lent in borrowed:
+            lent(b"lent")
+        reading = trio.SocketStream(trio.socket.from_stdlib_socket(theirs.dup()))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(outbox.run)
+            outbox.finish()
+            arrived = b""
+            while not arrived.endswith(b"[pong]"):
+                arrived += await reading.receive_some(1 << 16)
+        await reading.aclose()
+        return arrived.lstrip(b".")
+
+
+async def test_nothing_is_written_by_a_loan_before_what_is_unsent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert await write_beside_a_loan() == b"[pong]"
+    # The negative control: a loan that is not taken back overtakes the pong.
+    monkeypatch.setattr(Outbox, "take_back", _ignored_by)
+    assert await write_beside_a_loan() == b"lent[pong]"
+
+
+def _ignored_by(_: Outbox) -> None: ...
+
+
+async def test_what_the_kernel_did_not_take_of_a_loan_is_kept_in_order() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        outbox = _lending(ours)
+        taken_back: list[bool] = []
+        send = outbox.lend(lambda: taken_back.append(True))
+        assert send is not None
+        big = bytes(range(256)) * (1 << 14)
+        outbox.keep(big, send(big))
+        assert taken_back == [True]
+        assert outbox.lend(_ignored) is None
+        reading = trio.SocketStream(trio.socket.from_stdlib_socket(theirs.dup()))
+        received = bytearray()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(outbox.run)
+            while len(received) < len(big):
+                received += await reading.receive_some(1 << 20)
+            await outbox.room(1)
+            assert outbox.lend(_ignored) is not None
+            outbox.finish()
+        await reading.aclose()
+        assert bytes(received) == big

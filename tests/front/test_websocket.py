@@ -130,14 +130,22 @@ async def test_the_gate_sees_the_request_and_the_session_sends_text(
             await connection.send_frames(text_frame(b"c") + text_frame(b"d" * 70000))
             assert connection.offer(text_frame(b"e")) or connection.unsent
             await connection.drained()
+            lent = connection.lend(partial(taken_back.append, True))
+            assert lent is not None
+            assert lent(text_frame(b"f")) == len(text_frame(b"f"))
+            assert not taken_back
 
         return handler
 
+    taken_back: list[bool] = []
+
     for address in (ANY, unix_address):
         async with serve(gate, address=address) as served, served.open("/v1/e%41?x=%20") as client:
-            got = [await client.get_message() for _ in range(5)]
-            assert got == ["a", "b" * 300, "c", "d" * 70000, "e"]
+            got = [await client.get_message() for _ in range(6)]
+            assert got == ["a", "b" * 300, "c", "d" * 70000, "e", "f"]
             assert await closed_with(client) == 1000
+        assert taken_back == [True]
+        taken_back.clear()
     tcp, unix = seen
     assert (tcp.path, tcp.query) == ("/v1/e%41", "x=%20")
     assert ("host", "localhost") in tcp.headers
@@ -402,8 +410,15 @@ async def test_what_comes_over_tls_is_read_as_frames(nursery) -> None:
     (listening,) = open_sockets([ANY])
     assert isinstance(listening.address, TcpAddress)
 
+    async def handler(connection: Connection) -> None:
+        assert connection.lend(never) is None
+        await connection.wait_gone()
+
+    def never() -> None:
+        raise AssertionError("nothing was lent")
+
     async def gate(_request: UpgradeRequest) -> SessionHandler:
-        return lambda connection: connection.wait_gone()
+        return handler
 
     await nursery.start(
         partial(

@@ -33,6 +33,10 @@ class Wire:
         self.frames += messages_in(frames)[:left]
         return True
 
+    def lend(self, *_: object) -> None: ...
+
+    def keep(self, *_: object) -> None: ...
+
     async def drained(self) -> None:
         await trio.lowlevel.checkpoint()
         if len(self.frames) >= self._cut_after:

@@ -284,7 +284,7 @@ async def test_a_peer_that_is_gone_ends_the_session(event_log):
 
 async def test_a_log_that_ends_ends_the_session(open_log):
     transport = MemoryTransport()
-    with pytest.RaisesGroup(StorageFailed):
+    with pytest.RaisesGroup(StorageFailed, flatten_subgroups=True):
         async with trio.open_nursery() as nursery, open_log() as log:
             fanout = Fanout(log)
             nursery.start_soon(fanout.run)

@@ -45,6 +45,12 @@ class MemoryTransport:
             self._take()
         return not self._unsent
 
+    def lend(self, take_back: Callable[[], None]) -> None:
+        """Nothing."""
+
+    def keep(self, frames: bytes, taken: int) -> None:
+        raise AssertionError("nothing was lent")
+
     async def drained(self) -> None:
         await trio.lowlevel.checkpoint()
         if self._unsent:

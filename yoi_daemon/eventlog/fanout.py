@@ -4,10 +4,12 @@ Three numbers: the log's `head` (announced) ≥ `cut` (taken for fan-out) ≥ `d
 A subscriber is *following*, when its own task reads by position up to the cut, or *direct*, when its
 position is the cut and the broadcaster writes. Replay, slow and drained are thus the same loop, and
 a short write makes a direct one follow. Subscribers of equal filters share a feed: one routing and
-one joining of bytes for all of them.
+one joining of bytes for all of them. Its direct ones stand in groups, each written to in one stretch,
+so that where they are is kept for the group: a delivery is one call of `send` and hardly more.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import inf
 from typing import Protocol
 
 import trio
@@ -15,19 +17,24 @@ import trio
 from yoi_daemon.eventlog.entry import Entry
 from yoi_daemon.eventlog.filter import EVERYTHING, Filter, Scope
 from yoi_daemon.eventlog.interface import EventLog, PositionExpiredError
+from yoi_daemon.eventlog.silence import Silence, Watch
 from yoi_daemon.model.frames import text_frame
 
 PASS_BYTES = 65_536
 """Taken for one pass, and read at a time by one that follows: the write that was measured best."""
 
 WRITES_A_TURN = 128
-"""Writes between two checkpoints of a pass."""
+"""Writes between two checkpoints of a pass, and so the most members of a group."""
 
 PROGRESS_EVENTS = 10_000
 """Told of nothing over so many events, a subscriber is told where it is: a tenth of the window."""
 
 INFORM_EVENTS = 64
 """So often the feeds are looked over for members to be told; an eighth of the window is the margin."""
+
+
+Write = Callable[[bytes], int]
+"""Hands bytes to the kernel and gives how many it took; raises `OSError`, `BlockingIOError` for none."""
 
 
 class Sink(Protocol):
@@ -41,17 +48,90 @@ class Sink(Protocol):
         """Waits until all that was offered is written; bounded by the sink's own stall limit."""
         ...
 
+    def lend(self, take_back: Callable[[], None]) -> Write | None:
+        """Its way to the kernel, if it has one and nothing is unsent: what else `offer` does is saved.
+
+        Good until `take_back` is called, or lent again: synchronously, before anything else is unsent
+        and when nothing may be written any more. What it did not take is to be given to `keep`.
+        """
+        ...
+
+    def keep(self, frames: bytes, taken: int) -> None:
+        """Takes `frames` but for the first `taken` bytes, which were written by what was lent."""
+        ...
+
+
+class Group:
+    """Direct ones of a feed that are written to in one stretch: what holds of one holds of all.
+
+    Everything that matches up to `position` was written. `delivered` is in events since it was made,
+    `last` the number of the last of them and `heard_s` when that was. `is_due` says that the pass
+    under way has yet to write to it: then nobody may join.
+    """
+
+    __slots__ = ("delivered", "heard_s", "is_due", "last", "members", "position")
+
+    def __init__(self) -> None:
+        self.members: dict[Subscriber, Write] = {}
+        self.delivered = self.last = self.position = 0
+        self.heard_s = 0.0
+        self.is_due = False
+
+    def write(self, pending: Sequence[Entry], frames: bytes, cut: int, now: float) -> None:
+        """Writes `frames`, which are `pending` joined, to every member."""
+        size = len(frames)
+        short: list[tuple[int, int]] = []
+        # Only what is written with is looked at: of a thousand members nothing is in the processor's cache.
+        for index, write in enumerate(tuple(self.members.values())):
+            try:
+                taken = write(frames)
+            except Exception:  # noqa: BLE001 - its own task meets the same, and ends itself by it
+                taken = 0
+            if taken != size:
+                short.append((index, taken))
+        self.is_due = False
+        self.position = cut
+        self.delivered += len(pending)
+        self.last = pending[-1].seq
+        self.heard_s = now
+        if short:
+            members = tuple(self.members)
+            for index, taken in short:
+                members[index].fall_short(frames, taken)
+
 
 class Feed:
     """The subscribers of one filter."""
 
+    __slots__ = ("groups", "pending", "takes_its_scope", "told", "users", "wanted")
+
     def __init__(self, wanted: Filter) -> None:
         self.wanted = wanted
+        self.takes_its_scope = wanted in (
+            Filter(worker=wanted.worker),
+            Filter(plugin_id=wanted.plugin_id),
+        )
+        """Whether all that is in the filter's scope passes."""
         self.users = 0
-        self.direct: dict[Subscriber, None] = {}
+        self.groups: list[Group] = []
+        """None is empty."""
         self.pending: list[Entry] = []
         self.told = 0
         """No direct member was told of less; a lower bound."""
+
+    def direct(self) -> Iterator["Subscriber"]:
+        """Its direct members."""
+        return (member for group in self.groups for member in group.members)
+
+    def group(self) -> Group:
+        """One that may be joined."""
+        if self.groups:
+            group = self.groups[-1]
+            if not group.is_due and len(group.members) < WRITES_A_TURN:
+                return group
+        group = Group()
+        self.groups.append(group)
+        return group
 
 
 class Subscriber:
@@ -61,29 +141,56 @@ class Subscriber:
     """
 
     __slots__ = (
+        "_delivered",
         "_fanout",
+        "_group",
+        "_heard_s",
         "_is_drained",
+        "_is_lent",
         "_sink",
-        "_wake",
-        "delivered",
+        "_task",
+        "_told",
+        "_watch",
         "feed",
-        "heard_s",
-        "is_direct",
         "position",
-        "told",
     )
 
     def __init__(self, fanout: "Fanout", feed: Feed, sink: Sink, position: int) -> None:
         self._fanout = fanout
         self._sink = sink
-        self._wake = trio.Event()
+        self._task: trio.lowlevel.Task | None = None
+        self._watch: Watch | None = None
         self._is_drained = True
+        self._is_lent = False
+        self._group: Group | None = None
         self.feed = feed
         self.position = position
-        self.told = position
-        self.delivered = 0
-        self.heard_s = trio.current_time()
-        self.is_direct = False
+        self._told = position
+        # While it is direct, less what its group had delivered before.
+        self._delivered = 0
+        self._heard_s = trio.current_time()
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether the broadcaster writes to it; `position` is then where it became so."""
+        return self._group is not None
+
+    @property
+    def told(self) -> int:
+        """The last event the peer knows it is at."""
+        group = self._group
+        return self._told if group is None or group.last <= self.position else group.last
+
+    @property
+    def heard_s(self) -> float:
+        """When something was written to it."""
+        group = self._group
+        return self._heard_s if group is None or group.last <= self.position else group.heard_s
+
+    @property
+    def delivered(self) -> int:
+        """How many events were written to it."""
+        return self._delivered + (0 if self._group is None else self._group.delivered)
 
     @property
     def caught_up(self) -> bool:
@@ -101,64 +208,86 @@ class Subscriber:
         )
         if entries:
             self._write(b"".join([entry.frame for entry in entries]))
-            self.delivered += len(entries)
-            self.told = entries[-1].seq
+            self._delivered += len(entries)
+            self._told = entries[-1].seq
         return bool(entries)
 
     def tell(self, message: bytes, *, is_position: bool = False) -> None:
         """Writes a message of the session; `is_position` where it tells of `position`. Only while following."""
         self._write(text_frame(message))
         if is_position:
-            self.told = self.position
+            self._told = self.position
 
     async def drained(self) -> None:
         """Waits until everything was written. Raises when the peer is gone."""
         await self._sink.drained()
         self._is_drained = True
 
-    async def rest(self) -> None:
-        """Is direct until woken: by a write that fell short, by `wake`, or by cancellation.
+    async def rest(self, silence_s: float = inf) -> None:
+        """Is direct until woken: by a write that fell short, by `wake`, by cancellation or after so much silence.
 
         Afterwards it follows. To be called when `caught_up`, with nothing awaited since.
         """
         assert self.caught_up, "the cut moved between the look and the rest"
-        self._wake = trio.Event()
-        self.is_direct = True
-        self.feed.direct[self] = None
-        self.feed.told = min(self.feed.told, self.told)
+        lent = self._sink.lend(self.follow)
+        self._is_lent = lent is not None
+        group = self._group = self.feed.group()
+        group.members[self] = lent or self._offer
+        self._delivered -= group.delivered
+        self.feed.told = min(self.feed.told, self._told)
+        if silence_s < inf and (self._watch is None or self._watch.listener is None):
+            self._watch = Watch(self, silence_s)
+            self._fanout.silence.begin(self._watch)
+        self._task = trio.lowlevel.current_task()
         try:
-            await self._wake.wait()
+            # Not an event, which is half a kibibyte for each that rests.
+            await trio.lowlevel.wait_task_rescheduled(self._wake_cancelled)
         finally:
             self.follow()
 
+    def _wake_cancelled(self, _: object) -> trio.lowlevel.Abort:
+        self._task = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
     def wake(self) -> None:
-        """Lets its own task look at things."""
-        self._wake.set()
+        """Lets its own task look at things, if it rests."""
+        if self._task is not None:
+            task, self._task = self._task, None
+            trio.lowlevel.reschedule(task)
 
     def follow(self) -> None:
-        """From direct to following. Everything that matches up to `done` was written."""
-        if self.is_direct:
-            self.is_direct = False
-            self.position = max(self.position, self._fanout.done)
-            del self.feed.direct[self]
-            self._wake.set()
+        """From direct to following: what held of its group holds of it, and all passes done were written."""
+        group = self._group
+        if group is not None:
+            self._delivered = self.delivered
+            self._told, self._heard_s = self.told, self.heard_s
+            self._group = None
+            self.position = max(self.position, group.position, self._fanout.done)
+            del group.members[self]
+            if not group.members:
+                self.feed.groups.remove(group)
+            self.wake()
 
-    def receive(self, frames: bytes, cut: int, count: int, last: int, now: float) -> None:
-        """What the broadcaster writes to a direct one."""
-        self.position = cut
-        self.told = last
-        self.delivered += count
-        self.heard_s = now
-        try:
-            self._is_drained = self._sink.offer(frames)
-        except Exception:  # noqa: BLE001 - its own task meets the same, and ends itself by it
-            self._is_drained = False
-        if not self._is_drained:
-            self.follow()
+    def leave(self) -> None:
+        """Follows, and is not waited for any more."""
+        self.follow()
+        if self._watch is not None:
+            self._fanout.silence.end(self._watch)
+
+    def fall_short(self, frames: bytes, taken: int) -> None:
+        """Of `frames` only `taken` bytes were written: its own task sees to the rest."""
+        self._is_drained = False
+        if self._is_lent:
+            self._sink.keep(frames, taken)
+        self.follow()
+
+    def _offer(self, frames: bytes) -> int:
+        """In place of what a sink does not lend."""
+        return len(frames) if self._sink.offer(frames) else 0
 
     def _write(self, frames: bytes) -> None:
         self._is_drained = self._sink.offer(frames)
-        self.heard_s = trio.current_time()
+        self._heard_s = trio.current_time()
 
 
 class Fanout:
@@ -174,6 +303,7 @@ class Fanout:
         self._by_kinds: dict[Filter, Feed] = {}
         """Those that keep from their members what is in their scope: only they can miss an eviction."""
         self._subscribers: set[Subscriber] = set()
+        self.silence = Silence()
 
     def join(self, wanted: Filter, sink: Sink, position: int) -> Subscriber:
         """A subscriber that follows from `position`."""
@@ -191,7 +321,7 @@ class Fanout:
 
     def leave(self, subscriber: Subscriber) -> None:
         """Lets go of it."""
-        subscriber.follow()
+        subscriber.leave()
         self._subscribers.discard(subscriber)
         feed = subscriber.feed
         feed.users -= 1
@@ -214,7 +344,7 @@ class Fanout:
     def wake_all(self) -> None:
         """Lets every subscriber's own task look at things."""
         for feed in self._feeds.values():
-            _wake(feed.direct)
+            _wake(feed.direct())
 
     async def reached(self, position: int) -> None:
         """Waits until the cut is at `position`, which is committed: until then nothing may be direct there."""
@@ -228,6 +358,11 @@ class Fanout:
 
     async def run(self) -> None:
         """Writes what is committed to whoever is direct, until cancelled. Raises `StorageFailed`."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.silence.run)
+            await self._broadcast()
+
+    async def _broadcast(self) -> None:
         while True:
             if self.cut < self.log.head:
                 await trio.lowlevel.checkpoint()
@@ -245,20 +380,24 @@ class Fanout:
         touched = self._route(entries)
         self.cut = cut
         self._moved.unpark_all()
-        work = [(feed, feed.pending, tuple(feed.direct)) for feed in touched]
+        work: list[tuple[list[Entry], bytes, Group]] = []
         for feed in touched:
-            feed.pending = []
+            pending, feed.pending = feed.pending, []
+            if len(pending) == 1:
+                frames = pending[0].frame
+            else:
+                frames = b"".join([entry.frame for entry in pending])
+            for group in feed.groups:
+                group.is_due = True
+                work.append((pending, frames, group))
         now = trio.current_time()
         writes = 0
-        for _, pending, members in work:
-            frames = b"".join([entry.frame for entry in pending])
-            last = pending[-1].seq
-            for member in members:
-                if member.is_direct and member.position < cut:
-                    member.receive(frames, cut, len(pending), last, now)
-                writes += 1
-                if not writes % WRITES_A_TURN:
-                    await trio.lowlevel.checkpoint()
+        for pending, frames, group in work:
+            writes += len(group.members)
+            if writes > WRITES_A_TURN:
+                await trio.lowlevel.checkpoint()
+                writes = len(group.members)
+            group.write(pending, frames, cut, now)
         self.done = cut
         self._wake_at_ends(entries)
         self._wake_uninformed()
@@ -266,16 +405,16 @@ class Fanout:
     def _route(self, entries: Iterable[Entry]) -> list[Feed]:
         # At the cut, not when announced: a feed may be born between the two.
         touched: list[Feed] = []
-        by_scope = self._by_scope
-        everybody = by_scope.get(None, [])
+        find = self._by_scope.get
+        everybody = find(None, [])
         for entry in entries:
             feeds = everybody
-            if entry.worker in by_scope and entry.worker is not None:
-                feeds = feeds + by_scope[entry.worker]
-            if entry.plugin_id in by_scope and entry.plugin_id is not None:
-                feeds = feeds + by_scope[entry.plugin_id]
+            if entry.worker is not None and (own := find(entry.worker)):
+                feeds = feeds + own if feeds else own
+            if entry.plugin_id is not None and (own := find(entry.plugin_id)):
+                feeds = feeds + own if feeds else own
             for feed in feeds:
-                if feed.direct and feed.wanted.takes(entry):
+                if feed.groups and (feed.takes_its_scope or feed.wanted.takes(entry)):
                     if not feed.pending:
                         touched.append(feed)
                     feed.pending.append(entry)
@@ -283,8 +422,7 @@ class Fanout:
 
     def _give_up_pass(self) -> None:
         """The log moved on further than a pass behind: each reads for itself what its filter still has."""
-        members = [member for feed in self._feeds.values() for member in feed.direct]
-        for member in members:
+        for member in [one for feed in self._feeds.values() for one in feed.direct()]:
             member.follow()
         self.cut = self.done = self.log.head
         self._moved.unpark_all()
@@ -293,7 +431,7 @@ class Fanout:
         for entry in entries:
             if entry.is_last:
                 for feed in self._by_scope.get(entry.worker, ()):
-                    _wake(feed.direct)
+                    _wake(feed.direct())
 
     def _wake_uninformed(self) -> None:
         """Those whose cursor falls behind because their filter keeps so much from them."""
@@ -304,12 +442,16 @@ class Fanout:
         if self.cut - self._progressed >= PROGRESS_EVENTS // 8:
             self._progressed = self.cut
             feeds = self._feeds
+        longest = self.cut - PROGRESS_EVENTS
         for feed in feeds.values():
-            if feed.direct and self.lags(feed.wanted, feed.told):
-                late = [one for one in feed.direct if self.lags(feed.wanted, one.told)]
+            # First what can be told without a call: there may be thousands.
+            if feed.told > longest and not feed.wanted.kinds:
+                continue
+            if feed.groups and self.lags(feed.wanted, feed.told):
+                late = {one for one in feed.direct() if self.lags(feed.wanted, one.told)}
                 _wake(late)
                 feed.told = min(
-                    (one.told for one in feed.direct if one not in late), default=self.cut
+                    (one.told for one in feed.direct() if one not in late), default=self.cut
                 )
 
     def lags(self, wanted: Filter, told: int) -> bool:

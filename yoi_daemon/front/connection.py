@@ -74,6 +74,18 @@ class Connection(Protocol):
         """
         ...
 
+    def lend(self, take_back: Callable[[], None]) -> Callable[[bytes], int] | None:
+        """The socket's own `send`, for whole frames: what else `offer` does is saved.
+
+        Good until `take_back` is called or it is lent again: synchronously, as soon as anything is
+        unsent or nothing more may be written. None where there is none to lend.
+        """
+        ...
+
+    def keep(self, frames: bytes, taken: int) -> None:
+        """Take `frames` but for the first `taken` bytes, which what was lent has written."""
+        ...
+
     async def drained(self) -> None:
         """Wait until nothing is unsent. Raises `ConnectionGone`."""
         ...

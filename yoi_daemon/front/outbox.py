@@ -20,7 +20,8 @@ class Outbox:
 
     `stall_s`: a write that makes no progress for so many seconds loses the connection. `on_lost` is
     called once, synchronously, when the peer can no longer be written to. With a `descriptor`
-    (a non-blocking socket's), `put` hands to the kernel at once what it takes, without a task.
+    (a non-blocking socket's), `put` hands to the kernel at once what it takes, without a task. `send`,
+    that socket's own, is what `lend` gives.
 
     `farewell`, where it is set, gives whole frames to tell a stalled peer behind the one it has part
     of; what else is unsent is dropped, and `parted` says that all of it was written after all.
@@ -36,8 +37,10 @@ class Outbox:
         "_nursery",
         "_on_lost",
         "_pieces",
+        "_send",
         "_stall_s",
         "_stream",
+        "_take_back",
         "cut",
         "ended",
         "farewell",
@@ -54,11 +57,15 @@ class Outbox:
         stall_s: float,
         on_lost: Callable[[], None],
         descriptor: int | None = None,
+        send: Callable[[bytes], int] | None = None,
     ) -> None:
         self._stream = stream
         self._stall_s = stall_s
         self._on_lost = on_lost
         self._descriptor = descriptor
+        self._send = send
+        self._take_back: Callable[[], None] | None = None
+        """Ends the loan that is out."""
         self._pieces: list[memoryview] = []
         self._nursery: trio.Nursery | None = None
         self._finished = False
@@ -87,6 +94,13 @@ class Outbox:
                 return True
             if taken == len(data):
                 return True
+        self.keep(data, taken)
+        return False
+
+    def keep(self, data: bytes, taken: int) -> None:
+        """Take `data` but for the first `taken` bytes, which the kernel has. Dropped once the peer is lost."""
+        if self.lost or self._finished:
+            return
         # A piece is what is left of whole frames, which it knows (`obj`).
         self._pieces.append(memoryview(data)[taken:])
         self.unsent += len(data) - taken
@@ -94,7 +108,24 @@ class Outbox:
         if self._nursery is not None:
             self._nursery.start_soon(self.run)
             self._nursery = None
-        return False
+        self.take_back()
+
+    def lend(self, take_back: Callable[[], None]) -> Callable[[bytes], int] | None:
+        """`send`, until `take_back` is called: as soon as anything is unsent, or nothing may be written.
+
+        None where there is none, or where it would have to be taken back at once.
+        """
+        self._take_back = None
+        if self._send is None or self.unsent or self.lost or self._finished:
+            return None
+        self._take_back = take_back
+        return self._send
+
+    def take_back(self) -> None:
+        """End the loan, if one is out."""
+        if self._take_back is not None:
+            take_back, self._take_back = self._take_back, None
+            take_back()
 
     async def room(self, below: int = CHUNK_BYTES) -> None:
         """Wait until fewer than `below` bytes are unsent, or the peer is lost. Bounded by `stall_s`."""
@@ -104,6 +135,7 @@ class Outbox:
     def finish(self) -> None:
         """Take nothing more; `run` returns when all is written."""
         self._finished = True
+        self.take_back()
         self._moved.unpark_all()
         if self._nursery is not None:
             self.end()
@@ -124,6 +156,8 @@ class Outbox:
         """Write nothing more; what is unsent is lost."""
         self._nursery = None
         self._descriptor = None
+        self._send = None
+        self.take_back()
         if self.unsent or not self._finished:
             self.lose()
         self.ended = True
@@ -202,8 +236,10 @@ class Outbox:
         self.lost = True
         self.cut = self.unsent > 0
         self._descriptor = None
+        self._send = None
         self._pieces.clear()
         self.unsent = 0
+        self.take_back()
         self._moved.unpark_all()
         self._on_lost()
 

@@ -1,7 +1,8 @@
 """The observation listener: trio-websocket on a stream of our own.
 
 Our reader takes the client's head and the gate decides on it; only then trio-websocket comes in, and
-sees a request that we composed (`FrameStream`). It is used by its public names but for one, `_wsproto`.
+sees a request that we composed (`FrameStream`). It is used by its public names but for one, `_wsproto`;
+of Trio's socket too one private name is used, `_sock`.
 """
 
 import os
@@ -11,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import h11
 import trio
@@ -271,6 +272,7 @@ class _Session:
             stall_s=limits.stall_s,
             on_lost=self._peer_gone,
             descriptor=_plain_descriptor(stream),
+            send=_plain_send(stream),
         )
         self._handling = trio.CancelScope()
         self._closing = False
@@ -358,6 +360,7 @@ class _Session:
     def _shut(self) -> None:
         """A Close is out or about to be, or the peer is gone: nothing more is offered."""
         self._is_shut = True
+        self._outbox.take_back()
 
     def _peer_gone(self) -> None:
         self._shut()
@@ -388,6 +391,12 @@ class _Session:
         if self._is_shut:
             raise ConnectionGone(_GONE)
         return self._outbox.put(frames)
+
+    def lend(self, take_back: Callable[[], None]) -> Callable[[bytes], int] | None:
+        return None if self._is_shut else self._outbox.lend(take_back)
+
+    def keep(self, frames: bytes, taken: int) -> None:
+        self._outbox.keep(frames, taken)
 
     async def drained(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -434,3 +443,12 @@ def _farewell(message: Callable[[], bytes], code: int, reason: str) -> bytes:
 def _plain_descriptor(stream: AcceptedStream) -> int | None:
     """Where bytes may be written as they are; under TLS nowhere."""
     return None if isinstance(stream, TlsStream) else stream.socket.fileno()
+
+
+def _plain_send(stream: AcceptedStream) -> Callable[[bytes], int] | None:
+    if isinstance(stream, TlsStream):
+        return None
+    # The standard library's socket behind Trio's: it fails once that is closed, where the number of
+    # its descriptor may be another connection's by then, and it is the cheapest way to the kernel.
+    behind: socket.socket = cast("Any", stream.socket)._sock
+    return behind.send

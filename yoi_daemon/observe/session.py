@@ -154,8 +154,11 @@ class Session:
                 return
             if not subscriber.caught_up:
                 continue
-            with trio.move_on_at(min(subscriber.heard_s + self._heartbeat_s, self._drain_at)):
-                await subscriber.rest()
+            if self._drain_at == inf:
+                await subscriber.rest(self._heartbeat_s)
+                continue
+            with trio.move_on_at(self._drain_at):
+                await subscriber.rest(self._heartbeat_s)
 
     def _mark(self, subscriber: Subscriber) -> None:
         """A bookmark, if one is due. Silence is what this subscriber hears, whatever its filter keeps."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 FLOOR, WS, WEBSOCKETS, NATS = "C send loop", "node ws", "websockets", "nats-server"
+PYTHON_FLOOR = "py send loop"
 WS_VERSION = "8.23.0"
 WEBSOCKETS_PINS = ("websockets==17.4", "uvloop==0.23.0")
 
@@ -31,7 +32,10 @@ def install() -> Peers:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "yoi-daemon-bench"
     cache.mkdir(parents=True, exist_ok=True)
     client, floor = (_compile(cache, name) for name in ("client", "send_loop"))
-    commands = {FLOOR: [str(floor)]}
+    commands = {
+        FLOOR: [str(floor)],
+        PYTHON_FLOOR: [sys.executable, str(HERE / "send_loop.py")],
+    }
     missing: dict[str, str] = {}
     for name, find in (
         (WS, _ws),

@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 Mode = Literal["burst", "apart", "scoped"]
 """How events are published; see `daemon_server`."""
@@ -65,11 +65,6 @@ class Server(Process):
         fields = self._proc("stat").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def writes(self) -> int:
-        """System calls that write, so far, but for those of send(2); see proc_pid_io(5)."""
-        (line,) = (one for one in self._proc("io").splitlines() if one.startswith("syscw"))
-        return int(line.split()[1])
-
     def resident_kib(self) -> int:
         (line,) = (one for one in self._proc("status").splitlines() if one.startswith("VmRSS"))
         return int(line.split()[1])
@@ -111,6 +106,13 @@ def _publication() -> bytes:
     return f"PUB events {EVENT_BYTES}\r\n{event}\r\n".encode()
 
 
+class Arrival(NamedTuple):
+    """Of what was expected: the median latency, and how many segments with data brought it."""
+
+    p50_us: float
+    segments: int
+
+
 class Client(Process):
     """All subscribers of one server."""
 
@@ -122,8 +124,8 @@ class Client(Process):
         self.tell(str(events))
         assert self.hear() == ["waits"]
 
-    def wait_came(self) -> float:
-        """Their median latency in µs, when all came."""
-        word, p50, _ = self.hear()
+    def wait_came(self) -> "Arrival":
+        """When all came."""
+        word, p50_us, segments = self.hear()
         assert word == "came"
-        return float(p50)
+        return Arrival(float(p50_us), int(segments))

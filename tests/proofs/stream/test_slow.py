@@ -166,6 +166,7 @@ def waiting(self, data):
     return put(self, data)
 
 Outbox.put = waiting
+Outbox.lend = lambda self, take_back: None
 """
 
 A_QUEUE_FOR_EACH = """
@@ -184,6 +185,7 @@ async def drained(self):
     await trio.lowlevel.checkpoint()
 
 _Session.offer = offer
+_Session.lend = lambda self, take_back: None
 _Session.drained = drained
 """
 
