@@ -10,7 +10,9 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.observe.transport import messages_in
 from yoi_daemon.eventlog import fanout as module
-from yoi_daemon.eventlog.fanout import Fanout, Feed, Group, Subscriber
+from yoi_daemon.eventlog import feed
+from yoi_daemon.eventlog.fanout import Fanout, Subscriber
+from yoi_daemon.eventlog.feed import Feed, Group
 from yoi_daemon.eventlog.filter import EVERYTHING, Filter
 from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.eventlog.opening import open_event_log
@@ -219,7 +221,8 @@ def run_models(count: int) -> None:
 
 def test_the_fan_out_is_its_model(full, monkeypatch):
     for seed in range(SEEDS if full else SAMPLE):
-        monkeypatch.setattr(module, "WRITES_A_TURN", [1, 2, 5, 128][seed % 4])
+        for room in (module, feed):
+            monkeypatch.setattr(room, "WRITES_A_TURN", [1, 2, 5, 128][seed % 4])
         monkeypatch.setattr(module, "PASS_BYTES", [200, 4000, 65_536][seed % 3])
         trio.run(Model(seed).run)
 
@@ -264,7 +267,8 @@ def _lose_the_rest(self, frames, taken) -> None:
     ],
 )
 def test_the_negative_control_a_planted_bug_is_found(monkeypatch, owner, name, bug, writes_a_turn):
-    monkeypatch.setattr(module, "WRITES_A_TURN", writes_a_turn)
+    for room in (module, feed):
+        monkeypatch.setattr(room, "WRITES_A_TURN", writes_a_turn)
     monkeypatch.setattr(owner, name, bug)
     with pytest.RaisesGroup(AssertionError, flatten_subgroups=True):
         run_models(SAMPLE)

@@ -8,13 +8,14 @@ one joining of bytes for all of them. Its direct ones stand in groups, each writ
 so that where they are is kept for the group: a delivery is one call of `send` and hardly more.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import inf
 from typing import Protocol
 
 import trio
 
 from yoi_daemon.eventlog.entry import Entry
+from yoi_daemon.eventlog.feed import WRITES_A_TURN, Feed, Group, Member, Write
 from yoi_daemon.eventlog.filter import EVERYTHING, Filter, Scope
 from yoi_daemon.eventlog.interface import EventLog, PositionExpiredError
 from yoi_daemon.eventlog.silence import Silence, Watch
@@ -23,18 +24,11 @@ from yoi_daemon.model.frames import text_frame
 PASS_BYTES = 65_536
 """Taken for one pass, and read at a time by one that follows: the write that was measured best."""
 
-WRITES_A_TURN = 128
-"""Writes between two checkpoints of a pass, and so the most members of a group."""
-
 PROGRESS_EVENTS = 10_000
 """Told of nothing over so many events, a subscriber is told where it is: a tenth of the window."""
 
 INFORM_EVENTS = 64
 """So often the feeds are looked over for members to be told; an eighth of the window is the margin."""
-
-
-Write = Callable[[bytes], int]
-"""Hands bytes to the kernel and gives how many it took; raises `OSError`, `BlockingIOError` for none."""
 
 
 class Sink(Protocol):
@@ -59,79 +53,6 @@ class Sink(Protocol):
     def keep(self, frames: bytes, taken: int) -> None:
         """Takes `frames` but for the first `taken` bytes, which were written by what was lent."""
         ...
-
-
-class Group:
-    """Direct ones of a feed that are written to in one stretch: what holds of one holds of all.
-
-    Everything that matches up to `position` was written. `delivered` is in events since it was made,
-    `last` the number of the last of them and `heard_s` when that was. `is_due` says that the pass
-    under way has yet to write to it: then nobody may join.
-    """
-
-    __slots__ = ("delivered", "heard_s", "is_due", "last", "members", "position")
-
-    def __init__(self) -> None:
-        self.members: dict[Subscriber, Write] = {}
-        self.delivered = self.last = self.position = 0
-        self.heard_s = 0.0
-        self.is_due = False
-
-    def write(self, pending: Sequence[Entry], frames: bytes, cut: int, now: float) -> None:
-        """Writes `frames`, which are `pending` joined, to every member."""
-        size = len(frames)
-        short: list[tuple[int, int]] = []
-        # Only what is written with is looked at: of a thousand members nothing is in the processor's cache.
-        for index, write in enumerate(tuple(self.members.values())):
-            try:
-                taken = write(frames)
-            except Exception:  # noqa: BLE001 - its own task meets the same, and ends itself by it
-                taken = 0
-            if taken != size:
-                short.append((index, taken))
-        self.is_due = False
-        self.position = cut
-        self.delivered += len(pending)
-        self.last = pending[-1].seq
-        self.heard_s = now
-        if short:
-            members = tuple(self.members)
-            for index, taken in short:
-                members[index].fall_short(frames, taken)
-
-
-class Feed:
-    """The subscribers of one filter."""
-
-    __slots__ = ("groups", "pending", "takes_its_scope", "told", "users", "wanted")
-
-    def __init__(self, wanted: Filter) -> None:
-        self.wanted = wanted
-        self.takes_its_scope = wanted in (
-            Filter(worker=wanted.worker),
-            Filter(plugin_id=wanted.plugin_id),
-        )
-        """Whether all that is in the filter's scope passes."""
-        self.users = 0
-        self.groups: list[Group] = []
-        """None is empty."""
-        self.pending: list[Entry] = []
-        self.told = 0
-        """No direct member was told of less; a lower bound."""
-
-    def direct(self) -> Iterator["Subscriber"]:
-        """Its direct members."""
-        return (member for group in self.groups for member in group.members)
-
-    def group(self) -> Group:
-        """One that may be joined."""
-        if self.groups:
-            group = self.groups[-1]
-            if not group.is_due and len(group.members) < WRITES_A_TURN:
-                return group
-        group = Group()
-        self.groups.append(group)
-        return group
 
 
 class Subscriber:
@@ -461,6 +382,6 @@ class Fanout:
         )
 
 
-def _wake(members: Iterable[Subscriber]) -> None:
+def _wake(members: Iterable[Member]) -> None:
     for member in tuple(members):
         member.wake()

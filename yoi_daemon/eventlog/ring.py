@@ -58,6 +58,9 @@ class Ring:
             "volume": self._volume,
         }
         self.head = head
+        # What came last, all together: the broadcaster is nearly always there.
+        self._latest: Sequence[Entry] = ()
+        self._before_latest = head
 
     def __len__(self) -> int:
         return len(self._lifecycle) + len(self._volume)
@@ -108,6 +111,7 @@ class Ring:
             assert entry.seq == head, "entries come in order of number"
             self._lanes[lane_of(entry)].push(entry)
         if entries:
+            self._latest, self._before_latest = entries, self.head
             self.head = head
             self._let_go(entries[-1].monotonic_s)
 
@@ -118,7 +122,7 @@ class Ring:
     def restore(self, entry: Entry) -> None:
         """Takes an entry of an earlier run: in order of number, though some between are gone."""
         self._lanes[lane_of(entry)].push(entry)
-        self.head = entry.seq
+        self.head = self._before_latest = entry.seq
 
     def evict(self) -> None:
         """Lets go of what is beyond a bound by now."""
@@ -173,6 +177,9 @@ class Ring:
 
     def _after(self, wanted: Filter, position: int) -> Iterable[Entry]:
         scope = wanted.scope
+        if scope is None and position >= self._before_latest:
+            begin = position - self._before_latest
+            return self._latest[begin : begin + LOOK_ENTRIES]
         parts = [
             part
             for lane in wanted.lanes
