@@ -5,6 +5,7 @@ everybody, `burst` at once or `apart`, each when the one before is committed; or
 the next of the workers w0, w1, …, as many as there are subscribers. The token is $BENCH_TOKEN.
 """
 
+import gc
 import logging
 import os
 import sys
@@ -27,6 +28,7 @@ from yoi_daemon.model.events import Draft
 from yoi_daemon.model.ids import EMBEDDED_RUNTIME_ID
 from yoi_daemon.model.settings import Settings, StoreSettings
 from yoi_daemon.observe.server import ObserveServer
+from yoi_daemon.serve import COLLECT_EVERY
 
 EVENT_BYTES = 300
 
@@ -72,6 +74,7 @@ async def lines_of_input() -> AsyncGenerator[bytes]:
 
 
 async def main() -> None:
+    gc.set_threshold(COLLECT_EVERY, *gc.get_threshold()[1:])  # as the daemon does
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     root = Path(sys.argv[1])
     directories = Directories(root / "config", root / "state", root / "secrets")
