@@ -1,5 +1,7 @@
 """A daemon that dies while it comes up, again and again: who is held back, what waits, and how it ends."""
 
+import pytest
+
 from tests.e2e.boots import AT_IMPORT, GOOD, LATER, STEADY, die, hold_back, record, write
 
 
@@ -7,6 +9,7 @@ def test_the_plugin_that_three_boots_died_on_is_held_back_and_the_others_run(sta
     hold_back(start_daemon, config, AT_IMPORT, 3)
 
 
+@pytest.mark.prove
 def test_what_dies_of_nobody_knows_what_starts_without_plugins_and_keeps_what_waits(
     start_daemon, config
 ):

@@ -270,17 +270,19 @@ async def test_what_is_opened_by_a_token_that_ended_ends_at_once(tokens):
 
 
 async def test_what_is_open_ends_within_a_second_of_its_expiry(
-    tokens, nursery, wall_clock, autojump_clock
+    tokens, nursery, wall_clock, mock_clock
 ):
     ended: list[str] = []
     nursery.start_soon(tokens.tend)
     secret, _ = await tokens.create(ADMIN, scopes=["events:read"], expires_in_s=10)
     nursery.start_soon(hold, tokens, whose(tokens, secret), ended)
-    await trio.sleep(20)  # the wall clock decides, not ours
+    await wait_all_tasks_blocked()
+    mock_clock.jump(20)  # the wall clock decides, not ours
+    await wait_all_tasks_blocked()
     assert ended == []
     wall_clock.advance(10)
-    await trio.sleep(1)
-    await wait_all_tasks_blocked()  # whose task runs first at that moment is chance
+    mock_clock.jump(1)
+    await wait_all_tasks_blocked()
     assert len(ended) == 1
     nursery.cancel_scope.cancel()
 
