@@ -83,9 +83,7 @@ async def test_runtimes_come_go_and_are_another(daemon, place):
     assert (await daemon.reload()).runtimes == ()
 
 
-async def test_of_a_runtime_that_was_taken_the_status_is_kept_current(
-    daemon, place, mock_clock
-):
+async def test_of_a_runtime_that_was_taken_the_status_is_kept_current(daemon, place, mock_clock):
     configure(place, three="three")
     await daemon.reload()
     runtime = daemon.registry.runtime("three")
