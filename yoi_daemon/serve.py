@@ -338,8 +338,10 @@ async def _leave_wedged(daemon: Daemon, directories: Directories) -> None:
 
 def _exit_now(code: int, directories: Directories) -> None:
     remove_daemon_files(directories)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        # A signal may have come in the middle of a write: flushing again raises, and must not be in the way.
+        with suppress(RuntimeError, OSError, ValueError):
+            stream.flush()
     os._exit(code)
 
 

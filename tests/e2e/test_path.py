@@ -211,6 +211,26 @@ def test_a_second_interrupt_stops_at_once(start_daemon, config):
     assert daemon.wait() == 130
 
 
+EXIT_IN_A_WRITE = """
+import sys
+from pathlib import Path
+from yoi_daemon import serve
+from yoi_daemon.model.directories import Directories
+
+class Busy:
+    def flush(self):
+        raise RuntimeError("reentrant call")
+
+sys.stderr = Busy()
+serve._exit_now(130, Directories(Path(sys.argv[1]), Path(sys.argv[1]), Path(sys.argv[1])))
+"""
+
+
+def test_an_interrupt_in_the_middle_of_a_write_stops_at_once_too(tmp_path):
+    done = subprocess.run([sys.executable, "-c", EXIT_IN_A_WRITE, tmp_path], check=False)
+    assert done.returncode == 130
+
+
 # Each says by a FIFO that it is there, then stays.
 HELD = {
     "a thread in start": """
