@@ -148,8 +148,6 @@ class House:
             LEDGER=str(self.ledger),
             YOI__API__LISTEN=self._listen,
             YOI__OBSERVE__LISTEN=self._listen,
-            # So many deaths in a row are this proof's own work, no plugin's.
-            YOI__DAEMON__BOOT_ATTEMPTS="0",
         )
         self._daemon.begun_s = begun  # type: ignore[attr-defined]
         return self._daemon
@@ -232,6 +230,8 @@ def run_and_kill(house: House, kills: int, chance: random.Random) -> DaemonProce
 @pytest.fixture
 def house(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[House]:
     made = House(tmp_path, getattr(request, "param", (sys.executable, "-m", "yoi_daemon")))
+    # So many deaths in a row are this proof's own work, no plugin's.
+    made.environ = {"YOI__DAEMON__BOOT_ATTEMPTS": "0"}
     yield made
     made.end()
 
