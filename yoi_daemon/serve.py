@@ -6,14 +6,12 @@ import importlib
 import importlib.util
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
-import msgspec
 import structlog
 import trio
 
@@ -23,9 +21,7 @@ from yoi_daemon.daemon.certificates import open_certificates
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.journal import JournalHandler, is_journal
 from yoi_daemon.daemon.logs import configure_logs
-from yoi_daemon.daemon.loop_watch import open_loop_watch
 from yoi_daemon.daemon.opening import open_daemon
-from yoi_daemon.daemon.service_manager import ServiceManager, open_service_manager
 from yoi_daemon.daemon.settings_file import read_settings
 from yoi_daemon.daemon.statedir import (
     admin_token,
@@ -34,16 +30,18 @@ from yoi_daemon.daemon.statedir import (
 )
 from yoi_daemon.daemon.token_file import TokenFile
 from yoi_daemon.front.access import names_of
+from yoi_daemon.front.binding import Bound, listen_on, refuse_unused
 from yoi_daemon.front.descriptors import API_PART, connections, raise_limit
 from yoi_daemon.front.http import HttpLimits, serve_http
-from yoi_daemon.front.sockets import ListenFailed, ListeningSocket, bound_address, open_sockets
 from yoi_daemon.front.tokens import FailedAttempts, Tokens
-from yoi_daemon.model.addresses import TcpAddress, parse_listen, url
-from yoi_daemon.model.configuration import listen_addresses
+from yoi_daemon.model.addresses import TcpAddress, url
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import ConfigFault, ConfigurationError
 from yoi_daemon.model.redaction import Redaction
-from yoi_daemon.model.settings import Listen, Settings
+from yoi_daemon.model.settings import Settings
+from yoi_daemon.monitoring.loop_watch import open_loop_watch
+from yoi_daemon.monitoring.metrics import register_metrics
+from yoi_daemon.monitoring.service_manager import ServiceManager, open_service_manager
 from yoi_daemon.systemd import Notifier, inherited_sockets, watchdog_interval_s
 from yoi_daemon.trusted_files import GROUP_WRITABLE, Trust, trust_for
 
@@ -67,13 +65,6 @@ accepted events, which are no garbage, and looking was a twentieth of the proces
 STDERR = 2
 EXIT_AT_ONCE = 130
 """What a second SIGINT ends with: 128 + SIGINT, as shells say it."""
-
-
-class Bound(msgspec.Struct, frozen=True):
-    """The sockets the daemon listens on; `observe` is empty without the stream."""
-
-    api: list[ListeningSocket]
-    observe: list[ListeningSocket]
 
 
 def run(
@@ -108,12 +99,12 @@ def run(
         )
         certificates = open_certificates(settings, directories)
         bound = Bound(
-            api=_listen(settings.api.listen, "api", directories, sockets, inherited),
-            observe=_listen(settings.observe.listen, "observe", directories, sockets, inherited)
+            api=listen_on(settings.api.listen, "api", directories, sockets, inherited),
+            observe=listen_on(settings.observe.listen, "observe", directories, sockets, inherited)
             if wants_observe
             else [],
         )
-        _refuse_unused(inherited)
+        refuse_unused(inherited)
         boots = BootJournal(directories.boots_file, limit=settings.daemon.boot_attempts)
         open_it = partial(
             open_daemon,
@@ -170,6 +161,7 @@ async def _serve(
             open_loop_watch(daemon, notifier, manager.tell),
             trio.open_nursery() as tending,
         ):
+            register_metrics(daemon)
             tending.start_soon(tokens.tend)
             # Each listener has a nursery of its own, so that each can be ended by itself, by force too.
             async with trio.open_nursery() as api, trio.open_nursery() as observe:
@@ -359,39 +351,3 @@ def _wants_observe(settings: Settings, directories: Directories) -> bool:
             ]
         )
     return is_there if enabled == "auto" else enabled
-
-
-def _listen(
-    listen: Listen,
-    section: str,
-    directories: Directories,
-    sockets: ExitStack,
-    inherited: list[socket.socket],
-) -> list[ListeningSocket]:
-    addresses = [parse_listen(address) for address in listen_addresses(listen)]
-    try:
-        opened = open_sockets(addresses, f"[{section}] listen", inherited)
-    except ListenFailed as error:
-        fault = ConfigFault(
-            file=str(directories.config_file), key=f"{section}.listen", expected=str(error)
-        )
-        raise ConfigurationError([fault]) from error
-    for one in opened:
-        sockets.callback(one.close)
-    return opened
-
-
-def _refuse_unused(inherited: list[socket.socket]) -> None:
-    """A socket of systemd's on which nothing listens would keep its clients waiting for ever."""
-    faults = [
-        ConfigFault(
-            file="yoi-daemon.socket",
-            key="ListenStream",
-            expected=f"{bound_address(one)} is no address that [api] or [observe] listens on: set them alike",
-        )
-        for one in inherited
-    ]
-    for one in inherited:
-        one.close()
-    if faults:
-        raise ConfigurationError(faults)

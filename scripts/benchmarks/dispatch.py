@@ -47,10 +47,10 @@ from yoi_daemon.model.settings import ObserveSettings, PluginSettings
 from yoi_daemon.plugins.admission import Admission
 from yoi_daemon.plugins.boots import NotJournaled
 from yoi_daemon.plugins.delivery import Delivery
-from yoi_daemon.plugins.lane import BATCH_EVENTS
-from yoi_daemon.plugins.loading import LoadedPlugin
-from yoi_daemon.plugins.service import Parts, Service
-from yoi_daemon.plugins.watchdog import run_watchdog
+from yoi_daemon.plugins.execution.watchdog import run_watchdog
+from yoi_daemon.plugins.lane.dispatcher import BATCH_EVENTS
+from yoi_daemon.plugins.loading.loader import LoadedPlugin
+from yoi_daemon.plugins.supervision.service import Parts, Service
 from yoi_daemon.sdk import Config, Context, IngressEvent, Plugin
 
 ROUNDS = 9

@@ -32,9 +32,9 @@ import trio
 from yoi_daemon.eventlog.opening import open_event_log
 from yoi_daemon.model.events import Draft
 from yoi_daemon.model.settings import ObserveSettings, StoreSettings
-from yoi_daemon.store.connection import connect
 from yoi_daemon.store.opening import FILE_NAME, open_store
-from yoi_daemon.store.segments import events_of
+from yoi_daemon.store.sqlite.connection import connect
+from yoi_daemon.store.sqlite.segments import events_of
 
 ROUNDS = 3
 STREAMED = 20_000

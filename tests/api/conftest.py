@@ -11,6 +11,7 @@ from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.addresses import TcpAddress
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.settings import Settings, StoreSettings
+from yoi_daemon.monitoring.metrics import register_metrics
 
 TOKEN = "yoi_admin"
 NAMES = names_of([TcpAddress("127.0.0.1", 7420)], [], ["https://app.example"])
@@ -28,6 +29,7 @@ async def daemon(tmp_path, wall_clock) -> AsyncGenerator[Daemon]:
         environ={},
         wall_clock=wall_clock,
     ) as one:
+        register_metrics(one)
         yield one
 
 

@@ -227,7 +227,7 @@ def test_a_newer_store_is_for_its_own_command(
 def test_an_older_store_can_be_copied_before_it_is_brought_here(
     run: Run, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from yoi_daemon.store import reading
+    from yoi_daemon.store.sqlite import reading
 
     monkeypatch.setattr(reading, "VERSION", reading.VERSION + 1)
     assert run("store", "check", "--state", str(state)).code == 78

@@ -9,10 +9,10 @@ import trio
 
 from tests.conformance import executor_plugin
 from tests.plugins.rig import loaded_of
-from yoi_daemon.plugins.context import CallContext, Surroundings
 from yoi_daemon.plugins.delivery import Attempt, Delivery, LaneLimits
-from yoi_daemon.plugins.executor import InlineExecutor
-from yoi_daemon.plugins.state import PluginState
+from yoi_daemon.plugins.execution.context import CallContext, Surroundings
+from yoi_daemon.plugins.execution.inline import InlineExecutor
+from yoi_daemon.plugins.execution.state import PluginState
 
 SOURCE = Path(executor_plugin.__file__).read_text()
 LIMITS = LaneLimits(

@@ -34,7 +34,7 @@ def event(seq: int, **fields: Any) -> LogEvent:
 
 def test_the_memory_store_does_not_promise_what_it_cannot_hold(tmp_path: Path) -> None:
     from yoi_daemon.store.memory import MemoryStore
-    from yoi_daemon.store.sqlite import SqliteStore
+    from yoi_daemon.store.sqlite.store import SqliteStore
 
     assert (MemoryStore.kind, MemoryStore.durable) == ("memory", False)
     assert (SqliteStore.kind, SqliteStore.durable) == ("sqlite", True)

@@ -17,7 +17,7 @@ from yoi_daemon.model.events import (
     matches_kind,
 )
 from yoi_daemon.model.ids import RESERVED_PLUGIN_IDS
-from yoi_daemon.observe.protocol import read_query
+from yoi_daemon.stream.protocol import read_query
 
 PACKAGE = Path(yoi_daemon.__file__).parent
 KIND = re.compile(r"[a-z]+(\.[a-z_]+)+")

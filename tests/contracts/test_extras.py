@@ -25,7 +25,7 @@ def test_nothing_imports_the_websocket_library_unless_the_stream_is_used():
 
 
 def test_all_but_the_stream_imports_without_the_extra():
-    done = run(f"{WITHOUT}import {CORE}\nimport yoi_daemon.observe.protocol\n")
+    done = run(f"{WITHOUT}import {CORE}\nimport yoi_daemon.stream.protocol\n")
     assert done.returncode == 0, done.stderr
 
 

@@ -24,6 +24,7 @@ from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.settings import ApiSettings, Settings, StoreSettings
 from yoi_daemon.model.tokens import PER_PLUGIN, PERMISSIONS, Permission
+from yoi_daemon.monitoring.metrics import register_metrics
 
 ADMIN_TOKEN = "yoi_admin"
 HOST = "127.0.0.1:7420"
@@ -58,6 +59,7 @@ async def daemon(tmp_path, wall_clock) -> AsyncGenerator[Daemon]:
     )
     settings = Settings(api=ApiSettings(commands_per_s=10_000), store=StoreSettings(kind="memory"))
     async with open_daemon(directories, settings, tokens, environ={}, wall_clock=wall_clock) as one:
+        register_metrics(one)
         yield one
 
 
@@ -244,7 +246,7 @@ def observe():
 async def unguarded_streams(server: Any, daemon: Daemon, credentials: Credentials) -> list[str]:
     """Streams that were begun, or refused otherwise than with 401 and 403, for whom they should not."""
     from yoi_daemon.front.connection import UpgradeRequest
-    from yoi_daemon.observe.protocol import STREAMS
+    from yoi_daemon.stream.protocol import STREAMS
 
     begun: list[str] = []
 
@@ -278,7 +280,7 @@ async def test_every_stream_refuses_who_may_not(daemon, credentials, observe):
 
 
 async def test_a_stream_that_does_not_ask_is_found(daemon, credentials, observe):
-    from yoi_daemon.observe.protocol import STREAMS
+    from yoi_daemon.stream.protocol import STREAMS
 
     class Open(observe.ObserveServer):
         async def admit(self, request: Any) -> Any:
@@ -291,7 +293,7 @@ async def test_a_stream_that_does_not_ask_is_found(daemon, credentials, observe)
 
 async def test_every_stream_is_begun_for_who_may(daemon, credentials, observe):
     from yoi_daemon.front.connection import UpgradeRequest
-    from yoi_daemon.observe.protocol import STREAMS
+    from yoi_daemon.stream.protocol import STREAMS
 
     server = observe.ObserveServer(daemon, NAMES)
     for route in STREAMS:
@@ -303,7 +305,7 @@ async def test_every_stream_is_begun_for_who_may(daemon, credentials, observe):
 
 @pytest.mark.parametrize("access", [None, "", "public", "signed", "ingress:write:gen"])
 def test_no_stream_is_made_without_an_authorisation_that_there_is(observe, access):
-    from yoi_daemon.observe.protocol import StreamRoute
+    from yoi_daemon.stream.protocol import StreamRoute
 
     with pytest.raises(ValueError, match="no stream without"):
         StreamRoute("/v1/leak", access)

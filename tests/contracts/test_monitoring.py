@@ -12,7 +12,7 @@ from prometheus_client.core import Metric
 
 import yoi_daemon
 from tests.api.conftest import daemon as daemon
-from yoi_daemon.daemon.metrics import LANE_OUTCOMES, PLUGIN_COUNTERS
+from yoi_daemon.monitoring.metrics import LANE_OUTCOMES, PLUGIN_COUNTERS
 
 REPO = Path(__file__).parents[2]
 DASHBOARD = json.loads((REPO / "config/grafana/yoi-daemon.json").read_text("utf-8"))

@@ -8,7 +8,7 @@ import pytest
 
 from yoi_daemon.api.app import ROUTES
 from yoi_daemon.cli.main import COMMANDS
-from yoi_daemon.registry.records import Record, RecordedItem
+from yoi_daemon.registry.recordings import Record, RecordedItem
 from yoi_daemon.sdk.testing import open_plugin
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")

@@ -6,14 +6,15 @@ from collections.abc import AsyncGenerator
 import pytest
 from prometheus_client import generate_latest
 
-from tests.daemon.test_service_manager import Ear, managed
-from tests.daemon.test_service_manager import ear as ear
+from tests.monitoring.test_service_manager import Ear, managed
+from tests.monitoring.test_service_manager import ear as ear
 from yoi_daemon.daemon.boot_journal import BootJournal
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.opening import open_daemon
 from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.settings import Settings, StoreSettings
+from yoi_daemon.monitoring.metrics import register_metrics
 
 PLUGIN = """
 from yoi_daemon.sdk import Plugin
@@ -36,6 +37,7 @@ def directories(tmp_path) -> Directories:
 @pytest.fixture
 async def safe(directories, logged_errors) -> AsyncGenerator[Daemon]:
     async with open_daemon(directories, MEMORY, Tokens("t"), {}, safe="for a reason") as daemon:
+        register_metrics(daemon)
         logged_errors.expect("safe mode")
         await daemon.note_ready()
         yield daemon
@@ -87,6 +89,7 @@ async def test_a_quarantine_is_told(directories, logged_errors):
     for _ in range(3):
         boots = BootJournal(directories.boots_file, limit=3)
         async with open_daemon(directories, MEMORY, Tokens("t"), {}, boots=boots) as daemon:
+            register_metrics(daemon)
             await daemon.plugins.wait_settled()
             assert metric(daemon, "yoi_plugin_quarantined{") == 0
             loaded = daemon.plugins.service("gen").loaded
@@ -94,6 +97,7 @@ async def test_a_quarantine_is_told(directories, logged_errors):
             boots.enter("gen", loaded.edition)  # and it ends there
     boots = BootJournal(directories.boots_file, limit=3)
     async with open_daemon(directories, MEMORY, Tokens("t"), {}, boots=boots) as daemon:
+        register_metrics(daemon)
         logged_errors.expect("quarantined")
         await daemon.note_ready()
         assert metric(daemon, "yoi_plugin_quarantined{") == 1
@@ -107,6 +111,7 @@ async def test_a_journal_that_cannot_be_written_is_told(directories):
     (directories.boots_file / "x").touch()
     boots = BootJournal(directories.boots_file, limit=3)
     async with open_daemon(directories, MEMORY, Tokens("t"), {}, boots=boots) as daemon:
+        register_metrics(daemon)
         await daemon.plugins.wait_settled()
         (told,) = daemon.status().diagnostics
         assert (told.code, told.severity) == ("boot_journal", "warning")

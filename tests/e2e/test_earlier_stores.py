@@ -19,7 +19,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.e2e.conftest import DaemonProcess
-from yoi_daemon.store.schema import APPLICATION_ID, VERSION
+from yoi_daemon.store.sqlite.schema import APPLICATION_ID, VERSION
 
 STORES = Path(__file__).parents[1] / "data" / "stores"
 MODULE = """

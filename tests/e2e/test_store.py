@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import connect
 
-from yoi_daemon.store.schema import APPLICATION_ID
+from yoi_daemon.store.sqlite.schema import APPLICATION_ID
 
 PLUGIN = """
 import os

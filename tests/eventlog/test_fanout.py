@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.observe.transport import messages_in
+from tests.stream.transport import messages_in
 from yoi_daemon.eventlog import fanout as module
 from yoi_daemon.eventlog import feed
 from yoi_daemon.eventlog.fanout import Fanout, Subscriber

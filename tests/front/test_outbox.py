@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock, memory_stream_one_way_pair, wait_all_tasks_blocked
 
-from tests.observe.transport import messages_in
+from tests.stream.transport import messages_in
 from yoi_daemon.front.outbox import CHUNK_BYTES, Outbox
 from yoi_daemon.model.frames import text_frame
 

@@ -9,7 +9,7 @@ from trio.testing import wait_all_tasks_blocked
 
 pytest.importorskip("trio_websocket")
 
-from tests.observe.transport import MemoryTransport
+from tests.stream.transport import MemoryTransport
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.opening import open_daemon
 from yoi_daemon.front.access import names_of

@@ -16,12 +16,12 @@ from yoi_daemon.model.ids import IdSource
 from yoi_daemon.model.settings import ObserveSettings, PluginSettings, StoreSettings
 from yoi_daemon.plugins.admission import Admission
 from yoi_daemon.plugins.boots import Boots, NotJournaled
-from yoi_daemon.plugins.loading import LoadedPlugin
-from yoi_daemon.plugins.records import Restored, restore
-from yoi_daemon.plugins.service import Parts, Service
-from yoi_daemon.plugins.source import LoadFailed
-from yoi_daemon.plugins.sources import run_timers
-from yoi_daemon.plugins.watchdog import run_watchdog
+from yoi_daemon.plugins.execution.watchdog import run_watchdog
+from yoi_daemon.plugins.lane.ledger import Restored, restore
+from yoi_daemon.plugins.loading.loader import LoadedPlugin
+from yoi_daemon.plugins.loading.source import LoadFailed
+from yoi_daemon.plugins.sources.timer import run_timers
+from yoi_daemon.plugins.supervision.service import Parts, Service
 from yoi_daemon.sdk import Plugin
 from yoi_daemon.store.interface import Store
 from yoi_daemon.store.opening import open_store

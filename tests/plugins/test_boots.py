@@ -15,7 +15,7 @@ from yoi_daemon.model.redaction import Redaction
 from yoi_daemon.model.settings import PluginSettings, Settings
 from yoi_daemon.plugins.boots import in_quarantine
 from yoi_daemon.plugins.host import PluginHost
-from yoi_daemon.plugins.loading import Loader
+from yoi_daemon.plugins.loading.loader import Loader
 from yoi_daemon.plugins.opening import open_plugins
 from yoi_daemon.store.memory import MemoryStore
 from yoi_daemon.trusted_files import trust_for

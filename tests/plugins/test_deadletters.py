@@ -8,9 +8,9 @@ from tests.clocks import ManualClock
 from yoi_daemon.eventlog.group_commit import GroupCommitLog
 from yoi_daemon.eventlog.ring import Ring
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.plugins.deadletters import DeadLetters, detail_of, summary_of
 from yoi_daemon.plugins.delivery import AttemptRecord, Delivery
-from yoi_daemon.plugins.records import Records
+from yoi_daemon.plugins.lane.deadletters import DeadLetters, detail_of, summary_of
+from yoi_daemon.plugins.lane.ledger import Records
 from yoi_daemon.store.memory import MemoryStore
 
 

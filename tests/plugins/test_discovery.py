@@ -5,8 +5,8 @@ import pytest
 
 from yoi_daemon.model.errors import ConfigurationError
 from yoi_daemon.model.ids import RESERVED_PLUGIN_IDS
-from yoi_daemon.plugins.discovery import Discovery
-from yoi_daemon.plugins.discovery import discover as discover_trusted
+from yoi_daemon.plugins.loading.discovery import Discovery
+from yoi_daemon.plugins.loading.discovery import discover as discover_trusted
 from yoi_daemon.trusted_files import Trust
 
 

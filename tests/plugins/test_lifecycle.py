@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.plugins.record import ask_status, record_of
+from yoi_daemon.plugins.summary import ask_status, record_of
 from yoi_daemon.sdk import Plugin
 
 

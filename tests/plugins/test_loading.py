@@ -6,9 +6,9 @@ import pytest
 
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.redaction import Redaction
-from yoi_daemon.plugins.discovery import Found
-from yoi_daemon.plugins.loading import Loader
-from yoi_daemon.plugins.source import MAX_MESSAGE_BYTES, LoadFailed
+from yoi_daemon.plugins.loading.discovery import Found
+from yoi_daemon.plugins.loading.loader import Loader
+from yoi_daemon.plugins.loading.source import MAX_MESSAGE_BYTES, LoadFailed
 from yoi_daemon.sdk import Secret
 from yoi_daemon.trusted_files import trust_for
 

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from yoi_daemon.model.settings import PluginSettings
-from yoi_daemon.plugins.restart import Restart, RestartPolicy
+from yoi_daemon.plugins.supervision.restart import Restart, RestartPolicy
 
 
 def policy(spread: float = 1.0, **settings) -> RestartPolicy:

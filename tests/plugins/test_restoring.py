@@ -12,9 +12,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.plugins.rig import Rig, loaded_of, open_rig
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.plugins.deadletters import detail_of
-from yoi_daemon.plugins.records import restore
-from yoi_daemon.plugins.service import Service
+from yoi_daemon.plugins.lane.deadletters import detail_of
+from yoi_daemon.plugins.lane.ledger import restore
+from yoi_daemon.plugins.supervision.service import Service
 from yoi_daemon.sdk import Plugin, Retry
 from yoi_daemon.store.tables import IDEMPOTENCY_KEY, INGRESS_EVENT
 

@@ -16,8 +16,8 @@ import pytest
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import ConfigurationError
 from yoi_daemon.model.redaction import Redaction
-from yoi_daemon.plugins.loading import LoadedPlugin, Loader
-from yoi_daemon.plugins.source import MAX_PACKAGE_FILES, LoadFailed
+from yoi_daemon.plugins.loading.loader import LoadedPlugin, Loader
+from yoi_daemon.plugins.loading.source import MAX_PACKAGE_FILES, LoadFailed
 from yoi_daemon.trusted_files import MAX_FILE_BYTES, trust_for
 
 GOOD = """

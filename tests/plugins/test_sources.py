@@ -1,7 +1,7 @@
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from yoi_daemon.plugins.sources import run_timers
+from yoi_daemon.plugins.sources.timer import run_timers
 from yoi_daemon.sdk import Plugin
 
 

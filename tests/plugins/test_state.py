@@ -4,7 +4,7 @@ import pytest
 import trio
 
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.plugins.state import MAX_STATE_BYTES, MAX_VALUE_BYTES, PluginState
+from yoi_daemon.plugins.execution.state import MAX_STATE_BYTES, MAX_VALUE_BYTES, PluginState
 from yoi_daemon.sdk import AttemptClosedError, Plugin
 
 

@@ -5,8 +5,8 @@ import trio
 
 from tests.plugins.rig import loaded_of
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.plugins.generation import stop_times
-from yoi_daemon.plugins.source import LoadFailed
+from yoi_daemon.plugins.loading.source import LoadFailed
+from yoi_daemon.plugins.supervision.generation import stop_times
 from yoi_daemon.sdk import Context, IngressEvent, Plugin
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from yoi_daemon.eventlog.interface import EventLog
-from yoi_daemon.plugins.service import Service
+from yoi_daemon.plugins.supervision.service import Service
 
 
 class Runs:

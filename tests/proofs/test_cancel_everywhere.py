@@ -20,10 +20,10 @@ from tests.proofs.books import Books, Runs
 from yoi_daemon.model.cursor import decode_cursor
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.plugins.admission import Admission
-from yoi_daemon.plugins.idempotency import DeliveryKeys
-from yoi_daemon.plugins.lane import Lane
-from yoi_daemon.plugins.service import Service
+from yoi_daemon.plugins.lane.dispatcher import Lane
+from yoi_daemon.plugins.supervision.service import Service
 from yoi_daemon.sdk import Plugin, Retry
+from yoi_daemon.store.idempotency import DeliveryKeys
 
 pytestmark = pytest.mark.prove
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import DaemonProcess
-from yoi_daemon.store.checking import find_faults
-from yoi_daemon.store.reading import open_for_reading
+from yoi_daemon.store.sqlite.checking import find_faults
+from yoi_daemon.store.sqlite.reading import open_for_reading
 
 pytestmark = pytest.mark.prove
 

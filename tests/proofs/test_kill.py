@@ -24,9 +24,9 @@ from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
 from tests.e2e.conftest import DaemonProcess
-from yoi_daemon.store.checking import find_faults
-from yoi_daemon.store.reading import open_for_reading
-from yoi_daemon.store.segments import LANES, events_of
+from yoi_daemon.store.sqlite.checking import find_faults
+from yoi_daemon.store.sqlite.reading import open_for_reading
+from yoi_daemon.store.sqlite.segments import LANES, events_of
 
 pytestmark = pytest.mark.prove
 HERE = Path(__file__).parent

@@ -27,8 +27,8 @@ from yoi_daemon.front.websocket import serve_websocket
 from yoi_daemon.model.addresses import TcpAddress
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.settings import ApiSettings, Settings, StoreSettings
-from yoi_daemon.observe.protocol import STREAMS
 from yoi_daemon.observe.server import ObserveServer
+from yoi_daemon.stream.protocol import STREAMS
 
 pytestmark = pytest.mark.prove
 

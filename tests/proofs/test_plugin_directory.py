@@ -13,8 +13,8 @@ import pytest
 
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.redaction import Redaction
-from yoi_daemon.plugins.loading import Loader
-from yoi_daemon.plugins.source import LoadFailed
+from yoi_daemon.plugins.loading.loader import Loader
+from yoi_daemon.plugins.loading.source import LoadFailed
 from yoi_daemon.trusted_files import Trust
 
 pytestmark = pytest.mark.prove

@@ -29,17 +29,17 @@ from yoi_daemon.model.cursor import decode_cursor
 from yoi_daemon.model.errors import StorageFailed
 from yoi_daemon.model.ids import IdSource
 from yoi_daemon.model.settings import ObserveSettings, RuntimeSettings
-from yoi_daemon.plugins.records import restore
+from yoi_daemon.plugins.lane.ledger import restore
 from yoi_daemon.runtime.embedded import open_embedded_runtime
 from yoi_daemon.runtime.engines.echo import EchoEngine
 from yoi_daemon.runtime.profiles import Profiles
 from yoi_daemon.sdk import Plugin, Retry
-from yoi_daemon.store import sqlite
-from yoi_daemon.store.checking import find_faults
 from yoi_daemon.store.interface import Batch
-from yoi_daemon.store.reading import open_for_reading
-from yoi_daemon.store.segments import LANES
-from yoi_daemon.store.sqlite import SqliteStore
+from yoi_daemon.store.sqlite import store as sqlite
+from yoi_daemon.store.sqlite.checking import find_faults
+from yoi_daemon.store.sqlite.reading import open_for_reading
+from yoi_daemon.store.sqlite.segments import LANES
+from yoi_daemon.store.sqlite.store import SqliteStore
 from yoi_daemon.store.tables import FACT, TABLES, WATERMARK
 
 pytest.importorskip("apsw", reason="the recording file system needs apsw")

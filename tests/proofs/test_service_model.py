@@ -19,7 +19,7 @@ from tests.plugins.rig import open_rig
 from tests.proofs.books import Books, Runs
 from yoi_daemon.api import deadletters
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.plugins.lane import Lane
+from yoi_daemon.plugins.lane.dispatcher import Lane
 from yoi_daemon.sdk import Plugin, Retry
 
 pytestmark = pytest.mark.prove

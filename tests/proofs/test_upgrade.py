@@ -22,7 +22,7 @@ from tests.proofs.test_kill import (
     end,
     settle,
 )
-from yoi_daemon.store.schema import VERSION
+from yoi_daemon.store.sqlite.schema import VERSION
 
 pytestmark = pytest.mark.prove
 ROOT = Path(__file__).parents[2]

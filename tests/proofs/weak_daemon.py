@@ -13,8 +13,8 @@ from yoi_daemon.cli.main import main
 from yoi_daemon.eventlog.group_commit import GroupCommitLog
 from yoi_daemon.front import http
 from yoi_daemon.observe import server
-from yoi_daemon.plugins.records import Records
-from yoi_daemon.store.sqlite import SqliteStore
+from yoi_daemon.plugins.lane.ledger import Records
+from yoi_daemon.store.sqlite.store import SqliteStore
 
 COMMIT_S = 0.05
 

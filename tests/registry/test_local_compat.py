@@ -8,7 +8,7 @@ import trio
 
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.registry.local_compat import MAX_DIAGNOSTICS, LocalCompatRuntime
-from yoi_daemon.registry.records import MAX_RECORD_BYTES, MAX_RECORDS
+from yoi_daemon.registry.recordings import MAX_RECORD_BYTES, MAX_RECORDS
 
 GOOD = {"state": "idle", "created_at": "2026-01-01T00:00:00Z"}
 

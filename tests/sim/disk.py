@@ -10,7 +10,7 @@ import trio
 from yoi_daemon.model.errors import StorageFailed
 from yoi_daemon.model.events import Lane
 from yoi_daemon.store.interface import Batch, RecoveredLog, StoreStatistics
-from yoi_daemon.store.segments import scope_text
+from yoi_daemon.store.sqlite.segments import scope_text
 from yoi_daemon.store.tables import INGRESS_EVENT, IngressEvent, LogEvent, Table
 
 LANES: Sequence[Lane] = ("lifecycle", "volume")

@@ -10,7 +10,7 @@ import trio
 
 from tests.sim.scheduler import POLICIES
 from tests.sim.world import FAULT, POWER, POWERS, WHOLE, Plan, Plant, World
-from yoi_daemon.plugins.records import Records
+from yoi_daemon.plugins.lane.ledger import Records
 
 pytestmark = pytest.mark.prove
 

@@ -23,9 +23,9 @@ from yoi_daemon.model.errors import CODES, Refused, StorageFailed
 from yoi_daemon.model.ids import IdSource
 from yoi_daemon.model.plugins import IngressReceipt
 from yoi_daemon.model.settings import ObserveSettings
-from yoi_daemon.plugins.records import restore
-from yoi_daemon.plugins.service import Service
-from yoi_daemon.plugins.watchdog import run_watchdog
+from yoi_daemon.plugins.execution.watchdog import run_watchdog
+from yoi_daemon.plugins.lane.ledger import restore
+from yoi_daemon.plugins.supervision.service import Service
 from yoi_daemon.sdk import Plugin, Retry
 
 DISTURBED_LIVES = 2

@@ -49,7 +49,7 @@ from yoi_daemon.front.tokens import Principal
 from yoi_daemon.model.errors import Refused, YoiError
 from yoi_daemon.model.problem import CONTENT_TYPE, internal_problem, problem
 from yoi_daemon.model.rates import RateLimits
-from yoi_daemon.plugins.idempotency import DeliveryKeys
+from yoi_daemon.store.idempotency import DeliveryKeys
 
 DESCRIBED: tuple[Route, ...] = (
     *health.ROUTES,

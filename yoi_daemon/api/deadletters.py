@@ -5,8 +5,8 @@ from yoi_daemon.api.shapes import DiscardReceipt, Limit, Listing
 from yoi_daemon.model.errors import Code
 from yoi_daemon.model.events import Draft, IngressDiscarded
 from yoi_daemon.model.plugins import IngressReceipt
-from yoi_daemon.plugins.deadletters import DeadLetterDetail, DeadLetterSummary, detail_of
-from yoi_daemon.plugins.service import Service
+from yoi_daemon.plugins.lane.deadletters import DeadLetterDetail, DeadLetterSummary, detail_of
+from yoi_daemon.plugins.supervision.service import Service
 
 MAX_PAGE = 256
 

@@ -7,7 +7,7 @@ import trio
 
 from yoi_daemon.api.routing import Answer, Answered, Call, Handler
 from yoi_daemon.eventlog.interface import EventLog
-from yoi_daemon.plugins.idempotency import DeliveryKeys
+from yoi_daemon.store.idempotency import DeliveryKeys
 
 HEADER = "idempotency-key"
 

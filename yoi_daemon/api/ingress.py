@@ -8,7 +8,7 @@ from yoi_daemon.api.routing import Answer, Call, Lines, Route
 from yoi_daemon.model.errors import Code, Refused
 from yoi_daemon.model.plugins import IngressReceipt
 from yoi_daemon.model.strict_json import check_json
-from yoi_daemon.plugins.service import Service
+from yoi_daemon.plugins.supervision.service import Service
 
 
 async def post_ingress(call: Call) -> Answer:

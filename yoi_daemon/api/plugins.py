@@ -5,8 +5,8 @@ from yoi_daemon.api.shapes import Listing, PluginReceipt
 from yoi_daemon.daemon.status import Reloaded
 from yoi_daemon.model.errors import Code
 from yoi_daemon.model.plugins import PluginRecord
-from yoi_daemon.plugins.record import record_of
-from yoi_daemon.plugins.service import Service
+from yoi_daemon.plugins.summary import record_of
+from yoi_daemon.plugins.supervision.service import Service
 
 
 async def list_plugins(call: Call) -> Answer:

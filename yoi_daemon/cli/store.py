@@ -16,11 +16,11 @@ from yoi_daemon.cli.printable import printable
 from yoi_daemon.cli.talking import Progress, with_progress
 from yoi_daemon.client.locate import RUNTIME_DIRECTORY, SYSTEM_STATE_DIRECTORY
 from yoi_daemon.model.directories import DAEMON_FILE
-from yoi_daemon.store.backup import back_up
-from yoi_daemon.store.checking import find_faults
 from yoi_daemon.store.opening import FILE_NAME
-from yoi_daemon.store.reading import open_for_reading
-from yoi_daemon.store.survey import Survey, survey
+from yoi_daemon.store.sqlite.backup import back_up
+from yoi_daemon.store.sqlite.checking import find_faults
+from yoi_daemon.store.sqlite.reading import open_for_reading
+from yoi_daemon.store.sqlite.survey import Survey, survey
 
 R = TypeVar("R")
 

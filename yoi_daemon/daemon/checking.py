@@ -12,10 +12,10 @@ from yoi_daemon.daemon.settings_file import read_settings
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import ConfigFault, ConfigurationError
 from yoi_daemon.model.redaction import Redaction
-from yoi_daemon.plugins.discovery import Found
-from yoi_daemon.plugins.loading import Loader
-from yoi_daemon.plugins.service import LOAD_TIMEOUT_S
-from yoi_daemon.plugins.source import LoadFailed, compile_source
+from yoi_daemon.plugins.loading.discovery import Found
+from yoi_daemon.plugins.loading.loader import Loader
+from yoi_daemon.plugins.loading.source import LoadFailed, compile_source
+from yoi_daemon.plugins.supervision.service import LOAD_TIMEOUT_S
 from yoi_daemon.trusted_files import GROUP_WRITABLE, trust_for
 
 LAST_RESORT_S = 5.0

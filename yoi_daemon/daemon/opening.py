@@ -9,7 +9,6 @@ from yoi_daemon.daemon.boot_journal import BootJournal
 from yoi_daemon.daemon.certificates import Certificates
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.host import GrantedWorkers
-from yoi_daemon.daemon.metrics import register_metrics
 from yoi_daemon.daemon.statedir import remember_epoch
 from yoi_daemon.eventlog.opening import open_event_log
 from yoi_daemon.front.tokens import Tokens
@@ -18,7 +17,7 @@ from yoi_daemon.model.ids import IdSource
 from yoi_daemon.model.redaction import Redaction
 from yoi_daemon.model.settings import Settings
 from yoi_daemon.plugins.boots import NotJournaled
-from yoi_daemon.plugins.loading import Loader
+from yoi_daemon.plugins.loading.loader import Loader
 from yoi_daemon.plugins.opening import open_plugins
 from yoi_daemon.registry.opening import open_registry
 from yoi_daemon.runtime.embedded import open_embedded_runtime
@@ -100,5 +99,4 @@ async def open_daemon(
                 wall_clock=wall_clock,
             )
             daemon.note_safe_mode()
-            register_metrics(daemon)
             yield daemon

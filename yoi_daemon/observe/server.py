@@ -16,9 +16,9 @@ from yoi_daemon.front.descriptors import OBSERVE_PART, connections
 from yoi_daemon.front.tokens import Principal
 from yoi_daemon.front.websocket import WebSocketLimits, serve_websocket
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.observe.draining import Drain
-from yoi_daemon.observe.projections import WorkerScope, check_target, snapshot_workers
-from yoi_daemon.observe.protocol import (
+from yoi_daemon.stream.draining import Drain
+from yoi_daemon.stream.projections import WorkerScope, check_target, snapshot_workers
+from yoi_daemon.stream.protocol import (
     Asked,
     Start,
     StreamRefused,
@@ -28,7 +28,7 @@ from yoi_daemon.observe.protocol import (
     find_target,
     read_query,
 )
-from yoi_daemon.observe.session import Scope, Session
+from yoi_daemon.stream.session import Scope, Session
 
 FAREWELL_S = 0.5
 """For which a subscriber whose token ended may take that, in seconds."""

@@ -13,9 +13,9 @@ from yoi_daemon.model.ids import IdSource
 from yoi_daemon.model.plugins import IngressReceipt
 from yoi_daemon.model.strict_json import check_json
 from yoi_daemon.plugins.delivery import Delivery
-from yoi_daemon.plugins.lane import Lane
-from yoi_daemon.plugins.service import Service
+from yoi_daemon.plugins.lane.dispatcher import Lane
 from yoi_daemon.plugins.signatures import delivery_key, handed_headers, verify_signature
+from yoi_daemon.plugins.supervision.service import Service
 from yoi_daemon.sdk.plugin import IngressSpec
 
 _any_json = msgspec.json.Decoder(Any)

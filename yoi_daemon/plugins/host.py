@@ -10,11 +10,11 @@ from yoi_daemon.model.errors import ConfigFault, Refused
 from yoi_daemon.model.plugins import PluginRecord
 from yoi_daemon.model.settings import PluginSettings, Settings
 from yoi_daemon.plugins.admission import Admission
-from yoi_daemon.plugins.executor import place_of
-from yoi_daemon.plugins.loading import Loader
-from yoi_daemon.plugins.record import ask_status, record_of
+from yoi_daemon.plugins.execution.inline import place_of
+from yoi_daemon.plugins.loading.loader import Loader
 from yoi_daemon.plugins.reloading import Plan, plan_reload
-from yoi_daemon.plugins.service import Service
+from yoi_daemon.plugins.summary import ask_status, record_of
+from yoi_daemon.plugins.supervision.service import Service
 
 ONE_BY_ONE_S = 60.0
 """What a careful boot may take in all: one that hangs must not keep the others down for its whole deadline."""

@@ -13,15 +13,15 @@ from yoi_daemon.model.ids import IdSource
 from yoi_daemon.model.settings import PluginSettings, Settings
 from yoi_daemon.plugins.admission import Admission
 from yoi_daemon.plugins.boots import Boots, in_quarantine, in_safe_mode
-from yoi_daemon.plugins.context import WorkersFor
-from yoi_daemon.plugins.discovery import Discovery
+from yoi_daemon.plugins.execution.context import WorkersFor
+from yoi_daemon.plugins.execution.watchdog import run_watchdog
 from yoi_daemon.plugins.host import PluginHost
-from yoi_daemon.plugins.loading import LoadedPlugin, Loader
-from yoi_daemon.plugins.records import restore
-from yoi_daemon.plugins.service import Parts, Service
-from yoi_daemon.plugins.source import LoadFailed
-from yoi_daemon.plugins.sources import run_timers
-from yoi_daemon.plugins.watchdog import run_watchdog
+from yoi_daemon.plugins.lane.ledger import restore
+from yoi_daemon.plugins.loading.discovery import Discovery
+from yoi_daemon.plugins.loading.loader import LoadedPlugin, Loader
+from yoi_daemon.plugins.loading.source import LoadFailed
+from yoi_daemon.plugins.sources.timer import run_timers
+from yoi_daemon.plugins.supervision.service import Parts, Service
 from yoi_daemon.store.interface import Store
 
 

@@ -5,10 +5,10 @@ import trio
 
 from yoi_daemon.model.errors import ConfigFault, Refused
 from yoi_daemon.model.settings import PluginSettings, Settings
-from yoi_daemon.plugins.discovery import Found
-from yoi_daemon.plugins.loading import LoadedPlugin, Loader
-from yoi_daemon.plugins.service import LOAD_TIMEOUT_S, Service
-from yoi_daemon.plugins.source import LoadFailed
+from yoi_daemon.plugins.loading.discovery import Found
+from yoi_daemon.plugins.loading.loader import LoadedPlugin, Loader
+from yoi_daemon.plugins.loading.source import LoadFailed
+from yoi_daemon.plugins.supervision.service import LOAD_TIMEOUT_S, Service
 
 
 class Change(msgspec.Struct, frozen=True):

@@ -4,10 +4,10 @@ import msgspec
 
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.strict_json import check_json
-from yoi_daemon.plugins.calls import Returned
-from yoi_daemon.plugins.context import CallContext
 from yoi_daemon.plugins.delivery import Failure
-from yoi_daemon.plugins.service import Service
+from yoi_daemon.plugins.execution.calls import Returned
+from yoi_daemon.plugins.execution.context import CallContext
+from yoi_daemon.plugins.supervision.service import Service
 
 MAX_RESULT_BYTES = 1_048_576
 """What a tool may return, encoded; as much as a request may carry."""

@@ -19,7 +19,7 @@ from yoi_daemon.model.workers import (
     TranscriptPage,
     WorkerSummary,
 )
-from yoi_daemon.registry.records import (
+from yoi_daemon.registry.recordings import (
     MAX_RECORD_BYTES,
     MAX_RECORD_ITEMS,
     Fault,

@@ -33,8 +33,8 @@ from yoi_daemon.runtime.interface import (
     MAX_PAGE_BYTES,
     WorkerPage,
 )
+from yoi_daemon.runtime.ledger import KeptWorker, Records, restore
 from yoi_daemon.runtime.profiles import Profiles
-from yoi_daemon.runtime.records import KeptWorker, Records, restore
 from yoi_daemon.runtime.transcript import read_page
 from yoi_daemon.runtime.turn import RUNTIME_STOPPED
 from yoi_daemon.runtime.worker import Surroundings, Worker

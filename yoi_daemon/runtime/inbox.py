@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 
-from yoi_daemon.runtime.records import Records
+from yoi_daemon.runtime.ledger import Records
 from yoi_daemon.runtime.turn import Input
 from yoi_daemon.store.tables import InboxRow
 

@@ -17,7 +17,7 @@ from yoi_daemon.model.workers import Role, WhenBusy, WorkerSummary
 from yoi_daemon.runtime.emitting import Emitter
 from yoi_daemon.runtime.engines.interface import Engine
 from yoi_daemon.runtime.inbox import Inbox
-from yoi_daemon.runtime.records import KeptWorker, Records
+from yoi_daemon.runtime.ledger import KeptWorker, Records
 from yoi_daemon.runtime.transcript import Item, Transcript
 from yoi_daemon.runtime.turn import RUNTIME_STOPPED, Input, RunningTurn, Verdict
 

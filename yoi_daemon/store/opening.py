@@ -8,10 +8,10 @@ import trio
 
 from yoi_daemon.model.cursor import random_epoch
 from yoi_daemon.model.settings import StoreSettings
-from yoi_daemon.store.connection import Connect, connect
 from yoi_daemon.store.interface import Clock, Store
 from yoi_daemon.store.memory import MemoryStore
-from yoi_daemon.store.sqlite import SqliteStore
+from yoi_daemon.store.sqlite.connection import Connect, connect
+from yoi_daemon.store.sqlite.store import SqliteStore
 
 FILE_NAME = "store.sqlite3"
 SPACE_EVERY_S = 1.0

@@ -1,0 +1,136 @@
+"""Short calls of an author's functions beside the lane: status and tools, each against a deadline."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import trio
+
+from yoi_daemon.plugins.delivery import Call, Failure
+from yoi_daemon.plugins.execution.inline import call_function, failure_of, reraise_cancellation
+from yoi_daemon.plugins.loading.loader import LoadedPlugin
+from yoi_daemon.sdk.context import Context
+from yoi_daemon.sdk.plugin import Function
+
+Check = Callable[[], None]
+
+
+class Returned(msgspec.Struct, frozen=True):
+    """What a call returned, as JSON: the caller shares no object with the plugin."""
+
+    encoded: bytes
+
+
+class _UnderWay:
+    def __init__(self, name: str, *, is_bound: bool) -> None:
+        self.name = name
+        self.is_bound = is_bound
+        self.over = trio.Event()
+        self.is_stopped = False
+        self.outcome: Returned | Failure | None = None
+
+
+class Calls:
+    """The calls under way of one plugin, in a nursery of their own, so that one that hangs holds nobody.
+
+    The watchdog judges each: cancelled at its deadline, given up after its grace.
+    """
+
+    def __init__(self, nursery: trio.Nursery, clock: Callable[[], float]) -> None:
+        self._nursery = nursery
+        self._clock = clock
+        self._under_way: dict[Call, _UnderWay] = {}
+
+    def under_way(self) -> tuple[Call, ...]:
+        """The calls whose function has not returned, wedged ones too."""
+        return tuple(self._under_way)
+
+    def count(self, name: str) -> int:
+        """How many calls of `name` have not returned."""
+        return sum(one.name == name for one in self._under_way.values())
+
+    def cancel(self, *, grace_s: float | None = None, only_bound: bool = False) -> None:
+        """Ends the calls under way, or only those that need the service. Their effects are refused.
+
+        With `grace_s` they are given up that much after.
+        """
+        for call, under_way in self._under_way.items():
+            if only_bound and not under_way.is_bound:
+                continue
+            under_way.is_stopped = True
+            call.is_open = False
+            call.due = min(call.due, self._clock())
+            call.scope.cancel()
+            if grace_s is not None:
+                call.grace_s = min(call.grace_s, grace_s)
+
+    def note_wedged(self, call: Call) -> None:
+        """The watchdog gave a call up: nobody waits for it any more."""
+        self._under_way[call].over.set()
+
+    async def wait_over(self) -> None:
+        """Waits until every call under way has ended or was given up."""
+        for under_way in tuple(self._under_way.values()):
+            await under_way.over.wait()
+
+    async def run(
+        self,
+        name: str,
+        function: Function,
+        loaded: LoadedPlugin,
+        make_context: Callable[[Check], Context[Any]],
+        *arguments: Any,
+        timeout_s: float,
+        grace_s: float,
+        is_bound: bool = True,
+    ) -> Returned | Failure:
+        """Calls `function` and gives what came of it, at the latest when the watchdog has given it up.
+
+        Cancelling the wait cancels the call.
+        """
+        call = Call(
+            self._clock(),
+            timeout_s=timeout_s,
+            warn_s=float("inf"),
+            grace_s=grace_s,
+            scope=trio.CancelScope(),
+            give_up=trio.CancelScope(),
+        )
+        under_way = _UnderWay(name, is_bound=is_bound)
+
+        async def run_call() -> None:
+            try:
+                with call.scope, call.give_up:
+                    value = await call_function(function, make_context(call.check), *arguments)
+                    under_way.outcome = Returned(msgspec.json.encode(value))
+            except BaseException as error:  # noqa: ASYNC103, BLE001 (a plugin ends itself, not the daemon)
+                reraise_cancellation(error)
+                under_way.outcome = failure_of(error, loaded)
+            finally:
+                del self._under_way[call]
+                call.is_open = False
+                under_way.over.set()
+
+        self._under_way[call] = under_way
+        self._nursery.start_soon(run_call, name=f"call {name}")
+        try:
+            # The watchdog looks four times a second: a second more is room for it, not a deadline.
+            with trio.move_on_after(timeout_s + 1):
+                await under_way.over.wait()
+        finally:
+            call.is_open = False
+            call.scope.cancel()
+        outcome = under_way.outcome
+        if under_way.is_stopped and not isinstance(outcome, Returned):
+            return Failure(
+                outcome="interrupted",
+                code="stopped",
+                message=f"{name} was ended: its service stopped",
+            )
+        if call.is_late or outcome is None:
+            return Failure(
+                outcome="dispatch_timeout",
+                code="timeout",
+                message=f"{name} did not return within {timeout_s:g} s",
+            )
+        return outcome

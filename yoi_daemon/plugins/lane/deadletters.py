@@ -1,0 +1,188 @@
+"""Events no attempt could handle, kept byte-exact for an operator."""
+
+import base64
+from collections.abc import Callable, Mapping
+from itertools import islice
+from typing import Any
+
+import msgspec
+
+from yoi_daemon.model.errors import Refused
+from yoi_daemon.plugins.delivery import AttemptRecord, Delivery
+from yoi_daemon.plugins.lane.ledger import Records
+from yoi_daemon.store.tables import DeadLetterRow
+
+MAX_DEAD_LETTERS = 10_000
+MAX_DEAD_LETTER_BYTES = 104_857_600
+MAX_DEAD_LETTER_AGE_S = 1_209_600.0
+"""10,000, 100 MiB and 14 days for each plugin; beyond any of them the oldest is let go, and counted."""
+
+
+EXPIRED_AT_ONCE = 100
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """One dead event with what every attempt came to. `digest` is of the plugin's code that buried it."""
+
+    plugin_id: str
+    delivery: Delivery
+    digest: str
+    died_at: str
+    age_s: float
+
+
+class DeadLetterSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A dead letter in a list."""
+
+    event_id: str
+    ingress: str
+    source: str
+    created_at: str
+    died_at: str
+    correlation_id: str
+    bytes: int
+    attempts: tuple[AttemptRecord, ...]
+    plugin_digest: str
+    redelivery_of: str | None
+
+
+class DeadLetterDetail(DeadLetterSummary, frozen=True, kw_only=True):
+    """A dead letter with its payload: the JSON text, and the exact bytes in base 64."""
+
+    payload: msgspec.Raw
+    payload_base64: str
+    headers: Mapping[str, str]
+
+
+class DeadLetters:
+    """The dead letters of one plugin, listed by event id, that is oldest first."""
+
+    def __init__(
+        self,
+        plugin_id: str,
+        records: Records,
+        *,
+        age_s: Callable[[], float],
+        max_letters: int = MAX_DEAD_LETTERS,
+        max_bytes: int = MAX_DEAD_LETTER_BYTES,
+        max_age_s: float = MAX_DEAD_LETTER_AGE_S,
+    ) -> None:
+        self._plugin_id = plugin_id
+        self._records = records
+        self._age_s = age_s
+        self._max_age_s = max_age_s
+        self._max_letters = max_letters
+        self._max_bytes = max_bytes
+        self._letters: dict[str, DeadLetter] = {}
+        self._bytes = 0
+        self.let_go = 0
+        """Letters dropped because a bound was reached."""
+
+    def __len__(self) -> int:
+        return len(self._letters)
+
+    def add(self, delivery: Delivery, digest: str, died_at: str) -> None:
+        """Keeps an event; lets the oldest go beyond a bound."""
+        letter = DeadLetter(
+            plugin_id=self._plugin_id,
+            delivery=delivery,
+            digest=digest,
+            died_at=died_at,
+            age_s=self._age_s(),
+        )
+        if delivery.event_id in self._letters:
+            self.take(delivery.event_id)
+        self._records.died(delivery, digest, died_at, letter.age_s)
+        self._letters[delivery.event_id] = letter
+        self._bytes += delivery.size
+        while len(self._letters) > 1 and (
+            len(self._letters) > self._max_letters or self._bytes > self._max_bytes
+        ):
+            self._let_go_oldest()
+        self.expire()
+
+    def restore(self, delivery: Delivery, row: DeadLetterRow) -> None:
+        """Keeps a letter of an earlier run; they come oldest first."""
+        self._letters[delivery.event_id] = DeadLetter(
+            plugin_id=self._plugin_id,
+            delivery=delivery,
+            digest=row.digest,
+            died_at=row.died_at,
+            age_s=row.age_s,
+        )
+        self._bytes += delivery.size
+
+    def expire(self) -> None:
+        """Lets go of a few of the letters that are too old."""
+        oldest_s = self._age_s() - self._max_age_s
+        for letter in list(islice(self._letters.values(), EXPIRED_AT_ONCE)):
+            if letter.age_s >= oldest_s:
+                return
+            self._let_go_oldest()
+
+    def _let_go_oldest(self) -> None:
+        self.remove(next(iter(self._letters)))
+        self.let_go += 1
+
+    def get(self, event_id: str) -> DeadLetter:
+        """One letter. Raises `Refused` (`event_not_found`)."""
+        letter = self._letters.get(event_id)
+        if letter is None:
+            raise Refused(
+                "event_not_found",
+                f"plugin {self._plugin_id} has no dead letter {event_id}; list them with dead list",
+            )
+        return letter
+
+    def remove(self, event_id: str) -> DeadLetter:
+        """Lets go of one letter for good. Raises `Refused` (`event_not_found`)."""
+        letter = self.take(event_id)
+        self._records.let_go(letter.delivery)
+        return letter
+
+    def take(self, event_id: str) -> DeadLetter:
+        """Takes one letter out, for another delivery. Raises `Refused` (`event_not_found`)."""
+        letter = self.get(event_id)
+        del self._letters[event_id]
+        self._bytes -= letter.delivery.size
+        return letter
+
+    def page(self, after: str | None, limit: int) -> tuple[list[DeadLetterSummary], str | None]:
+        """Up to `limit` letters after the event id `after`, and where the next page begins."""
+        ids = [event_id for event_id in sorted(self._letters) if after is None or event_id > after]
+        chosen = ids[:limit]
+        more = chosen[-1] if len(ids) > limit else None
+        return [summary_of(self._letters[event_id]) for event_id in chosen], more
+
+
+def summary_of(letter: DeadLetter) -> DeadLetterSummary:
+    """The public summary."""
+    return DeadLetterSummary(**_public(letter))
+
+
+def detail_of(letter: DeadLetter) -> DeadLetterDetail:
+    """The public detail, with the payload."""
+    delivery = letter.delivery
+    exact = delivery.body or delivery.payload
+    return DeadLetterDetail(
+        **_public(letter),
+        payload=msgspec.Raw(delivery.payload),
+        payload_base64=base64.b64encode(exact).decode("ascii"),
+        headers=delivery.headers,
+    )
+
+
+def _public(letter: DeadLetter) -> dict[str, Any]:
+    delivery = letter.delivery
+    return {
+        "event_id": delivery.event_id,
+        "ingress": delivery.ingress,
+        "source": delivery.source,
+        "created_at": delivery.created_at,
+        "died_at": letter.died_at,
+        "correlation_id": delivery.correlation_id,
+        "bytes": delivery.size,
+        "attempts": tuple(delivery.attempts),
+        "plugin_digest": letter.digest,
+        "redelivery_of": delivery.redelivery_of,
+    }

@@ -1,0 +1,77 @@
+"""A plugin as the API shows it."""
+
+from typing import Any
+
+import msgspec
+
+from yoi_daemon.model.plugins import IngressInfo, PluginRecord
+from yoi_daemon.plugins.execution.calls import Returned
+from yoi_daemon.plugins.execution.context import CallContext
+from yoi_daemon.plugins.supervision.service import Service
+
+STATUS_CALL = "@plugin.status"
+MAX_DETAIL_BYTES = 16_384
+"""What `@plugin.status` may answer, encoded."""
+
+
+def record_of(service: Service, detail: Any = None) -> PluginRecord:
+    """The plugin as the API shows it, with this `detail`."""
+    lane = service.lane.statistics()
+    life = service.lifecycle
+    specs = () if service.loaded is None else service.loaded.plugin.ingresses.values()
+    return PluginRecord(
+        plugin_id=service.plugin_id,
+        state=life.state,
+        since=life.since,
+        reason=life.reason,
+        restarts=service.policy.restarts,
+        retry_at=life.retry_at,
+        queue_depth=lane.depth,
+        queue_capacity=lane.capacity,
+        queue_bytes=lane.bytes,
+        queue_bytes_capacity=lane.bytes_capacity,
+        oldest_waiting_s=lane.oldest_waiting_s,
+        counters=dict(service.settlement.counters),
+        dispatch=service.settlement.dispatch_times(),
+        detail=detail,
+        last_error=service.settlement.last_error,
+        isolation=service.settings.isolation,
+        critical=service.settings.critical,
+        tools=() if service.loaded is None else tuple(service.loaded.plugin.tools),
+        ingresses=tuple(
+            IngressInfo(name=spec.name, verify=spec.verify, every_s=spec.period_s) for spec in specs
+        ),
+    )
+
+
+async def ask_status(service: Service) -> Any:
+    """The author's answer to `@plugin.status`, or a diagnostic; None where there is none."""
+    generation, calls = service.generation, service.side_calls
+    if generation is None or calls is None or not generation.is_running:
+        return None
+    function = generation.loaded.plugin.on_status
+    if function is None:
+        return None
+    if calls.count(STATUS_CALL):
+        return _diagnostic("status_hangs", "an earlier call of status has not returned")
+    outcome = await calls.run(
+        STATUS_CALL,
+        function,
+        generation.loaded,
+        lambda check: CallContext(generation.surroundings, check),
+        timeout_s=service.settings.status_timeout_s,
+        grace_s=service.settings.dispatch_grace_s,
+    )
+    if not isinstance(outcome, Returned):
+        return _diagnostic(f"status_{outcome.code}", outcome.message, outcome.where)
+    if len(outcome.encoded) > MAX_DETAIL_BYTES:
+        size = len(outcome.encoded)
+        return _diagnostic(
+            "status_too_large",
+            f"status answered {size} bytes; at most {MAX_DETAIL_BYTES} are shown",
+        )
+    return msgspec.Raw(outcome.encoded)
+
+
+def _diagnostic(code: str, message: str, where: str | None = None) -> dict[str, Any]:
+    return {"diagnostic": {"code": code, "message": message, "where": where}}

@@ -1,0 +1,214 @@
+"""The event log on the disk: the events of a commit lie together, many to a row.
+
+A row for each event cost 9 us of the writer, 7 of them SQLite's own; in segments it is 2.5
+(`scripts/bench durable` holds the rest of the way).
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from yoi_daemon.model.events import Lane
+from yoi_daemon.store.interface import RecoveredLog
+from yoi_daemon.store.sqlite.connection import Connection
+from yoi_daemon.store.tables import (
+    FACT,
+    LIFECYCLE_SEGMENT,
+    VOLUME_SEGMENT,
+    WATERMARK,
+    LogEvent,
+    Segment,
+    Table,
+)
+
+SEGMENT_EVENTS = 256
+SEGMENT_BYTES = 262_144
+"""A segment ends with the event that reaches either: it is let go of as a whole."""
+
+CLEAN_EVENTS = 1024
+CLEAN_BYTES = 1_048_576
+"""Segments are deleted up to so much in one commit, at least one: some 2 ms of the writer's processor, whatever their size."""
+
+MAX_WATERMARKS = 16_384
+"""For each lane, as in the window in memory."""
+
+LANES: Mapping[Lane, Table[Segment]] = {"lifecycle": LIFECYCLE_SEGMENT, "volume": VOLUME_SEGMENT}
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[LogEvent]).decode
+
+
+class SegmentedLog:
+    """The log's tables, under the writer's connection. Everything that writes is part of a transaction.
+
+    A lane's `floor` is what the window let go of. A segment is deleted when its last event is below
+    it, and only then does the store's own floor move: what it keeps beyond the window does no harm.
+    """
+
+    def __init__(self, writer: Connection) -> None:
+        self._writer = writer
+        self._floors: dict[Lane, int] = {}
+        self._deleted: dict[Lane, int] = {}
+        # The last number of each lane's oldest segment, now and as the transaction makes it.
+        self._oldest: dict[Lane, int | None] = {}
+        self._new_oldest: dict[Lane, int | None] = {}
+
+    def begin(self, facts: Mapping[str, Any]) -> None:
+        """Takes up what is there."""
+        for lane in LANES:
+            self._floors[lane] = self._deleted[lane] = int(facts.get(f"floor.{lane}", 0))
+            self._oldest[lane] = self._find_oldest(lane)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether there are segments to delete."""
+        return any(self._is_gone(lane, floor) for lane, floor in self._floors.items())
+
+    def head(self, facts: Mapping[str, Any]) -> int:
+        """The last number that was given."""
+        heads = [int(facts.get("head", 0))]
+        for table in LANES.values():
+            (last,) = next(self._writer.execute(f"SELECT max(last_seq) FROM {table.name}"))
+            heads.append(last or 0)
+        return max(heads)
+
+    def insert(self, events: Mapping[Lane, Sequence[LogEvent]]) -> int:
+        """Writes events, first of all in a transaction; gives how many bytes."""
+        self._new_oldest = {}
+        size = 0
+        for lane, of_lane in events.items():
+            if of_lane:
+                segments = list(segments_of(of_lane))
+                self._writer.executemany(LANES[lane].insert, segments)
+                if self._oldest[lane] is None:
+                    self._new_oldest[lane] = segments[0].last_seq
+                size += sum(len(segment.content) for segment in segments)
+        return size
+
+    def clean(self, floors: Mapping[Lane, int]) -> dict[Lane, int]:
+        """Deletes a few of the segments that were let go of, and notes their watermarks.
+
+        Gives the last number that is deleted of a lane; `committed` is to be told.
+        """
+        deleted: dict[Lane, int] = {}
+        for lane in LANES:
+            floor = floors.get(lane, self._floors[lane])
+            if self._is_gone(lane, floor):
+                deleted[lane] = self._delete(lane, floor)
+                self._new_oldest[lane] = self._find_oldest(lane)
+        return deleted
+
+    def committed(self, floors: Mapping[Lane, int], deleted: Mapping[Lane, int]) -> None:
+        """The transaction is on the disk."""
+        self._floors.update(floors)
+        self._deleted.update(deleted)
+        self._oldest.update(self._new_oldest)
+
+    def drop_all(self) -> None:
+        """Forgets every event and every watermark."""
+        for table in (*LANES.values(), WATERMARK):
+            self._writer.execute(f"DELETE FROM {table.name}")
+
+    def recover(self, facts: Mapping[str, Any]) -> RecoveredLog:
+        """Reads all there is."""
+        events = [
+            event
+            for table in LANES.values()
+            for (content,) in self._writer.execute(
+                f"SELECT content FROM {table.name} ORDER BY last_seq"
+            )
+            for event in events_of(content)
+        ]
+        events.sort(key=_seq)
+        watermarks: dict[Lane, dict[str, int]] = {lane: {} for lane in LANES}
+        for lane, scope, seq in self._writer.execute("SELECT * FROM watermark ORDER BY seq"):
+            watermarks[lane][scope] = seq
+        return RecoveredLog(
+            head=self.head(facts),
+            events=events,
+            floors=dict(self._deleted),
+            shared_marks={lane: int(facts.get(f"shared_mark.{lane}", 0)) for lane in LANES},
+            watermarks=watermarks,
+        )
+
+    def _is_gone(self, lane: Lane, floor: int) -> bool:
+        oldest = self._oldest[lane]
+        return oldest is not None and oldest <= floor
+
+    def _find_oldest(self, lane: Lane) -> int | None:
+        (oldest,) = next(self._writer.execute(f"SELECT min(last_seq) FROM {LANES[lane].name}"))
+        return oldest
+
+    def _delete(self, lane: Lane, floor: int) -> int:
+        table = LANES[lane].name
+        events = size = last = 0
+        for last_seq, more, more_bytes in list(
+            self._writer.execute(
+                f"SELECT last_seq, events, frame_bytes FROM {table}"
+                " WHERE last_seq <= ? ORDER BY last_seq LIMIT ?",
+                (floor, CLEAN_EVENTS),
+            )
+        ):
+            if last and (events + more > CLEAN_EVENTS or size + more_bytes > CLEAN_BYTES):
+                break
+            events, size, last = events + more, size + more_bytes, last_seq
+        marks: dict[str, int] = {}
+        for (content,) in self._writer.execute(
+            f"SELECT content FROM {table} WHERE last_seq <= ? ORDER BY last_seq", (last,)
+        ):
+            for event in events_of(content):
+                for scope in _scopes(event):
+                    marks[scope] = event.seq
+        self._writer.execute(f"DELETE FROM {table} WHERE last_seq <= ?", (last,))
+        self._writer.executemany(
+            WATERMARK.replace, [(lane, scope, seq) for scope, seq in marks.items()]
+        )
+        self._bound_watermarks(lane)
+        self._writer.execute(FACT.replace, (f"floor.{lane}", last))
+        return last
+
+    def _bound_watermarks(self, lane: Lane) -> None:
+        (count,) = next(
+            self._writer.execute("SELECT count(*) FROM watermark WHERE lane = ?", (lane,))
+        )
+        if count <= MAX_WATERMARKS:
+            return
+        gone = list(
+            self._writer.execute(
+                "SELECT lane, scope, seq FROM watermark WHERE lane = ? ORDER BY seq LIMIT ?",
+                (lane, count - MAX_WATERMARKS),
+            )
+        )
+        self._writer.executemany(WATERMARK.delete, [row[:2] for row in gone])
+        self._writer.execute(FACT.replace, (f"shared_mark.{lane}", gone[-1][2]))
+
+
+def segments_of(events: Sequence[LogEvent]) -> Iterator[Segment]:
+    """Rows for events of one lane, in order."""
+    start = size = 0
+    for number, event in enumerate(events, 1):
+        size += len(event.frame)
+        if size >= SEGMENT_BYTES or number - start == SEGMENT_EVENTS or number == len(events):
+            part = events[start:number]
+            yield Segment(event.seq, len(part), size, part[0].monotonic_s, _encode(part))
+            start, size = number, 0
+
+
+def events_of(content: bytes) -> list[LogEvent]:
+    """What `segments_of` put into `content`. Raises `msgspec.MsgspecError` for anything else."""
+    return _decode(content)
+
+
+def scope_text(scope: tuple[str, str] | str) -> str:
+    """A scope of the window as a watermark's row names it: a plugin's id, or a worker's two."""
+    return json.dumps(scope)
+
+
+def _scopes(event: LogEvent) -> list[str]:
+    return [scope_text(scope) for scope in (event.worker, event.plugin_id) if scope is not None]
+
+
+def _seq(event: LogEvent) -> int:
+    return event.seq
