@@ -50,7 +50,7 @@ from yoi_daemon.plugins.delivery import Delivery
 from yoi_daemon.plugins.execution.watchdog import run_watchdog
 from yoi_daemon.plugins.lane.dispatcher import BATCH_EVENTS
 from yoi_daemon.plugins.loading.loader import LoadedPlugin
-from yoi_daemon.plugins.supervision.service import Parts, Service
+from yoi_daemon.plugins.supervision.service import HostServices, Service
 from yoi_daemon.sdk import Config, Context, IngressEvent, Plugin
 
 ROUNDS = 9
@@ -117,7 +117,7 @@ async def open_service(plugin: Plugin[Config]) -> AsyncGenerator[tuple[Service, 
     ):
         may_dispatch = trio.Event()
         may_dispatch.set()
-        parts = Parts(
+        parts = HostServices(
             event_log=log,
             workers_for=lambda *_: None,
             clock=trio.lowlevel.current_clock().current_time,

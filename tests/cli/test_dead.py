@@ -11,7 +11,7 @@ import trio
 from yoi_daemon.cli.dead import PATIENCE_S, Many
 from yoi_daemon.cli.talking import Progress
 from yoi_daemon.client.locate import Location
-from yoi_daemon.client.rest import Daemon, open_daemon_client
+from yoi_daemon.client.rest import DaemonClient, open_daemon_client
 from yoi_daemon.model.errors import Refused
 
 LETTERS = "/api/plugins/gen/dead-letters"
@@ -151,7 +151,7 @@ async def redeliver(*answers: httpx2.Response) -> Many:
     told = iter(answers)
     transport = httpx2.MockTransport(lambda request: next(told))
 
-    async def post(daemon: Daemon, event_id: str) -> dict[str, Any]:
+    async def post(daemon: DaemonClient, event_id: str) -> dict[str, Any]:
         return await daemon.post("/api/x", dict[str, Any])
 
     many = Many("redelivered", post)

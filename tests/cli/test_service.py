@@ -8,7 +8,7 @@ import trio
 
 from yoi_daemon.cli.service import command, failed, follow_command, follow_start
 from yoi_daemon.cli.talking import Progress
-from yoi_daemon.cli.views import Plugin, view
+from yoi_daemon.cli.views import PluginView, view
 from yoi_daemon.client.locate import Location
 from yoi_daemon.client.rest import open_daemon_client
 from yoi_daemon.model.errors import Refused, YoiError
@@ -67,8 +67,8 @@ async def test_a_failure_between_two_looks_is_not_missed(autojump_clock: object)
 
 async def test_an_older_error_is_no_place_of_this_failure() -> None:
     told = plugin("failed", reason=CRASH, last_error={"code": "timeout", "where": "plugins/x.py:1"})
-    assert "where" not in failed(view(told, Plugin)).fields
-    assert "no reason" in failed(view(plugin("failed"), Plugin)).detail
+    assert "where" not in failed(view(told, PluginView)).fields
+    assert "no reason" in failed(view(plugin("failed"), PluginView)).detail
 
 
 async def test_the_wait_has_an_end(autojump_clock: object) -> None:

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from yoi_daemon.client.locate import Location
-from yoi_daemon.client.rest import Daemon, NoAnswerInTime, open_daemon_client, path_of
+from yoi_daemon.client.rest import DaemonClient, NoAnswerInTime, open_daemon_client, path_of
 from yoi_daemon.model.errors import Refused, Unreachable
 
 PROBLEM = {"code": "queue_full", "detail": "Full.", "retry_after_s": 2, "queue_depth": 256}
@@ -53,7 +53,7 @@ def answer(status: int, body: object, *headers: str) -> bytes:
 
 
 @asynccontextmanager
-async def daemon_that(canned: Canned, **options: Any) -> AsyncGenerator[Daemon]:
+async def daemon_that(canned: Canned, **options: Any) -> AsyncGenerator[DaemonClient]:
     async with trio.open_nursery() as nursery:
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         port = listener.socket.getsockname()[1]

@@ -10,7 +10,7 @@ import trio
 from tests.conformance import executor_plugin
 from tests.plugins.rig import loaded_of
 from yoi_daemon.plugins.delivery import Attempt, Delivery, LaneLimits
-from yoi_daemon.plugins.execution.context import CallContext, Surroundings
+from yoi_daemon.plugins.execution.context import CallContext, CallServices
 from yoi_daemon.plugins.execution.inline import InlineExecutor
 from yoi_daemon.plugins.execution.state import PluginState
 
@@ -75,7 +75,7 @@ class Bench:
 
 
 def make_inline(loaded, event_log, state) -> InlineExecutor:
-    surroundings = Surroundings(
+    surroundings = CallServices(
         plugin_id="executor_plugin",
         config=loaded.config,
         grants=(),

@@ -11,7 +11,7 @@ from yoi_daemon.model.frames import text_frame
 from yoi_daemon.model.settings import StoreSettings
 from yoi_daemon.store.interface import Batch, Store
 from yoi_daemon.store.opening import open_store
-from yoi_daemon.store.tables import PLUGIN_VALUE, TABLES, LogEvent, PluginValue
+from yoi_daemon.store.tables import PLUGIN_VALUE, TABLES, LogEvent, PluginValueRow
 
 EPOCH = "00112233aabbccdd"
 
@@ -57,7 +57,7 @@ async def test_a_new_store_is_empty_and_has_a_name(opened) -> None:
 async def test_commits_are_counted(opened) -> None:
     async with opened() as store:
         for number in range(1, 4):
-            change = PLUGIN_VALUE.put(PluginValue("p", "k", b"%d" % number))
+            change = PLUGIN_VALUE.put(PluginValueRow("p", "k", b"%d" % number))
             floors = {"lifecycle": 0, "volume": 0}
             await store.commit(Batch({"lifecycle": [event(number)]}, [change], floors))
             assert store.statistics().commits == number

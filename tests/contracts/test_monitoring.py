@@ -108,7 +108,7 @@ async def test_nothing_of_ours_is_left_unwatched(families):
     """Each family is on the dashboard or in a rule; these say the same as another, or tell no state."""
     told_otherwise = {
         "yoi_build_info", "yoi_uptime_seconds", "yoi_log_head_seq", "yoi_log_floor_seq",
-        "yoi_log_pending_bytes", "yoi_log_lane_events", "yoi_store_durable",
+        "yoi_log_pending_bytes", "yoi_log_retained_events", "yoi_store_durable",
     }  # fmt: skip
     asked = set().union(*(asked_for(query)[0] for query in QUERIES))
     unwatched = {

@@ -8,7 +8,7 @@ import pytest
 
 from yoi_daemon.api.app import ROUTES
 from yoi_daemon.cli.main import COMMANDS
-from yoi_daemon.registry.recordings import Record, RecordedItem
+from yoi_daemon.registry.recordings import RecordedItem, Recording
 from yoi_daemon.sdk.testing import open_plugin
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -51,7 +51,7 @@ def test_a_records_keys_are_all_told():
         names, says = row.strip("| ").split(" | ", 1)
         for name in re.findall(r"`(\w+)", names):
             keys[name] = "optional" in says
-    fields = msgspec.structs.fields(Record)
+    fields = msgspec.structs.fields(Recording)
     assert keys == {field.name: not field.required for field in fields}
     (items,) = [row for row in told if row.startswith("| `items`")]
     named = re.findall(r"\w+", items.partition("{")[2].partition("}")[0])

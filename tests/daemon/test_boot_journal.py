@@ -10,7 +10,7 @@ import trio
 
 from yoi_daemon.daemon import boot_journal
 from yoi_daemon.daemon.boot_journal import BootJournal
-from yoi_daemon.model.boots import Verdict
+from yoi_daemon.model.boots import BootVerdict
 from yoi_daemon.model.errors import NotAllowed, StorageFailed
 
 ATTEMPTS = 3
@@ -21,7 +21,9 @@ def file(tmp_path):
     return tmp_path / "boots.jsonl"
 
 
-async def boot(file, at_work: Collection[str] = (), limit: int = 3) -> tuple[BootJournal, Verdict]:
+async def boot(
+    file, at_work: Collection[str] = (), limit: int = 3
+) -> tuple[BootJournal, BootVerdict]:
     journal = BootJournal(file, limit=limit)
     return journal, await journal.begin(at_work, lambda _name: ATTEMPTS)
 
@@ -182,7 +184,7 @@ async def test_a_file_that_does_not_read_is_begun_anew(file, content):
     file.write_bytes(content)
     file.chmod(0o600)
     _, verdict = await boot(file)
-    assert verdict == Verdict()
+    assert verdict == BootVerdict()
     await die_on(file, "a", 3)
     assert await held(file) == {"a": 3}
 
@@ -212,7 +214,7 @@ async def test_a_file_that_others_could_have_written_is_begun_anew(file):
 
 async def test_one_that_cannot_be_written_is_told_and_holds_nothing_up(tmp_path):
     journal, verdict = await boot(tmp_path / "missing" / "boots.jsonl")
-    assert verdict == Verdict()
+    assert verdict == BootVerdict()
     assert journal.trouble is not None
     journal.enter("a", "e1")
     await journal.enter_start("a", "e1")
@@ -236,4 +238,4 @@ async def test_a_disk_that_fills_up_later_is_told_once(file, monkeypatch):
 async def test_with_no_limit_nothing_is_held_back(file):
     await die_on(file, "a", 3)
     journal, verdict = await boot(file, limit=0)
-    assert (journal.quarantined, verdict) == ({}, Verdict())
+    assert (journal.quarantined, verdict) == ({}, BootVerdict())

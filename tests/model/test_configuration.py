@@ -270,6 +270,16 @@ def _toml(value: Any) -> str:
     return str(value)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"), [("quarantine_min_s", "give_up_min_s"), ("quarantine_max_s", "give_up_max_s")]
+)
+def test_a_renamed_key_is_refused_with_its_new_name(old, new):
+    [fault] = faults(f"[plugins.hello]\n{old} = 5\n")
+    assert f":2: plugins.hello.{old}: was renamed to {new}" in fault
+    # Of an author's own table we know nothing.
+    parse_settings(f"[plugins.hello.config]\n{old} = 5\n", FILE, {})
+
+
 def test_a_runtime_is_configured_by_its_kind():
     text = '[runtimes.recorded]\nkind = "local_compat"\ndirectory = "/var/lib/other"\n'
     runtime = parse_settings(text, FILE, {}).runtimes["recorded"]

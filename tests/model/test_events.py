@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yoi_daemon.model.events import CATALOGUE, format_time, is_volume, lanes_of, matches_kind
+from yoi_daemon.model.events import CATALOGUE, format_time, is_volume, matches_kind, retentions_of
 
 
 @pytest.mark.parametrize(
@@ -55,4 +55,4 @@ def test_a_prefixs_lanes_hold_every_kind_below_it(prefix):
         for kind in kinds
         if not prefix or matches_kind(kind, prefix)
     }
-    assert found == set(lanes_of(prefix))
+    assert found == set(retentions_of(prefix))

@@ -5,20 +5,20 @@ from collections.abc import Iterable
 import pytest
 
 from yoi_daemon.model.blocking import Blocked, LoopFigures
-from yoi_daemon.monitoring.loop_watch import LOOK_S, STILL_S, Look, Stillness
+from yoi_daemon.monitoring.loop_watch import LOOK_S, STILL_S, Sample, Stillness
 
-START = Look(beats=7, clock_s=100.0, processor_s=5.0, queued_s=1.0)
+START = Sample(beats=7, clock_s=100.0, processor_s=5.0, queued_s=1.0)
 
 
-def looks(*steps: tuple[int, float, float, float]) -> list[Look]:
+def looks(*steps: tuple[int, float, float, float]) -> list[Sample]:
     """From `START` on; each step is what was added of each."""
     seen = [START]
     for step in steps:
-        seen.append(Look(*(before + added for before, added in zip(seen[-1], step, strict=True))))
+        seen.append(Sample(*(before + added for before, added in zip(seen[-1], step, strict=True))))
     return seen
 
 
-def stood_still(seen: Iterable[Look]) -> list[float]:
+def stood_still(seen: Iterable[Sample]) -> list[float]:
     stillness = Stillness()
     return [stillness.look(one) for one in seen]
 

@@ -102,7 +102,7 @@ async def test_the_log_the_runtime_and_the_process_are_told(daemon):
     assert now["yoi_log_head_seq",] == now["yoi_log_appended_events_total",] == log.appended
     assert now["yoi_log_window_events",] == log.window.events > 0
     assert now["yoi_log_window_limit_events",] == 100_000
-    assert now["yoi_log_lane_events", "lifecycle"] > 0
+    assert now["yoi_log_retained_events", "lifecycle"] > 0
     assert now["yoi_stream_subscribers",] == 3
     assert now["yoi_stream_lag_events",] == 7
     assert now["yoi_stream_cuts_total", "slow_consumer"] == 2
@@ -185,7 +185,7 @@ async def test_nothing_of_the_machine_or_of_an_event_is_in_it(daemon, tmp_path):
     }
     ours = labels - {"generation", "implementation", "major", "minor", "patchlevel", "version"}
     assert ours == {
-        "plugin_id", "state", "outcome", "lane", "reason", "kind", "runtime_id",
+        "plugin_id", "state", "outcome", "retention", "reason", "kind", "runtime_id",
         "implementation_kind", "le",
     }  # fmt: skip
 

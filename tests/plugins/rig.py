@@ -21,7 +21,7 @@ from yoi_daemon.plugins.lane.ledger import Restored, restore
 from yoi_daemon.plugins.loading.loader import LoadedPlugin
 from yoi_daemon.plugins.loading.source import LoadFailed
 from yoi_daemon.plugins.sources.timer import run_timers
-from yoi_daemon.plugins.supervision.service import Parts, Service
+from yoi_daemon.plugins.supervision.service import HostServices, Service
 from yoi_daemon.sdk import Plugin
 from yoi_daemon.store.interface import Store
 from yoi_daemon.store.opening import open_store
@@ -64,7 +64,7 @@ class Rig:
             assert load_error is not None
             raise load_error
 
-        parts = Parts(
+        parts = HostServices(
             event_log=self.event_log,
             workers_for=lambda *_: None,
             clock=trio.current_time,

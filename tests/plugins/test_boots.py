@@ -7,7 +7,7 @@ import pytest
 import trio
 import trio.testing
 
-from yoi_daemon.model.boots import Quarantine, Verdict
+from yoi_daemon.model.boots import BootVerdict, Quarantine
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.ids import IdSource
@@ -43,13 +43,13 @@ async def do(ctx, arguments: dict[str, Any]) -> dict[str, Any]: return {{}}
 class Noting:
     """A journal that keeps its steps in memory."""
 
-    def __init__(self, verdict: Verdict, quarantined: dict[str, Quarantine]) -> None:
+    def __init__(self, verdict: BootVerdict, quarantined: dict[str, Quarantine]) -> None:
         self.steps: list[str] = []
         self.quarantined = dict(quarantined)
         self.at_work: set[str] = set()
         self._verdict = verdict
 
-    async def begin(self, at_work: Collection[str], attempts) -> Verdict:
+    async def begin(self, at_work: Collection[str], attempts) -> BootVerdict:
         self.at_work = set(at_work)
         return self._verdict
 
@@ -79,7 +79,7 @@ def place(tmp_path):
 def open_host(place, event_log, ids: IdSource):
     directories = Directories(place, place, place / "secrets")
 
-    def open_it(verdict=Verdict(), *, safe=None, quarantined=(), settings=Settings()):  # noqa: B008
+    def open_it(verdict=BootVerdict(), *, safe=None, quarantined=(), settings=Settings()):  # noqa: B008
         boots = Noting(verdict, dict(quarantined))
         loader = Loader(directories, trust_for(directories), Redaction(), boots)
         opened = open_plugins(
@@ -135,7 +135,7 @@ async def test_a_module_that_does_not_load_is_not_in_hand(open_host, place, logg
 async def test_carefully_one_is_up_before_the_next_is_loaded(open_host, place):
     for name in ("a", "b", "c"):
         write(place, name)
-    boots, _, opened = open_host(Verdict(is_careful=True))
+    boots, _, opened = open_host(BootVerdict(is_careful=True))
     async with opened as host:
         await host.wait_settled()
         of_one = ["load {0}", "leave {0}", "start {0}", "leave {0}", "up {0}"]
@@ -146,7 +146,7 @@ async def test_carefully_one_is_up_before_the_next_is_loaded(open_host, place):
 async def test_carefully_no_event_is_handled_before_all_are_up(open_host, place):
     write(place, "a")
     write(place, "b", "await __import__('trio').sleep_forever()")
-    _, _, opened = open_host(Verdict(is_careful=True))
+    _, _, opened = open_host(BootVerdict(is_careful=True))
     async with opened as host:
         a = host.service("a")
         while a.lifecycle.state != "running":
@@ -235,7 +235,7 @@ async def test_in_safe_mode_nothing_is_loaded_and_the_way_in_says_so(open_host, 
 async def test_a_reload_ends_safe_mode_and_starts_what_no_operator_stopped(open_host, place):
     write(place, "a")
     write(place, "b")
-    _, _, opened = open_host(Verdict(safe="three deaths"))
+    _, _, opened = open_host(BootVerdict(safe="three deaths"))
     async with opened as host:
         await host.service("b").restart()
         await host.service("b").stop()
@@ -250,7 +250,7 @@ async def test_a_reload_ends_safe_mode_and_starts_what_no_operator_stopped(open_
 async def test_a_refused_reload_leaves_safe_mode_as_it_was(open_host, place):
     write(place, "a")
     write(place, "b")
-    _, _, opened = open_host(Verdict(safe="three deaths"))
+    _, _, opened = open_host(BootVerdict(safe="three deaths"))
     async with opened as host:
         await host.service("b").start()
         (place / "plugins" / "b.py").write_text("def (:")

@@ -10,7 +10,7 @@ from yoi_daemon.eventlog.ring import Ring
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.plugins.delivery import AttemptRecord, Delivery
 from yoi_daemon.plugins.lane.deadletters import DeadLetters, detail_of, summary_of
-from yoi_daemon.plugins.lane.ledger import Records
+from yoi_daemon.plugins.lane.ledger import LaneLedger
 from yoi_daemon.store.memory import MemoryStore
 
 
@@ -34,7 +34,7 @@ def letters(count: int = 0, age_s=float, **bounds) -> DeadLetters:
     log = GroupCommitLog(
         store, Ring(window_events=9, window_bytes=9, window_age_s=9, clock=float), wall_clock=float
     )
-    made = DeadLetters("gen", Records("gen", log), age_s=age_s, **bounds)
+    made = DeadLetters("gen", LaneLedger("gen", log), age_s=age_s, **bounds)
     for number in range(count):
         made.add(delivery(number), "digest", f"t{number}")
     return made

@@ -175,7 +175,7 @@ async def test_restarts_back_off_then_quarantine_then_half_open(autojump_clock, 
     gaps = [round(b - a) for a, b in itertools.pairwise(starts)]
     assert gaps == [1, 2, 4, 8, 16]
     assert len(starts) == 6  # the first, and five restarts
-    assert service.lifecycle.is_quarantined
+    assert service.lifecycle.gave_up
     (event,) = rig.events("plugin.gave_up")
     assert event["data"] == {"restarts": 5, "within_s": 300, "retry_in_s": 300}
     assert service.settlement.counters["gave_up"] == 1

@@ -27,12 +27,12 @@ def test_a_back_off_is_spread_by_a_quarter_within_the_bounds(spread, count):
 
 
 def test_too_many_restarts_are_a_quarantine_that_grows():
-    one = policy(restart_attempts=2, quarantine_min_s=300, quarantine_max_s=3600)
-    assert not one.is_quarantined
+    one = policy(restart_attempts=2, give_up_min_s=300, give_up_max_s=3600)
+    assert not one.gave_up
     told = [one.next_restart(0.0) for _ in range(8)]
     assert [one.gave_up for one in told] == [False, False, *[True] * 6]
     assert [one.delay_s for one in told[2:]] == [300, 600, 1200, 2400, 3600, 3600]
-    assert one.is_quarantined
+    assert one.gave_up
     assert one.restarts == 2
 
 
@@ -42,7 +42,7 @@ def test_a_quarantine_lasts_until_it_is_cleared():
     assert one.next_restart(0.0).gave_up
     assert one.next_restart(10_000.0).gave_up  # long after the window
     one.clear()
-    assert not one.is_quarantined
+    assert not one.gave_up
     assert one.restarts == 0
     assert one.next_restart(10_001.0) == Restart(1.0)
 

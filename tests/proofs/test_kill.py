@@ -26,7 +26,7 @@ from websockets.sync.client import connect
 from tests.e2e.conftest import DaemonProcess
 from yoi_daemon.store.sqlite.checking import find_faults
 from yoi_daemon.store.sqlite.reading import open_for_reading
-from yoi_daemon.store.sqlite.segments import LANES, events_of
+from yoi_daemon.store.sqlite.segments import RETENTIONS, events_of
 
 pytestmark = pytest.mark.prove
 HERE = Path(__file__).parent
@@ -300,7 +300,7 @@ def check_streams(house: House, followers: Sequence[Follower]) -> None:
         assert find_faults(store) == []
         kept = {
             event.seq: event.message
-            for table in LANES.values()
+            for table in RETENTIONS.values()
             for (content,) in store.execute(f"SELECT content FROM {table.name}")
             for event in events_of(content)
         }

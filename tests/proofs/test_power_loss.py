@@ -38,7 +38,7 @@ from yoi_daemon.store.interface import Batch
 from yoi_daemon.store.sqlite import store as sqlite
 from yoi_daemon.store.sqlite.checking import find_faults
 from yoi_daemon.store.sqlite.reading import open_for_reading
-from yoi_daemon.store.sqlite.segments import LANES
+from yoi_daemon.store.sqlite.segments import RETENTIONS
 from yoi_daemon.store.sqlite.store import SqliteStore
 from yoi_daemon.store.tables import FACT, TABLES, WATERMARK
 
@@ -47,7 +47,7 @@ from tests.proofs.power import Disk, RecordedConnection, Recorder, RecordingVfs
 
 pytestmark = pytest.mark.prove
 
-KEPT = [table for table in TABLES if table not in (*LANES.values(), WATERMARK, FACT)]
+KEPT = [table for table in TABLES if table not in (*RETENTIONS.values(), WATERMARK, FACT)]
 EPOCH = "00112233aabbccdd"
 
 

@@ -13,7 +13,7 @@ from yoi_daemon.cli.main import main
 from yoi_daemon.eventlog.group_commit import GroupCommitLog
 from yoi_daemon.front import http
 from yoi_daemon.observe import server
-from yoi_daemon.plugins.lane.ledger import Records
+from yoi_daemon.plugins.lane.ledger import LaneLedger
 from yoi_daemon.store.sqlite.store import SqliteStore
 
 COMMIT_S = 0.05
@@ -42,10 +42,10 @@ def early() -> None:
 def forgetful() -> None:
     """Begins attempts that it has not noted."""
 
-    async def claim(self: Records, deliveries: object) -> None:
+    async def claim(self: LaneLedger, deliveries: object) -> None:
         """What `claim` would be if a crash did not count."""
 
-    Records.claim = claim  # type: ignore[method-assign]
+    LaneLedger.claim = claim  # type: ignore[method-assign]
 
 
 def wall() -> None:

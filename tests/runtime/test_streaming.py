@@ -196,8 +196,8 @@ WHAT_HAPPENED = Filter(kinds=("worker.created", "worker.state", "worker.turn."))
 async def test_a_flood_of_deltas_does_not_evict_what_happened(flooded):
     entries, _ = flooded.look(WHAT_HAPPENED, 0, 1 << 40)
     assert [entry.kind for entry in entries].count("worker.created") == 2
-    assert flooded.statistics().lanes["volume"].evicted >= 460
-    assert flooded.statistics().lanes["lifecycle"].evicted == 0
+    assert flooded.statistics().retentions["volume"].evicted >= 460
+    assert flooded.statistics().retentions["lifecycle"].evicted == 0
     with pytest.raises(PositionExpiredError):
         flooded.look(EVERYTHING, 0, 1)  # the hole is told to whoever wants them too
 
@@ -205,7 +205,7 @@ async def test_a_flood_of_deltas_does_not_evict_what_happened(flooded):
 class TestControl:
     @pytest.fixture(autouse=True)
     def one_lane(self, monkeypatch):
-        monkeypatch.setattr(ring, "lane_of", lambda entry: "lifecycle")
+        monkeypatch.setattr(ring, "retention_of", lambda entry: "lifecycle")
 
     async def test_in_one_lane_it_does(self, flooded):
         with pytest.raises(PositionExpiredError):

@@ -8,12 +8,12 @@ import msgspec
 import trio
 
 from yoi_daemon.model.errors import StorageFailed
-from yoi_daemon.model.events import Lane
+from yoi_daemon.model.events import Retention
 from yoi_daemon.store.interface import Batch, RecoveredLog, StoreStatistics
 from yoi_daemon.store.sqlite.segments import scope_text
-from yoi_daemon.store.tables import INGRESS_EVENT, IngressEvent, LogEvent, Table
+from yoi_daemon.store.tables import INGRESS_EVENT, IngressRow, LogEvent, Table
 
-LANES: Sequence[Lane] = ("lifecycle", "volume")
+RETENTIONS: Sequence[Retention] = ("lifecycle", "volume")
 CLEAN_EVENTS = 3
 """Deleted in one commit: few, so that a crash comes between."""
 
@@ -23,9 +23,13 @@ class Disk:
 
     def __init__(self) -> None:
         self.rows: dict[str, dict[tuple[Any, ...], tuple[Any, ...]]] = {}
-        self.events: dict[Lane, dict[int, LogEvent]] = {lane: {} for lane in LANES}
-        self.floors: dict[Lane, int] = dict.fromkeys(LANES, 0)
-        self.watermarks: dict[Lane, dict[str, int]] = {lane: {} for lane in LANES}
+        self.events: dict[Retention, dict[int, LogEvent]] = {
+            retention: {} for retention in RETENTIONS
+        }
+        self.floors: dict[Retention, int] = dict.fromkeys(RETENTIONS, 0)
+        self.watermarks: dict[Retention, dict[str, int]] = {
+            retention: {} for retention in RETENTIONS
+        }
         self.age_s = 0.0
         self.history: list[LogEvent] = []
         self.handled: set[str] = set()
@@ -34,9 +38,9 @@ class Disk:
     def copy(self) -> "Disk":
         copied = Disk()
         copied.rows = {name: dict(rows) for name, rows in self.rows.items()}
-        copied.events = {lane: dict(events) for lane, events in self.events.items()}
+        copied.events = {retention: dict(events) for retention, events in self.events.items()}
         copied.floors = dict(self.floors)
-        copied.watermarks = {lane: dict(marks) for lane, marks in self.watermarks.items()}
+        copied.watermarks = {retention: dict(marks) for retention, marks in self.watermarks.items()}
         copied.age_s = self.age_s
         copied.history, copied.handled = list(self.history), set(self.handled)
         copied.payloads = dict(self.payloads)
@@ -47,8 +51,8 @@ class Disk:
         return self.history[-1].seq if self.history else 0
 
     def apply(self, batch: Batch, age_s: float) -> None:
-        for lane, events in batch.events.items():
-            self.events[lane] |= {event.seq: event for event in events}
+        for retention, events in batch.events.items():
+            self.events[retention] |= {event.seq: event for event in events}
         added = sorted((event for events in batch.events.values() for event in events), key=_seq)
         for event in added:
             self._note(event)
@@ -59,9 +63,9 @@ class Disk:
             else:
                 rows[key] = row
                 if table is INGRESS_EVENT:
-                    self.payloads[key[0]] = IngressEvent(*row).payload
-        for lane, floor in batch.floors.items():
-            self._clean(lane, floor)
+                    self.payloads[key[0]] = IngressRow(*row).payload
+        for retention, floor in batch.floors.items():
+            self._clean(retention, floor)
         self.age_s = age_s
 
     def _note(self, event: LogEvent) -> None:
@@ -71,15 +75,15 @@ class Disk:
             change = self.handled.add if event.kind.endswith("handled") else self.handled.discard
             change(data["event_id"])
 
-    def _clean(self, lane: Lane, floor: int) -> None:
-        events = self.events[lane]
+    def _clean(self, retention: Retention, floor: int) -> None:
+        events = self.events[retention]
         gone = sorted(seq for seq in events if seq <= floor)
         last = gone[CLEAN_EVENTS - 1] if len(gone) >= CLEAN_EVENTS else floor
         for seq in gone[:CLEAN_EVENTS]:
             event = events.pop(seq)
             if event.plugin_id is not None:
-                self.watermarks[lane][scope_text(event.plugin_id)] = seq
-        self.floors[lane] = max(self.floors[lane], last)
+                self.watermarks[retention][scope_text(event.plugin_id)] = seq
+        self.floors[retention] = max(self.floors[retention], last)
 
 
 class SimulatedStore:
@@ -147,13 +151,17 @@ class SimulatedStore:
     async def recover_log(self) -> RecoveredLog:
         self._operate("read")
         await trio.lowlevel.checkpoint()
-        events = [event for lane in LANES for event in self.disk.events[lane].values()]
+        events = [
+            event for retention in RETENTIONS for event in self.disk.events[retention].values()
+        ]
         return RecoveredLog(
             head=self.disk.head,
             events=sorted(events, key=_seq),
             floors=dict(self.disk.floors),
-            shared_marks=dict.fromkeys(LANES, 0),
-            watermarks={lane: dict(marks) for lane, marks in self.disk.watermarks.items()},
+            shared_marks=dict.fromkeys(RETENTIONS, 0),
+            watermarks={
+                retention: dict(marks) for retention, marks in self.disk.watermarks.items()
+            },
         )
 
     async def rows(self, table: Table[Any], **equal: str) -> list[Any]:

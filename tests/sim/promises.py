@@ -15,7 +15,7 @@ from yoi_daemon.store.tables import (
     IDEMPOTENCY_KEY,
     INGRESS_EVENT,
     PROGRESS,
-    IdempotencyKey,
+    IdempotencyKeyRow,
     LogEvent,
 )
 
@@ -61,7 +61,7 @@ def _check_receipts(disk: Disk, receipts: Mapping[str, IngressReceipt], books: B
     assert set(named.values()) <= {1}, f"a key accepted twice: {named}"
     keys = {key[2]: row for key, row in disk.rows.get(IDEMPOTENCY_KEY.name, {}).items()}
     for name, receipt in receipts.items():
-        answer = msgspec.json.decode(IdempotencyKey(*keys[name]).answer, type=IngressReceipt)
+        answer = msgspec.json.decode(IdempotencyKeyRow(*keys[name]).answer, type=IngressReceipt)
         assert answer == receipt, f"{name} would be answered otherwise"
 
 

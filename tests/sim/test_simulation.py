@@ -10,7 +10,7 @@ import trio
 
 from tests.sim.scheduler import POLICIES
 from tests.sim.world import FAULT, POWER, POWERS, WHOLE, Plan, Plant, World
-from yoi_daemon.plugins.lane.ledger import Records
+from yoi_daemon.plugins.lane.ledger import LaneLedger
 
 pytestmark = pytest.mark.prove
 
@@ -105,7 +105,7 @@ def test_replay(request, quiet):
         print("\n".join(world.scheduler.trace))
 
 
-class LateAcknowledgement(Records):
+class LateAcknowledgement(LaneLedger):
     """Forgets a handled event in a task of its own, which nothing shields."""
 
     nursery: trio.Nursery
@@ -113,14 +113,14 @@ class LateAcknowledgement(Records):
     def ended(self, delivery) -> None:
         async def end() -> None:
             await trio.lowlevel.checkpoint()
-            Records.ended(self, delivery)
+            LaneLedger.ended(self, delivery)
 
         self.nursery.start_soon(end)
 
 
 def plant_acknowledgement(rig, service) -> None:
-    service.records.__class__ = LateAcknowledgement
-    service.records.nursery = rig.nursery
+    service.ledger.__class__ = LateAcknowledgement
+    service.ledger.nursery = rig.nursery
 
 
 def plant_impatience(rig, service) -> None:

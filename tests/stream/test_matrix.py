@@ -16,8 +16,8 @@ from yoi_daemon.eventlog import fanout as fanout_module
 from yoi_daemon.eventlog.fanout import Fanout, Subscriber
 from yoi_daemon.eventlog.filter import EVERYTHING, Filter
 from yoi_daemon.eventlog.interface import EventLog, PositionExpiredError
-from yoi_daemon.eventlog.lanes import RetentionLane
 from yoi_daemon.eventlog.opening import open_event_log
+from yoi_daemon.eventlog.retention import RetentionClass
 from yoi_daemon.model.cursor import Cursor, CursorCodec
 from yoi_daemon.model.events import Draft
 from yoi_daemon.model.settings import ObserveSettings, StoreSettings
@@ -74,7 +74,7 @@ class SlowTransport(MemoryTransport):
 
 
 async def append(log: EventLog, kinds: list[str], count: int) -> None:
-    """Every tenth is of the lifecycle lane, of which nothing is let go."""
+    """Every tenth is of the lifecycle retention, of which nothing is let go."""
     for _ in range(count):
         kinds.append("gen.tick" if len(kinds) % 10 else "plugin.state")
         log.append(Draft(kind=kinds[-1], data=FILLER))
@@ -233,7 +233,7 @@ def ignore_the_epoch(monkeypatch):
 
 
 def forget_what_was_let_go(monkeypatch):
-    monkeypatch.setattr(RetentionLane, "floor_of", lambda self, scope: 0)
+    monkeypatch.setattr(RetentionClass, "floor_of", lambda self, scope: 0)
 
 
 def take_the_future_for_now(monkeypatch):
@@ -278,7 +278,7 @@ def skip_silently_when_overrun(monkeypatch):
 
 
 def one_floor_for_every_filter(monkeypatch):
-    floor_of = RetentionLane.floor_of
+    floor_of = RetentionClass.floor_of
     monkeypatch.setattr(
         "yoi_daemon.eventlog.ring.Ring.floor_of",
         lambda self, wanted: max(floor_of(self._volume, None), floor_of(self._lifecycle, None)),

@@ -11,7 +11,7 @@ from tests.stream.test_session import HEARTBEAT_S, Followed, session_on, start_a
 from tests.stream.transport import messages_in
 from yoi_daemon.eventlog.fanout import Fanout, Subscriber
 from yoi_daemon.eventlog.filter import EVERYTHING, Filter
-from yoi_daemon.eventlog.lanes import RetentionLane
+from yoi_daemon.eventlog.retention import RetentionClass
 from yoi_daemon.model.events import Draft
 from yoi_daemon.stream.protocol import StreamRefused
 from yoi_daemon.stream.session import Scope
@@ -138,7 +138,9 @@ class Story:
         for _ in range(20):
             await self.write(OTHER, 50)
         assert not self.log.look(Filter(worker=W), self.log.head - 1, 1)[0]
-        assert self.log.statistics().lanes["volume"].scopes == 1  # of W's there is nothing left
+        assert (
+            self.log.statistics().retentions["volume"].scopes == 1
+        )  # of W's there is nothing left
         with pytest.raises(StreamRefused, match="evicted"):
             start_at(old, self.log, Filter(worker=W))
         # Its last bookmark resumes exactly, for it missed nothing.
@@ -172,7 +174,7 @@ async def test_a_workers_own_floor_is_where_its_own_events_went(story, autojump_
 async def test_control_one_floor_for_all_expires_who_missed_nothing(
     story, monkeypatch, autojump_clock
 ):
-    monkeypatch.setattr(RetentionLane, "floor_of", lambda self, scope: self.floor)
+    monkeypatch.setattr(RetentionClass, "floor_of", lambda self, scope: self.floor)
     with pytest.raises((AssertionError, StreamRefused)):
         await story.tell()
 
@@ -183,6 +185,6 @@ async def test_control_an_emptied_index_that_says_caught_up_is_caught(
     def emptied(self, scope):
         return 0 if scope not in self._tracks else self._watermarks.get(scope, 0)
 
-    monkeypatch.setattr(RetentionLane, "floor_of", emptied)
+    monkeypatch.setattr(RetentionClass, "floor_of", emptied)
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         await story.tell()

@@ -17,7 +17,7 @@ from yoi_daemon.model.settings import ObserveSettings
 from yoi_daemon.model.workers import WorkerSummary
 from yoi_daemon.stream.draining import Drain
 from yoi_daemon.stream.protocol import Asked, Loss, Snapshot, Start, StreamRefused, find_start
-from yoi_daemon.stream.session import Scope, Session, Taken
+from yoi_daemon.stream.session import DatedSnapshot, Scope, Session
 
 HEARTBEAT_S = 15.0
 
@@ -330,11 +330,11 @@ async def test_a_snapshot_stands_exactly_at_its_position(followed, cursor):
     for _ in range(3):
         await followed.append()
 
-    async def snapshot() -> Taken:
+    async def snapshot() -> DatedSnapshot:
         at = followed.log.head
         for _ in range(3):  # the log goes on meanwhile
             await followed.log.committed(followed.log.append(Draft(kind="a.b", data=0)))
-        return Taken(Snapshot(cursor=followed.log.cursors.encode(at), workers=()), at)
+        return DatedSnapshot(Snapshot(cursor=followed.log.cursors.encode(at), workers=()), at)
 
     await followed.begin(cursor, snapshot=snapshot)
     before = ["event"] * 3 if cursor == "earliest" else []

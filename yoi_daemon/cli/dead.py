@@ -15,8 +15,8 @@ from yoi_daemon.cli.options import Client, client_options
 from yoi_daemon.cli.output import json_text, note, size, write_json, write_record, write_table
 from yoi_daemon.cli.printable import printable
 from yoi_daemon.cli.talking import Progress, talk
-from yoi_daemon.cli.views import Answer, DeadLetter, DeadLetters, view
-from yoi_daemon.client.rest import Daemon, path_of
+from yoi_daemon.cli.views import Answer, DeadLettersView, DeadLetterView, view
+from yoi_daemon.client.rest import DaemonClient, path_of
 from yoi_daemon.model.errors import Refused
 
 PATIENCE_S = 60.0
@@ -40,7 +40,7 @@ def list_dead(options: Client, plugin_id: str) -> None:
     if options.as_json:
         write_json(answer)
         return
-    told = view(answer, DeadLetters)
+    told = view(answer, DeadLettersView)
     rows: list[tuple[object, ...]] = []
     for letter in told.items:
         last = letter.attempts[-1] if letter.attempts else None
@@ -74,14 +74,14 @@ def show(options: Client, plugin_id: str, event_id: str) -> None:
     With --json the exact bytes are in payload_base64.
     """
 
-    async def get(daemon: Daemon) -> Answer:
+    async def get(daemon: DaemonClient) -> Answer:
         return await daemon.get(_letters(plugin_id, event_id), Answer)
 
     answer = talk(options, get)
     if options.as_json:
         write_json(answer)
         return
-    told = view(answer, DeadLetter)
+    told = view(answer, DeadLetterView)
     apart = {"attempts", "payload", "payload_base64", "headers"}
     headers = answer.get("headers")
     write_record(
@@ -121,7 +121,7 @@ def redeliver(options: Client, plugin_id: str, event_ids: tuple[str, ...], every
     if every == bool(event_ids):
         raise click.UsageError("name the events, or give --all")
 
-    async def post(daemon: Daemon, event_id: str) -> Answer:
+    async def post(daemon: DaemonClient, event_id: str) -> Answer:
         return await daemon.post(_letters(plugin_id, event_id, "redeliver"), Answer)
 
     return _run(options, plugin_id, event_ids, Many("redelivered", post))
@@ -145,7 +145,7 @@ def discard(options: Client, plugin_id: str, event_ids: tuple[str, ...], yes: bo
             note("nothing was discarded")
             return REFUSED
 
-    async def delete(daemon: Daemon, event_id: str) -> Answer:
+    async def delete(daemon: DaemonClient, event_id: str) -> Answer:
         return await daemon.request("DELETE", _letters(plugin_id, event_id), Answer)
 
     return _run(options, plugin_id, event_ids, Many("discarded", delete))
@@ -154,13 +154,13 @@ def discard(options: Client, plugin_id: str, event_ids: tuple[str, ...], yes: bo
 class Many:
     """The same for many dead letters, one after the other: what is done, and what was refused."""
 
-    def __init__(self, done: str, act: Callable[[Daemon, str], Awaitable[Answer]]) -> None:
+    def __init__(self, done: str, act: Callable[[DaemonClient, str], Awaitable[Answer]]) -> None:
         self.done = done
         self.answers: list[Answer] = []
         self.refused: list[tuple[str, Refused]] = []
         self._act = act
 
-    async def run(self, daemon: Daemon, event_ids: Sequence[str], progress: Progress) -> None:
+    async def run(self, daemon: DaemonClient, event_ids: Sequence[str], progress: Progress) -> None:
         """Goes through all of them; past one that is not there, to the end at any other refusal."""
         for number, event_id in enumerate(event_ids):
             progress.say(f"{number} of {len(event_ids)} {self.done}")
@@ -171,7 +171,7 @@ class Many:
                     raise
                 self.refused.append((event_id, refused))
 
-    async def _act_in_turn(self, daemon: Daemon, event_id: str) -> Answer:
+    async def _act_in_turn(self, daemon: DaemonClient, event_id: str) -> Answer:
         give_up_s = trio.current_time() + PATIENCE_S
         while True:
             try:
@@ -197,10 +197,10 @@ class Many:
 def _run(options: Client, plugin_id: str, event_ids: Sequence[str], many: Many) -> int:
     progress = Progress()
 
-    async def work(daemon: Daemon) -> None:
+    async def work(daemon: DaemonClient) -> None:
         chosen = event_ids
         if not chosen:
-            letters = view(await get_whole_list(daemon, _letters(plugin_id)), DeadLetters)
+            letters = view(await get_whole_list(daemon, _letters(plugin_id)), DeadLettersView)
             chosen = [letter.event_id for letter in letters.items]
         await many.run(daemon, chosen, progress)
 
@@ -221,7 +221,7 @@ def _letters(plugin_id: str, *rest: str) -> str:
     return path_of("plugins", plugin_id, "dead-letters", *rest)
 
 
-def _payload(told: DeadLetter) -> str:
+def _payload(told: DeadLetterView) -> str:
     try:
         exact = base64.b64decode(told.payload_base64, validate=True)
     except binascii.Error:

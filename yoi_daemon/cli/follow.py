@@ -15,7 +15,7 @@ from yoi_daemon.cli.addresses import WorkerAddress
 from yoi_daemon.cli.options import Client
 from yoi_daemon.cli.output import local_time, note
 from yoi_daemon.cli.printable import printable
-from yoi_daemon.cli.views import Answer, Status, view
+from yoi_daemon.cli.views import Answer, StatusView, view
 from yoi_daemon.client.endings import Backoff, StreamRefused
 from yoi_daemon.client.locate import Location
 from yoi_daemon.client.messages import Cut, End, Gap, Hello
@@ -187,7 +187,7 @@ def _ended(end: Mapping[str, Any]) -> str:
 async def _ask_for_stream(location: Location) -> str:
     """The stream's address, of which the daemon tells the port alone: it is where its API is."""
     async with open_daemon_client(location) as daemon:
-        observe = view(await daemon.get("/api/status", Answer), Status).observe
+        observe = view(await daemon.get("/api/status", Answer), StatusView).observe
     if not observe.enabled:
         raise Unreachable(
             f"the daemon at {location.api} offers no event stream; where it is installed run "

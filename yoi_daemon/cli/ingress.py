@@ -13,8 +13,8 @@ from yoi_daemon.cli.output import json_text, note, write_json, write_record
 from yoi_daemon.cli.payload import open_lines, read_payload
 from yoi_daemon.cli.printable import printable
 from yoi_daemon.cli.talking import talk
-from yoi_daemon.cli.views import Answer, BatchAnswer
-from yoi_daemon.client.rest import Daemon, open_daemon_client, path_of
+from yoi_daemon.cli.views import Answer, BatchAnswerView
+from yoi_daemon.client.rest import DaemonClient, open_daemon_client, path_of
 from yoi_daemon.model.errors import Unreachable
 
 BATCH_BYTES = 65_536
@@ -54,13 +54,13 @@ def ingress(
             raise click.UsageError("each line of a batch has its own ingress, payload and key")
         path = path_of("plugins", plugin, "ingress")
         with open_lines(batch, "--batch") as lines:
-            return Batch(options, path).run(lines)
+            return IngressBatch(options, path).run(lines)
     if name is None:
         raise click.UsageError("name the ingress, or give --batch")
     payload = read_payload("{}" if data is None else data)
     path = path_of("plugins", plugin, "ingress", name)
 
-    async def post(daemon: Daemon) -> Answer:
+    async def post(daemon: DaemonClient) -> Answer:
         return await daemon.post(path, Answer, content=payload, idempotency_key=key)
 
     receipt = talk(options, post)
@@ -71,7 +71,7 @@ def ingress(
     return 0
 
 
-class Batch:
+class IngressBatch:
     """Sends lines while they come, and writes each answer when it arrives."""
 
     def __init__(self, options: Client, path: str) -> None:
@@ -95,14 +95,14 @@ class Batch:
             note(f"{self._refused} of {self._sent} events were refused")
         return REFUSED if self._refused else 0
 
-    async def _send_all(self, daemon: Daemon, lines: RawIOBase | BinaryIO) -> None:
+    async def _send_all(self, daemon: DaemonClient, lines: RawIOBase | BinaryIO) -> None:
         rest = b""
         while chunk := await _read_some(lines):
             whole, newline, rest = (rest + chunk).rpartition(b"\n")
             await self._send(daemon, whole + newline)
         await self._send(daemon, rest)
 
-    async def _send(self, daemon: Daemon, content: bytes) -> None:
+    async def _send(self, daemon: DaemonClient, content: bytes) -> None:
         count = sum(1 for line in content.split(b"\n") if line.strip())
         if not count:
             return
@@ -122,7 +122,7 @@ class Batch:
     def _take(self, line: bytes) -> None:
         self._answered += 1
         try:
-            told = msgspec.json.decode(line, type=BatchAnswer)
+            told = msgspec.json.decode(line, type=BatchAnswerView)
         except (msgspec.DecodeError, UnicodeDecodeError):
             self._alien += (
                 1  # raised when all are read: what is read half cannot be closed in order

@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 
 from yoi_daemon.cli.output import note
-from yoi_daemon.cli.views import Answer, Diagnostic
-from yoi_daemon.client.rest import Daemon
+from yoi_daemon.cli.views import Answer, DiagnosticView
+from yoi_daemon.client.rest import DaemonClient
 
 MAX_PAGES = 1000
 """A list that never ends is a fault; this many pages are more than any daemon keeps."""
@@ -19,7 +19,7 @@ class _Page(msgspec.Struct, kw_only=True):
     diagnostics: list[Any] = []
 
 
-async def get_whole_list(daemon: Daemon, path: str) -> Answer:
+async def get_whole_list(daemon: DaemonClient, path: str) -> Answer:
     """All items at `path`, as one answer without `next`."""
     page = await daemon.get(path, _Page)
     items, diagnostics = page.items, page.diagnostics
@@ -32,7 +32,7 @@ async def get_whole_list(daemon: Daemon, path: str) -> Answer:
     return {"items": items} | ({"diagnostics": diagnostics} if diagnostics else {})
 
 
-def write_diagnostics(diagnostics: Sequence[Diagnostic]) -> None:
+def write_diagnostics(diagnostics: Sequence[DiagnosticView]) -> None:
     """What kept a list from being complete, on standard error."""
     for diagnostic in diagnostics:
         note(f"{diagnostic.severity or 'note'}: {diagnostic.message or diagnostic.code}")

@@ -14,8 +14,8 @@ from yoi_daemon.cli.record import write_plugin
 from yoi_daemon.cli.reload import run_reload
 from yoi_daemon.cli.service import command, failed, follow_command, timeout_option, wait_option
 from yoi_daemon.cli.talking import Progress, talk
-from yoi_daemon.cli.views import Answer, Commanded, Plugins, view
-from yoi_daemon.client.rest import Daemon, path_of
+from yoi_daemon.cli.views import Answer, CommandedView, PluginsView, view
+from yoi_daemon.client.rest import DaemonClient, path_of
 from yoi_daemon.model.errors import NotAllowed
 from yoi_daemon.model.ids import PLUGIN_ID_RULE, is_plugin_id
 
@@ -33,7 +33,7 @@ def list_plugins(options: Client) -> None:
     if options.as_json:
         write_json(answer)
         return
-    told = view(answer, Plugins)
+    told = view(answer, PluginsView)
     write_table(
         ("PLUGIN", "STATE", "SINCE", "QUEUE", "RESTARTS", "REASON"),
         [
@@ -58,7 +58,7 @@ def list_plugins(options: Client) -> None:
 def show(options: Client, plugin_id: str) -> None:
     """Show everything the daemon knows of one plugin."""
 
-    async def get(daemon: Daemon) -> Answer:
+    async def get(daemon: DaemonClient) -> Answer:
         return await daemon.get(path_of("plugins", plugin_id), Answer)
 
     answer = talk(options, get)
@@ -110,7 +110,7 @@ def stop(options: Client, plugin_id: str, timeout_s: float) -> None:
         deadline_s=timeout_s,
         progress=progress,
     )
-    told = view(answer, Commanded).plugin
+    told = view(answer, CommandedView).plugin
     if told.state == "failed":
         raise failed(told)  # what is wedged cannot be stopped
     _write_commanded(options, answer)
@@ -132,7 +132,7 @@ def reload_plugin(options: Client, plugin_id: str, wait: bool, timeout_s: float)
 def _start(options: Client, plugin_id: str, verb: str, *, wait: bool, timeout_s: float) -> None:
     progress = Progress(f"{plugin_id} is {'stopping' if verb == 'restart' else 'starting'}")
 
-    async def run(daemon: Daemon) -> Answer:
+    async def run(daemon: DaemonClient) -> Answer:
         answer = await command(daemon, plugin_id, verb)
         if not wait:
             return answer
@@ -145,7 +145,7 @@ def _write_commanded(options: Client, answer: Answer) -> None:
     if options.as_json:
         write_json(answer)
         return
-    told = view(answer, Commanded).plugin
+    told = view(answer, CommandedView).plugin
     waiting = f", {told.queue_depth} events stay on its queue" if told.queue_depth else ""
     rest = waiting if told.state == "stopped" else ""
     why = "" if told.why is None else f" ({told.why})"

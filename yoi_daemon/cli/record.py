@@ -6,12 +6,20 @@ from typing import Any, cast
 import msgspec
 
 from yoi_daemon.cli.output import duration, size, write_record
-from yoi_daemon.cli.views import Answer, Diagnostic, DispatchTimes, Ingress, LastError, Plugin, view
+from yoi_daemon.cli.views import (
+    Answer,
+    DiagnosticView,
+    DispatchTimesView,
+    IngressView,
+    LastErrorView,
+    PluginView,
+    view,
+)
 
 
 def write_plugin(answer: Answer) -> None:
     """The record, one field a line; what a later version tells besides, as it came."""
-    told = view(answer, Plugin)
+    told = view(answer, PluginView)
     known = set(told.__struct_fields__)
     write_record(
         {
@@ -38,18 +46,18 @@ def write_plugin(answer: Answer) -> None:
     )
 
 
-def _queue(told: Plugin) -> str:
+def _queue(told: PluginView) -> str:
     if told.queue_bytes is None or told.queue_bytes_capacity is None:
         return f"{told.queue} events"
     return f"{told.queue} events, {size(told.queue_bytes)} of {size(told.queue_bytes_capacity)}"
 
 
-def _error(error: LastError) -> str:
+def _error(error: LastErrorView) -> str:
     event = "" if error.event_id is None else f", event {error.event_id}"
     return f"{error}{event}, {error.time}"
 
 
-def _times(times: DispatchTimes) -> str | None:
+def _times(times: DispatchTimesView) -> str | None:
     if not times.count:
         return None
     return (
@@ -62,7 +70,7 @@ def _counters(counters: Mapping[str, int]) -> str | None:
     return ", ".join(f"{name} {count}" for name, count in counters.items()) or None
 
 
-def _ingress(ingress: Ingress) -> str:
+def _ingress(ingress: IngressView) -> str:
     if ingress.every_s is not None:
         return f"{ingress.name} (every {duration(ingress.every_s)})"
     return ingress.name if ingress.verify is None else f"{ingress.name} (webhook, {ingress.verify})"
@@ -71,7 +79,7 @@ def _ingress(ingress: Ingress) -> str:
 class _Diagnosed(msgspec.Struct):
     """What stands in place of `detail` where the plugin's status gave none."""
 
-    diagnostic: Diagnostic
+    diagnostic: DiagnosticView
 
 
 def _detail(detail: Any) -> Any:

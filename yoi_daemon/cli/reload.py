@@ -12,8 +12,8 @@ from yoi_daemon.cli.options import Client, client_options
 from yoi_daemon.cli.output import note, write_json, write_table
 from yoi_daemon.cli.service import follow_start, post_patiently, timeout_option, wait_option
 from yoi_daemon.cli.talking import Progress, talk
-from yoi_daemon.cli.views import Answer, Plugin, Plugins, Reloaded, view
-from yoi_daemon.client.rest import Daemon, path_of
+from yoi_daemon.cli.views import Answer, PluginsView, PluginView, ReloadedView, view
+from yoi_daemon.client.rest import DaemonClient, path_of
 from yoi_daemon.model.errors import Refused, YoiError
 
 
@@ -42,10 +42,10 @@ def run_reload(options: Client, only: str | None, *, wait: bool, timeout_s: floa
     path = path_of("reload") if only is None else path_of("plugins", only, "reload")
     progress = Progress("what changed is loaded, then takes the place of the old")
 
-    async def run(daemon: Daemon) -> tuple[Answer, list[Taken], list[Plugin]]:
+    async def run(daemon: DaemonClient) -> tuple[Answer, list[Taken], list[PluginView]]:
         look = "plugin list" if only is None else f"plugin show {only}"
         answer = await post_patiently(daemon, path, look)
-        changed = view(answer, Reloaded).plugins
+        changed = view(answer, ReloadedView).plugins
         # One that was named is looked at in any case: it may be as bad as it was before.
         names = changed if only is None or only in changed else [*changed, only]
         deadline_s = trio.current_time() + (timeout_s if wait else 0)
@@ -53,9 +53,9 @@ def run_reload(options: Client, only: str | None, *, wait: bool, timeout_s: floa
             await _take(daemon, name, changed, wait=wait, deadline_s=deadline_s, progress=progress)
             for name in names
         ]
-        others: list[Plugin] = []
+        others: list[PluginView] = []
         if only is None:
-            plugins = view(await get_whole_list(daemon, path_of("plugins")), Plugins).items
+            plugins = view(await get_whole_list(daemon, path_of("plugins")), PluginsView).items
             others = [p for p in plugins if p.state == "failed" and p.plugin_id not in changed]
         return answer, taken, others
 
@@ -64,10 +64,10 @@ def run_reload(options: Client, only: str | None, *, wait: bool, timeout_s: floa
         records = [one.record for one in taken if one.record is not None]
         write_json({**answer, "items": records})
     else:
-        _write(taken, view(answer, Reloaded).plugins)
-        if runtimes := view(answer, Reloaded).runtimes:
+        _write(taken, view(answer, ReloadedView).plugins)
+        if runtimes := view(answer, ReloadedView).runtimes:
             note(f"runtimes that changed: {', '.join(runtimes)}")
-        for section in view(answer, Reloaded).needs_restart:
+        for section in view(answer, ReloadedView).needs_restart:
             note(f"[{section}] has changed: it is read when the daemon starts, so restart it")
         for other in others:
             note(f"{other.plugin_id} is failed as before ({other.reason or 'no reason given'})")
@@ -80,7 +80,7 @@ def run_reload(options: Client, only: str | None, *, wait: bool, timeout_s: floa
 
 
 async def _take(
-    daemon: Daemon,
+    daemon: DaemonClient,
     plugin_id: str,
     changed: Sequence[str],
     *,
@@ -114,6 +114,6 @@ def _write(taken: Sequence[Taken], changed: Sequence[str]) -> None:
         if one.record is None:
             rows.append((one.plugin_id, "removed", None))
         else:
-            told = view(one.record, Plugin)
+            told = view(one.record, PluginView)
             rows.append((one.plugin_id, told.state, told.why))
     write_table(("PLUGIN", "STATE", "REASON"), rows, empty="")

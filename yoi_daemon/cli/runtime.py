@@ -8,8 +8,8 @@ from yoi_daemon.cli.listing import get_whole_list, write_diagnostics
 from yoi_daemon.cli.options import Client, client_options
 from yoi_daemon.cli.output import note, write_json, write_record, write_table
 from yoi_daemon.cli.talking import talk
-from yoi_daemon.cli.views import Answer, Runtime, Runtimes, view
-from yoi_daemon.client.rest import Daemon, path_of
+from yoi_daemon.cli.views import Answer, RuntimesView, RuntimeView, view
+from yoi_daemon.client.rest import DaemonClient, path_of
 
 
 @click.group()
@@ -25,7 +25,7 @@ def list_runtimes(options: Client) -> None:
     if options.as_json:
         write_json(answer)
         return
-    told = view(answer, Runtimes)
+    told = view(answer, RuntimesView)
     write_table(
         ("RUNTIME", "KIND", "STATUS", "CAN", "NAME"),
         [
@@ -51,14 +51,14 @@ def list_runtimes(options: Client) -> None:
 def show(options: Client, runtime_id: str) -> None:
     """Show one runtime."""
 
-    async def get(daemon: Daemon) -> Answer:
+    async def get(daemon: DaemonClient) -> Answer:
         return await daemon.get(path_of("runtimes", runtime_id), Answer)
 
     answer = talk(options, get)
     if options.as_json:
         write_json(answer)
         return
-    told = view(answer, Runtime)
+    told = view(answer, RuntimeView)
     plain = {name: value for name, value in answer.items() if name != "diagnostics"}
     write_record({**plain, "capabilities": abilities(told.capabilities)})
     write_diagnostics(told.diagnostics)

@@ -5,8 +5,8 @@ import trio
 
 from yoi_daemon.cli.output import duration
 from yoi_daemon.cli.talking import Progress
-from yoi_daemon.cli.views import Answer, Commanded, Plugin, Reason, view
-from yoi_daemon.client.rest import Daemon, NoAnswerInTime, path_of
+from yoi_daemon.cli.views import Answer, CommandedView, PluginView, ReasonView, view
+from yoi_daemon.client.rest import DaemonClient, NoAnswerInTime, path_of
 from yoi_daemon.model.errors import Refused, YoiError
 
 TIMEOUT_S = 120.0
@@ -33,14 +33,14 @@ wait_option = click.option(
 )
 
 
-async def command(daemon: Daemon, plugin_id: str, verb: str) -> Answer:
+async def command(daemon: DaemonClient, plugin_id: str, verb: str) -> Answer:
     """Sends a command to one service; the answer comes when it is starting, or has stopped."""
     return await post_patiently(
         daemon, path_of("plugins", plugin_id, verb), f"plugin show {plugin_id}"
     )
 
 
-async def post_patiently(daemon: Daemon, path: str, look: str) -> Answer:
+async def post_patiently(daemon: DaemonClient, path: str, look: str) -> Answer:
     """Posts what may take long. `look` is the command that shows how far it is, if it takes too long."""
     try:
         return await daemon.post(path, Answer)
@@ -52,14 +52,14 @@ async def post_patiently(daemon: Daemon, path: str, look: str) -> Answer:
 
 
 async def follow_start(
-    daemon: Daemon, record: Answer, *, timeout_s: float, progress: Progress
+    daemon: DaemonClient, record: Answer, *, timeout_s: float, progress: Progress
 ) -> Answer:
     """Looks at a service that is starting until it has come to rest, and gives its record.
 
     Raises `Refused` (`service_failed`) with the reason when it failed, also where the daemon is at the
     next try already, and `YoiError` when `timeout_s` have passed.
     """
-    begun = told = view(record, Plugin)
+    begun = told = view(record, PluginView)
     began_s = trio.current_time()
     look_s = FIRST_LOOK_S
     while told.state == "starting" and told.restarts <= begun.restarts:
@@ -73,22 +73,22 @@ async def follow_start(
         await trio.sleep(min(look_s, timeout_s - elapsed_s))
         look_s = min(2 * look_s, LATER_LOOKS_S)
         record = await daemon.get(path_of("plugins", begun.plugin_id), Answer)
-        told = view(record, Plugin)
+        told = view(record, PluginView)
     if told.state in {"starting", "failed"}:
         raise failed(told)
     return record
 
 
 async def follow_command(
-    daemon: Daemon, answer: Answer, *, timeout_s: float, progress: Progress
+    daemon: DaemonClient, answer: Answer, *, timeout_s: float, progress: Progress
 ) -> Answer:
     """The answer to a start or a restart, with the record of the service once it runs.
 
     Raises as `follow_start` does, and `Refused` (`invalid_state`) when somebody stopped it meanwhile.
     """
-    begun = view(answer, Commanded).plugin
+    begun = view(answer, CommandedView).plugin
     record = await follow_start(daemon, answer["plugin"], timeout_s=timeout_s, progress=progress)
-    told = view(record, Plugin)
+    told = view(record, PluginView)
     if told.state != "running":
         raise Refused(
             "invalid_state",
@@ -98,12 +98,12 @@ async def follow_command(
     return {**answer, "plugin": record}
 
 
-def failed(told: Plugin) -> Refused:
+def failed(told: PluginView) -> Refused:
     """Why a service does not run, as the error that says so."""
     reason, error = told.reason, told.last_error
     if error is not None and (told.state != "failed" or reason is None):
-        reason = Reason(code=error.code, message=error.message)
-    reason = reason or Reason(code="unknown", message="the daemon gave no reason")
+        reason = ReasonView(code=error.code, message=error.message)
+    reason = reason or ReasonView(code="unknown", message="the daemon gave no reason")
     again = "" if told.retry_at is None else f"; it is tried again at {told.retry_at}"
     if reason.code == "wedged":
         again = "; only a restart of the daemon frees it"

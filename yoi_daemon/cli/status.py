@@ -9,9 +9,9 @@ from yoi_daemon.cli.options import Client, client_options
 from yoi_daemon.cli.output import duration, json_text, size, write_json, write_state, write_table
 from yoi_daemon.cli.printable import printable
 from yoi_daemon.cli.talking import talk
-from yoi_daemon.cli.views import Answer, Diagnostic, LastBlock, Plugin, Status, view
+from yoi_daemon.cli.views import Answer, DiagnosticView, LastBlockView, PluginView, StatusView, view
 from yoi_daemon.cli.watch import DEADLINE_S, Rates, watch_status
-from yoi_daemon.client.rest import Daemon
+from yoi_daemon.client.rest import DaemonClient
 
 RECENT_S = 300.0
 """For so long a loop that stood still is told as what is not well; later it is a figure."""
@@ -45,7 +45,7 @@ def status(options: Client, watch: bool) -> None:
         watch_status(options, _write_json_line if options.as_json else write_status)
         return
 
-    async def get(daemon: Daemon) -> Answer:
+    async def get(daemon: DaemonClient) -> Answer:
         return await daemon.get("/api/status", Answer)
 
     answer = talk(options, get, deadline_s=DEADLINE_S)
@@ -57,7 +57,7 @@ def status(options: Client, watch: bool) -> None:
 
 def write_status(answer: Answer, rates: Rates | None) -> None:
     """The screen: the verdict, the parts, and a line for each plugin, with its rate where that is known."""
-    told = view(answer, Status)
+    told = view(answer, StatusView)
     _write_verdict(told)
     _write_parts(told)
     click.echo()
@@ -85,7 +85,7 @@ def _write_json_line(answer: Answer, _rates: Rates | None) -> None:
     click.echo(json_text(msgspec.json.encode(answer), indented=False))
 
 
-def complaints(told: Status) -> list[str]:
+def complaints(told: StatusView) -> list[str]:
     """What is not well, the worst first: for each part that is to blame one sentence, with what to do."""
     plugins = [_failing(plugin) for plugin in told.plugins if plugin.state not in _CALM_STATES]
     ready = [] if told.ready else [_not_ready(told)]
@@ -115,7 +115,7 @@ def complaints(told: Status) -> list[str]:
     return found + _grave(told.diagnostics)
 
 
-def _failing(plugin: Plugin) -> str:
+def _failing(plugin: PluginView) -> str:
     code = "" if plugin.reason is None else plugin.reason.code
     why = f" ({plugin.reason})" if plugin.reason else ""
     again = f", tried again at {plugin.retry_at}" if plugin.retry_at else ""
@@ -128,12 +128,12 @@ def _failing(plugin: Plugin) -> str:
     return f"plugin {plugin.plugin_id} is {plugin.state}{why}{again}; {step}"
 
 
-def _not_ready(told: Status) -> str:
+def _not_ready(told: StatusView) -> str:
     codes = f" ({', '.join(told.not_ready)})" if told.not_ready else ""
     return f"the daemon is not ready{codes}"
 
 
-def _blocked(last: LastBlock, ago_s: float) -> str:
+def _blocked(last: LastBlockView, ago_s: float) -> str:
     who = f"plugin {last.plugin_id}" if last.plugin_id else "the daemon itself"
     place = f" at {last.where}" if last.where else ""
     step = (
@@ -147,7 +147,7 @@ def _blocked(last: LastBlock, ago_s: float) -> str:
     )
 
 
-def _grave(diagnostics: Sequence[Diagnostic]) -> list[str]:
+def _grave(diagnostics: Sequence[DiagnosticView]) -> list[str]:
     steps = {"reload_refused": "; mend it, then 'yoi-daemon reload'"}
     return [
         (found.message or found.code) + steps.get(found.code, "")
@@ -156,11 +156,11 @@ def _grave(diagnostics: Sequence[Diagnostic]) -> list[str]:
     ]
 
 
-def _is_full(plugin: Plugin) -> bool:
+def _is_full(plugin: PluginView) -> bool:
     return plugin.queue_capacity is not None and 0 < plugin.queue_capacity <= plugin.queue_depth
 
 
-def _write_verdict(told: Status) -> None:
+def _write_verdict(told: StatusView) -> None:
     found = complaints(told)
     if not found:
         click.echo(click.style("well", fg="green", bold=True))
@@ -171,7 +171,7 @@ def _write_verdict(told: Status) -> None:
         click.echo(f"     also: {printable(complaint)}")
 
 
-def _write_parts(told: Status) -> None:
+def _write_parts(told: StatusView) -> None:
     pid = "" if told.pid is None else f", process {told.pid}"
     click.echo(f"daemon    {told.version}{pid}, up {duration(told.uptime_s)}")
     durable = "durable" if told.store.durable else "not durable"

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from yoi_daemon.cli.options import Client
 from yoi_daemon.cli.printable import printable
-from yoi_daemon.client.rest import DEFAULT_DEADLINE_S, Daemon, open_daemon_client
+from yoi_daemon.client.rest import DEFAULT_DEADLINE_S, DaemonClient, open_daemon_client
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ class Progress:
 
 def talk(
     options: Client,
-    conversation: Callable[[Daemon], Awaitable[T]],
+    conversation: Callable[[DaemonClient], Awaitable[T]],
     *,
     deadline_s: float = DEFAULT_DEADLINE_S,
     progress: Progress | None = None,

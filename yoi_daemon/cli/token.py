@@ -10,8 +10,8 @@ from yoi_daemon.cli.options import Client, client_options
 from yoi_daemon.cli.output import note, write_json, write_table
 from yoi_daemon.cli.printable import printable
 from yoi_daemon.cli.talking import talk
-from yoi_daemon.cli.views import Answer, CreatedToken, Tokens, view
-from yoi_daemon.client.rest import Daemon, path_of
+from yoi_daemon.cli.views import Answer, CreatedTokenView, TokensView, view
+from yoi_daemon.client.rest import DaemonClient, path_of
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.tokens import SCOPE_RULE, is_scope
 
@@ -48,14 +48,14 @@ def create(options: Client, scopes: tuple[str, ...], label: str, expires_in: str
             raise click.BadParameter(f"a scope is {SCOPE_RULE}", param_hint="--scope")
     body = {"scopes": scopes, "label": label, "expires_in_s": _seconds(expires_in)}
 
-    async def post(daemon: Daemon) -> Answer:
+    async def post(daemon: DaemonClient) -> Answer:
         return await daemon.post(path_of("tokens"), Answer, body=body)
 
     answer = talk(options, post)
     if options.as_json:
         write_json(answer)
         return
-    told = view(answer, CreatedToken)
+    told = view(answer, CreatedTokenView)
     until = "without end" if told.token.expires_at is None else f"until {told.token.expires_at}"
     note(f"{told.token.token_id}: {', '.join(told.token.scopes)}, {until}; it is not shown again")
     click.echo(printable(told.secret or ""))
@@ -78,7 +78,7 @@ def list_tokens(options: Client) -> None:
             "expired" if row.expired else row.expires_at,
             row.last_used_at,
         )
-        for row in view(answer, Tokens).items
+        for row in view(answer, TokensView).items
     ]
     headings = ("TOKEN", "LABEL", "SCOPES", "CREATED", "EXPIRES", "LAST USED")
     write_table(headings, rows, empty="no tokens but the admin's")
@@ -95,7 +95,7 @@ def revoke(options: Client, token_ids: tuple[str, ...]) -> int:
     revoked: list[Answer] = []
     missing: list[str] = []
 
-    async def delete(daemon: Daemon) -> None:
+    async def delete(daemon: DaemonClient) -> None:
         for token_id in token_ids:
             try:
                 path = path_of("tokens", token_id)
@@ -113,7 +113,7 @@ def revoke(options: Client, token_ids: tuple[str, ...]) -> int:
             write_json({"revoked": revoked, "missing": missing})
         else:
             for answer in revoked:
-                click.echo(f"{printable(view(answer, CreatedToken).token.token_id)}  revoked")
+                click.echo(f"{printable(view(answer, CreatedTokenView).token.token_id)}  revoked")
             for token_id in missing:
                 note(f"there is no token {token_id}; 'yoi-daemon token list' shows them")
     return REFUSED if missing else 0

@@ -11,8 +11,8 @@ from yoi_daemon.cli.output import write_json, write_table
 from yoi_daemon.cli.payload import read_payload
 from yoi_daemon.cli.service import timeout_option
 from yoi_daemon.cli.talking import Progress, talk
-from yoi_daemon.cli.views import ToolAnswer, Tools, view
-from yoi_daemon.client.rest import Daemon, path_of
+from yoi_daemon.cli.views import ToolAnswerView, ToolsView, view
+from yoi_daemon.client.rest import DaemonClient, path_of
 from yoi_daemon.model.errors import Refused
 
 Schema = Mapping[str, Any]
@@ -54,9 +54,9 @@ def tool(
     arguments = read_payload("{}" if data is None else data)
     path = path_of("tools", plugin, name)
 
-    async def call(daemon: Daemon) -> ToolAnswer:
+    async def call(daemon: DaemonClient) -> ToolAnswerView:
         try:
-            return await daemon.post(path, ToolAnswer, content=arguments)
+            return await daemon.post(path, ToolAnswerView, content=arguments)
         except Refused as refused:
             if refused.code == "invalid_request":
                 refused.detail += f"; 'yoi-daemon tool --list {plugin}' shows what it takes"
@@ -83,7 +83,7 @@ def _list(options: Client, plugin: str | None) -> None:
                 describe(row.arguments),
                 row.description.partition("\n")[0],
             )
-            for row in view(answer, Tools).items
+            for row in view(answer, ToolsView).items
         ],
         empty="no tools; a plugin declares one with @plugin.tool",
     )

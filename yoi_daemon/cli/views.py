@@ -16,7 +16,7 @@ class View(msgspec.Struct, kw_only=True):
     """The root of the views: every field but an id has a default, unknown ones are passed over."""
 
 
-class Reason(View):
+class ReasonView(View):
     """Why something is in its state."""
 
     code: str = ""
@@ -26,7 +26,7 @@ class Reason(View):
         return ": ".join(filter(None, (self.code, self.message)))
 
 
-class Diagnostic(View):
+class DiagnosticView(View):
     """One thing an operator should know."""
 
     code: str = ""
@@ -35,7 +35,7 @@ class Diagnostic(View):
     where: str | None = None
 
 
-class LastError(View):
+class LastErrorView(View):
     """A plugin's latest failure; `where` is the innermost file and line of the plugin itself."""
 
     code: str = ""
@@ -48,10 +48,10 @@ class LastError(View):
         # Some messages name the place themselves.
         is_told = self.where is None or self.where in self.message
         place = "" if is_told else f", at {self.where}"
-        return f"{Reason(code=self.code, message=self.message)}{place}"
+        return f"{ReasonView(code=self.code, message=self.message)}{place}"
 
 
-class DispatchTimes(View):
+class DispatchTimesView(View):
     """How long handlers took."""
 
     count: int = 0
@@ -60,7 +60,7 @@ class DispatchTimes(View):
     max_ms: float = 0
 
 
-class Ingress(View):
+class IngressView(View):
     """One ingress of a plugin."""
 
     name: str = "?"
@@ -68,13 +68,13 @@ class Ingress(View):
     every_s: float | None = None
 
 
-class Plugin(View):
+class PluginView(View):
     """A plugin's record: a row of `plugin list`, and the page of `plugin show`."""
 
     plugin_id: str
     state: str = "?"
     since: str = "-"
-    reason: Reason | None = None
+    reason: ReasonView | None = None
     restarts: int = 0
     retry_at: str | None = None
     queue_depth: int = 0
@@ -84,10 +84,10 @@ class Plugin(View):
     oldest_waiting_s: float | None = None
     critical: bool = False
     isolation: str = "?"
-    last_error: LastError | None = None
+    last_error: LastErrorView | None = None
     counters: dict[str, int] = {}
-    dispatch: DispatchTimes = msgspec.field(default_factory=DispatchTimes)
-    ingresses: list[Ingress] = []
+    dispatch: DispatchTimesView = msgspec.field(default_factory=DispatchTimesView)
+    ingresses: list[IngressView] = []
     tools: list[str] = []
     detail: Any = None
 
@@ -106,7 +106,7 @@ class Plugin(View):
         return f"{self.queue_depth}/{self.queue_capacity}"
 
 
-class Worker(View):
+class WorkerView(View):
     """A row of `worker list`."""
 
     runtime_id: str
@@ -117,7 +117,7 @@ class Worker(View):
     state: str = "?"
     generation: int = 0
     created_at: str = "-"
-    reason: Reason | None = None
+    reason: ReasonView | None = None
 
     @property
     def address(self) -> str:
@@ -125,7 +125,7 @@ class Worker(View):
         return f"{self.runtime_id}/{self.worker_id}"
 
 
-class Runtime(View):
+class RuntimeView(View):
     """A line of `status`, a row of `runtime list`, and the page of `runtime show`."""
 
     runtime_id: str
@@ -133,10 +133,10 @@ class Runtime(View):
     capabilities: dict[str, bool] = {}
     implementation_kind: str = "?"
     status: str = "?"
-    diagnostics: list[Diagnostic] = []
+    diagnostics: list[DiagnosticView] = []
 
 
-class Item(View):
+class ItemView(View):
     """One item of a transcript."""
 
     item_id: str = ""
@@ -147,31 +147,31 @@ class Item(View):
     full_bytes: int | None = None
 
 
-class Transcript(View):
+class TranscriptView(View):
     """A page of a transcript."""
 
-    items: list[Item] = []
+    items: list[ItemView] = []
     before: str | None = None
     after: str | None = None
     let_go: int = 0
 
 
-class Plugins(View):
+class PluginsView(View):
     """The answer of `GET /api/plugins`."""
 
-    items: list[Plugin]
+    items: list[PluginView]
     next: str | None = None
-    diagnostics: list[Diagnostic] = []
+    diagnostics: list[DiagnosticView] = []
 
 
-class Commanded(View):
+class CommandedView(View):
     """The answer to a command to a plugin's service."""
 
-    plugin: Plugin
+    plugin: PluginView
     cursor: str | None = None
 
 
-class Reloaded(View):
+class ReloadedView(View):
     """The answer to a reload."""
 
     plugins: list[str] = []
@@ -179,7 +179,7 @@ class Reloaded(View):
     needs_restart: list[str] = []
 
 
-class Attempt(View):
+class AttemptView(View):
     """What one attempt at an event came to."""
 
     attempt: int = 0
@@ -194,28 +194,28 @@ class Attempt(View):
     def why(self) -> str | None:
         """Message, and the code where it says more than the outcome."""
         code = "" if self.code is None or self.code == self.outcome else self.code
-        return str(Reason(code=code, message=self.message or "")) or None
+        return str(ReasonView(code=code, message=self.message or "")) or None
 
 
-class DeadLetter(View):
+class DeadLetterView(View):
     """A row of `dead list`, and the page of `dead show`."""
 
     event_id: str
     ingress: str = "?"
     source: str = "?"
     died_at: str = "-"
-    attempts: list[Attempt] = []
+    attempts: list[AttemptView] = []
     payload_base64: str = ""
 
 
-class DeadLetters(View):
+class DeadLettersView(View):
     """The answer of `GET /api/plugins/…/dead-letters`."""
 
-    items: list[DeadLetter]
-    diagnostics: list[Diagnostic] = []
+    items: list[DeadLetterView]
+    diagnostics: list[DiagnosticView] = []
 
 
-class Tool(View):
+class ToolView(View):
     """A row of `tool --list`; `arguments` is a JSON Schema."""
 
     plugin_id: str
@@ -224,19 +224,19 @@ class Tool(View):
     arguments: dict[str, Any] = {}
 
 
-class Tools(View):
+class ToolsView(View):
     """The answer of `GET /api/tools`."""
 
-    items: list[Tool]
+    items: list[ToolView]
 
 
-class ToolAnswer(View):
+class ToolAnswerView(View):
     """What a tool returned, as the JSON it was."""
 
     result: msgspec.Raw
 
 
-class BatchAnswer(View):
+class BatchAnswerView(View):
     """The line that answers one of a batch."""
 
     status: int
@@ -245,22 +245,22 @@ class BatchAnswer(View):
     detail: str = ""
 
 
-class Workers(View):
+class WorkersView(View):
     """The answer of `GET /api/workers`."""
 
-    items: list[Worker]
+    items: list[WorkerView]
     next: str | None = None
-    diagnostics: list[Diagnostic] = []
+    diagnostics: list[DiagnosticView] = []
 
 
-class Runtimes(View):
+class RuntimesView(View):
     """The answer of `GET /api/runtimes`."""
 
-    items: list[Runtime]
-    diagnostics: list[Diagnostic] = []
+    items: list[RuntimeView]
+    diagnostics: list[DiagnosticView] = []
 
 
-class Token(View):
+class TokenView(View):
     """A token, without its secret."""
 
     token_id: str
@@ -272,20 +272,20 @@ class Token(View):
     last_used_at: str | None = None
 
 
-class Tokens(View):
+class TokensView(View):
     """The answer of `GET /api/tokens`."""
 
-    items: list[Token]
+    items: list[TokenView]
 
 
-class CreatedToken(View):
+class CreatedTokenView(View):
     """The answer of `POST /api/tokens`, and without a secret of `DELETE /api/tokens/{token_id}`."""
 
-    token: Token
+    token: TokenView
     secret: str | None = None
 
 
-class Store(View):
+class StoreView(View):
     """Where accepted events are kept."""
 
     kind: str = "?"
@@ -295,7 +295,7 @@ class Store(View):
     free_bytes: int | None = None
 
 
-class Log(View):
+class LogView(View):
     """The log's window."""
 
     epoch: str = ""
@@ -303,7 +303,7 @@ class Log(View):
     bytes: int | None = None
 
 
-class Observe(View):
+class ObserveView(View):
     """The stream's listener."""
 
     enabled: bool = False
@@ -311,7 +311,7 @@ class Observe(View):
     subscribers: int = 0
 
 
-class LastBlock(View):
+class LastBlockView(View):
     """The latest time the event loop stood still."""
 
     plugin_id: str | None = None
@@ -319,16 +319,16 @@ class LastBlock(View):
     blocked_s: float = 0
 
 
-class Loop(View):
+class LoopView(View):
     """How often the event loop stood still."""
 
     count: int = 0
     longest_s: float = 0
-    last: LastBlock | None = None
+    last: LastBlockView | None = None
     last_ago_s: float | None = None
 
 
-class Status(View):
+class StatusView(View):
     """The answer of `GET /api/status`."""
 
     version: str = "?"
@@ -336,13 +336,13 @@ class Status(View):
     ready: bool = False
     not_ready: list[str] = []
     uptime_s: float = 0
-    store: Store = msgspec.field(default_factory=Store)
-    log: Log = msgspec.field(default_factory=Log)
-    observe: Observe = msgspec.field(default_factory=Observe)
-    loop: Loop = msgspec.field(default_factory=Loop)
-    plugins: list[Plugin] = []
-    runtimes: list[Runtime] = []
-    diagnostics: list[Diagnostic] = []
+    store: StoreView = msgspec.field(default_factory=StoreView)
+    log: LogView = msgspec.field(default_factory=LogView)
+    observe: ObserveView = msgspec.field(default_factory=ObserveView)
+    loop: LoopView = msgspec.field(default_factory=LoopView)
+    plugins: list[PluginView] = []
+    runtimes: list[RuntimeView] = []
+    diagnostics: list[DiagnosticView] = []
 
 
 def view(answer: Any, kind: type[T]) -> T:

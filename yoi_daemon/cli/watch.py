@@ -13,7 +13,7 @@ from yoi_daemon.cli.exits import explain
 from yoi_daemon.cli.options import Client
 from yoi_daemon.cli.output import note
 from yoi_daemon.cli.printable import printable
-from yoi_daemon.cli.views import Answer, Plugin, Status, view
+from yoi_daemon.cli.views import Answer, PluginView, StatusView, view
 from yoi_daemon.client.rest import open_daemon_client
 from yoi_daemon.model.errors import YoiError
 
@@ -29,7 +29,7 @@ class Rates:
         self._before = before
         self._elapsed_s = elapsed_s
 
-    def handled_per_s(self, plugin: Plugin) -> str | None:
+    def handled_per_s(self, plugin: PluginView) -> str | None:
         """None for a plugin that was not there before, or has begun again with the daemon."""
         before = self._before.get(plugin.plugin_id)
         now = plugin.counters.get("handled", 0)
@@ -98,7 +98,7 @@ class Watch:
                 await trio.sleep(self._interval_s)
 
     def _show(self, answer: Answer) -> None:
-        now, told = self._clock(), view(answer, Status)
+        now, told = self._clock(), view(answer, StatusView)
         rates = None
         if self._counted is not None:
             then, before = self._counted

@@ -10,8 +10,8 @@ from yoi_daemon.cli.options import Client, client_options
 from yoi_daemon.cli.output import local_time, write_json, write_record, write_table
 from yoi_daemon.cli.printable import printable
 from yoi_daemon.cli.talking import Progress, talk
-from yoi_daemon.cli.views import Answer, Transcript, Workers, view
-from yoi_daemon.client.rest import Daemon, path_of
+from yoi_daemon.cli.views import Answer, TranscriptView, WorkersView, view
+from yoi_daemon.client.rest import DaemonClient, path_of
 from yoi_daemon.model.ids import EMBEDDED_RUNTIME_ID
 
 _RUNTIME = click.option(
@@ -38,7 +38,7 @@ def list_workers(options: Client, runtime: str | None) -> None:
     if options.as_json:
         write_json(answer)
         return
-    told = view(answer, Workers)
+    told = view(answer, WorkersView)
     write_table(
         ("WORKER", "STATE", "PROFILE", "LABEL", "TURNS", "CREATED"),
         [
@@ -56,7 +56,7 @@ def list_workers(options: Client, runtime: str | None) -> None:
 def show(options: Client, address: WorkerAddress) -> None:
     """Show one worker."""
 
-    async def get(daemon: Daemon) -> Answer:
+    async def get(daemon: DaemonClient) -> Answer:
         return await daemon.get(address.path(), Answer)
 
     _write(options, talk(options, get))
@@ -75,7 +75,7 @@ def create(
     """Make a worker."""
     body = {"profile": profile, "label": label} | ({} if text is None else {"input": text})
 
-    async def post(daemon: Daemon) -> Answer:
+    async def post(daemon: DaemonClient) -> Answer:
         path = path_of("runtimes", runtime, "workers")
         return await daemon.post(path, Answer, body=body, idempotency_key=key)
 
@@ -103,7 +103,7 @@ def send(
         text = sys.stdin.read()
     body = {"text": text} | ({} if when_busy is None else {"when_busy": when_busy})
 
-    async def post(daemon: Daemon) -> Answer:
+    async def post(daemon: DaemonClient) -> Answer:
         return await daemon.post(address.path("input"), Answer, body=body, idempotency_key=key)
 
     _write(options, talk(options, post))
@@ -119,7 +119,7 @@ def cancel(options: Client, address: WorkerAddress, key: str | None) -> None:
     Waits until the turn is over. What it would still write is refused at once.
     """
 
-    async def post(daemon: Daemon) -> Answer:
+    async def post(daemon: DaemonClient) -> Answer:
         return await daemon.post(address.path("cancel"), Answer, idempotency_key=key)
 
     _write(options, talk(options, post, progress=Progress("the turn is ending")))
@@ -143,7 +143,7 @@ def stop(options: Client, address: WorkerAddress, grace_s: float | None, key: st
     """
     body = {} if grace_s is None else {"grace_s": grace_s}
 
-    async def post(daemon: Daemon) -> Answer:
+    async def post(daemon: DaemonClient) -> Answer:
         return await daemon.post(address.path("stop"), Answer, body=body, idempotency_key=key)
 
     _write(options, talk(options, post, progress=Progress("the worker is stopping")))
@@ -170,14 +170,14 @@ def transcript(
     """
     params = {"limit": limit, "max_bytes": max_bytes, "before": before, "after": after}
 
-    async def get(daemon: Daemon) -> Answer:
+    async def get(daemon: DaemonClient) -> Answer:
         return await daemon.get(address.path("transcript"), Answer, params=params)
 
     answer = talk(options, get)
     if options.as_json:
         write_json(answer)
         return
-    page = view(answer, Transcript)
+    page = view(answer, TranscriptView)
     if page.let_go and page.before is None:
         click.echo(f"(the {page.let_go} oldest items are no longer kept)")
     if page.before is not None:

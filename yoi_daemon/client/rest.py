@@ -35,7 +35,7 @@ class NoAnswerInTime(Unreachable):
     """The connection stands and the answer did not come within the deadline; the request may go on."""
 
 
-class Daemon:
+class DaemonClient:
     """A daemon's API. Open one with `open_daemon_client`; tasks may share it.
 
     Every method raises `Refused` with the daemon's own code, detail and fields, and `Unreachable`
@@ -190,7 +190,7 @@ async def open_daemon_client(
     *,
     deadline_s: float = DEFAULT_DEADLINE_S,
     transport: httpx2.AsyncBaseTransport | None = None,
-) -> AsyncGenerator[Daemon]:
+) -> AsyncGenerator[DaemonClient]:
     """A client for the daemon at `location`; its connections end with the block.
 
     Redirects are not followed and the environment's proxies are not used: the token goes to the
@@ -220,7 +220,7 @@ async def open_daemon_client(
         follow_redirects=False,
         trust_env=False,
     ) as http:
-        yield Daemon(location, http, deadline_s=deadline_s)
+        yield DaemonClient(location, http, deadline_s=deadline_s)
 
 
 def path_of(*segments: str) -> str:

@@ -18,7 +18,7 @@ import structlog
 import trio
 
 from yoi_daemon.daemon.statedir import read_private, write_private
-from yoi_daemon.model.boots import Death, Quarantine, Verdict, judge
+from yoi_daemon.model.boots import BootVerdict, Death, Quarantine, judge
 from yoi_daemon.model.errors import YoiError
 from yoi_daemon.plugins.host import PluginHost
 
@@ -106,7 +106,7 @@ class BootJournal:
         self.quarantined: dict[str, Quarantine] = {}
         self.trouble: str | None = None
 
-    async def begin(self, at_work: Collection[str], attempts: Callable[[str], int]) -> Verdict:
+    async def begin(self, at_work: Collection[str], attempts: Callable[[str], int]) -> BootVerdict:
         return await trio.to_thread.run_sync(partial(self._begin, at_work, attempts))
 
     def enter(self, plugin_id: str, edition: str) -> None:
@@ -149,7 +149,7 @@ class BootJournal:
             raise
         self.note_stop()
 
-    def _begin(self, at_work: Collection[str], attempts: Callable[[str], int]) -> Verdict:
+    def _begin(self, at_work: Collection[str], attempts: Callable[[str], int]) -> BootVerdict:
         last = self._read()
         deaths = [] if last is None else last.deaths_with_this(at_work)
         verdict = judge(deaths, self._limit, attempts)

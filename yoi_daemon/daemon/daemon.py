@@ -55,7 +55,7 @@ from yoi_daemon.plugins.host import PluginHost
 from yoi_daemon.registry.opening import ConfiguredRegistry
 from yoi_daemon.runtime.embedded import EmbeddedRuntime
 from yoi_daemon.store.interface import Store
-from yoi_daemon.store.tables import IdempotencyKey
+from yoi_daemon.store.tables import IdempotencyKeyRow
 from yoi_daemon.trusted_files import GROUP_WRITABLE, Trust
 
 NOT_DURABLE = "kept in memory: accepted events, the log and workers are lost when the process ends"
@@ -91,7 +91,7 @@ class Daemon:
         certificates: Certificates,
         ids: IdSource,
         store: Store,
-        kept_keys: Sequence[IdempotencyKey],
+        kept_keys: Sequence[IdempotencyKeyRow],
         event_log: EventLog,
         registry: ConfiguredRegistry,
         plugins: PluginHost,

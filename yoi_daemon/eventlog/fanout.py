@@ -17,8 +17,8 @@ import trio
 from yoi_daemon.eventlog.entry import Entry
 from yoi_daemon.eventlog.feed import WRITES_A_TURN, Feed, Group, Member, Write
 from yoi_daemon.eventlog.filter import EVERYTHING, Filter, Scope
+from yoi_daemon.eventlog.idle import IdleTimer, IdleTimers
 from yoi_daemon.eventlog.interface import EventLog, PositionExpiredError
-from yoi_daemon.eventlog.silence import Silence, Watch
 from yoi_daemon.model.frames import text_frame
 
 PASS_BYTES = 65_536
@@ -80,7 +80,7 @@ class Subscriber:
         self._fanout = fanout
         self._sink = sink
         self._task: trio.lowlevel.Task | None = None
-        self._watch: Watch | None = None
+        self._watch: IdleTimer | None = None
         self._is_drained = True
         self._is_lent = False
         self._group: Group | None = None
@@ -157,7 +157,7 @@ class Subscriber:
         self._delivered -= group.delivered
         self.feed.told = min(self.feed.told, self._told)
         if silence_s < inf and (self._watch is None or self._watch.listener is None):
-            self._watch = Watch(self, silence_s)
+            self._watch = IdleTimer(self, silence_s)
             self._fanout.silence.begin(self._watch)
         self._task = trio.lowlevel.current_task()
         try:
@@ -224,7 +224,7 @@ class Fanout:
         self._by_kinds: dict[Filter, Feed] = {}
         """Those that keep from their members what is in their scope: only they can miss an eviction."""
         self._subscribers: set[Subscriber] = set()
-        self.silence = Silence()
+        self.silence = IdleTimers()
 
     def join(self, wanted: Filter, sink: Sink, position: int) -> Subscriber:
         """A subscriber that follows from `position`."""

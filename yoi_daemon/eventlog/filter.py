@@ -1,11 +1,11 @@
-"""Which events a reader wants, and which retention lanes they can lie in."""
+"""Which events a reader wants, and which retention classes they can lie in."""
 
 from functools import lru_cache
 
 import msgspec
 
 from yoi_daemon.eventlog.entry import Entry
-from yoi_daemon.model.events import Lane, is_volume, lanes_of, matches_kind
+from yoi_daemon.model.events import Retention, is_volume, matches_kind, retentions_of
 
 Scope = tuple[str, str] | str | None
 """What is indexed: a worker (its runtime's id and its own), a plugin's id, or everything."""
@@ -24,9 +24,9 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
         return self.plugin_id if self.worker is None else self.worker
 
     @property
-    def lanes(self) -> tuple[Lane, ...]:
-        """The lanes that can hold an event that passes."""
-        return _lanes(self.kinds)
+    def retentions(self) -> tuple[Retention, ...]:
+        """The retentions that can hold an event that passes."""
+        return _retentions(self.kinds)
 
     def takes(self, entry: Entry) -> bool:
         """Whether the entry passes."""
@@ -40,8 +40,8 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
 EVERYTHING = Filter()
 
 
-def lane_of(entry: Entry) -> Lane:
-    """The lane an entry is kept in."""
+def retention_of(entry: Entry) -> Retention:
+    """The retention an entry is kept in."""
     return "volume" if is_volume(entry.kind) else "lifecycle"
 
 
@@ -51,8 +51,8 @@ def _takes_kind(kind: str, prefixes: tuple[str, ...]) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _lanes(prefixes: tuple[str, ...]) -> tuple[Lane, ...]:
-    found: dict[Lane, None] = {}
+def _retentions(prefixes: tuple[str, ...]) -> tuple[Retention, ...]:
+    found: dict[Retention, None] = {}
     for prefix in prefixes or ("",):
-        found.update(dict.fromkeys(lanes_of(prefix)))
+        found.update(dict.fromkeys(retentions_of(prefix)))
     return tuple(found)

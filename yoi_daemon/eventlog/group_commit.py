@@ -7,13 +7,13 @@ from typing import NoReturn
 import trio
 
 from yoi_daemon.eventlog.entry import Entry
-from yoi_daemon.eventlog.filter import Filter, lane_of
+from yoi_daemon.eventlog.filter import Filter, retention_of
 from yoi_daemon.eventlog.framing import Framer
 from yoi_daemon.eventlog.interface import LogStatistics, Window
 from yoi_daemon.eventlog.ring import Ring
 from yoi_daemon.model.cursor import CursorCodec
 from yoi_daemon.model.errors import Refused, StorageFailed
-from yoi_daemon.model.events import Draft, Lane, ends_worker
+from yoi_daemon.model.events import Draft, Retention, ends_worker
 from yoi_daemon.store.interface import Batch, Store
 from yoi_daemon.store.tables import WORKER_NUMBER, Change, Changes, WorkerNumber
 
@@ -170,7 +170,7 @@ class GroupCommitLog:
             evicted=self._ring.evicted,
             commits=self._commits,
             window=self._ring.window(),
-            lanes=self._ring.lanes(),
+            retentions=self._ring.retentions(),
         )
 
     def close(self) -> None:
@@ -219,9 +219,9 @@ class GroupCommitLog:
     ) -> Batch:
         if not self.durable:
             return NOTHING
-        events: dict[Lane, list[Entry]] = {"lifecycle": [], "volume": []}
+        events: dict[Retention, list[Entry]] = {"lifecycle": [], "volume": []}
         for entry in batch:
-            events[lane_of(entry)].append(entry)
+            events[retention_of(entry)].append(entry)
         changes += [
             WORKER_NUMBER.put(WorkerNumber(*worker, seq)) for worker, seq in numbered.items()
         ]

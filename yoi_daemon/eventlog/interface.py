@@ -13,7 +13,7 @@ from yoi_daemon.eventlog.entry import Entry
 from yoi_daemon.eventlog.filter import Filter
 from yoi_daemon.model.cursor import CursorCodec
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.model.events import Draft, Lane
+from yoi_daemon.model.events import Draft, Retention
 from yoi_daemon.store.tables import Changes
 
 
@@ -29,8 +29,8 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
 
 
-class LaneStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """One retention lane; `scopes` is how many workers and plugins are indexed in it."""
+class RetentionStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """One retention class; `scopes` is how many workers and plugins are indexed in it."""
 
     floor: int
     events: int
@@ -49,7 +49,7 @@ class LogStatistics(msgspec.Struct, frozen=True, kw_only=True):
     evicted: int
     commits: int
     window: Window
-    lanes: dict[Lane, LaneStatistics]
+    retentions: dict[Retention, RetentionStatistics]
 
 
 class PositionExpiredError(Exception):

@@ -10,9 +10,9 @@ import trio
 from yoi_daemon.eventlog.filter import Scope
 from yoi_daemon.eventlog.group_commit import GroupCommitLog
 from yoi_daemon.eventlog.interface import EventLog
-from yoi_daemon.eventlog.lanes import RetentionLane
+from yoi_daemon.eventlog.retention import RetentionClass
 from yoi_daemon.eventlog.ring import Ring
-from yoi_daemon.model.events import Lane
+from yoi_daemon.model.events import Retention
 from yoi_daemon.model.settings import ObserveSettings
 from yoi_daemon.store.interface import RecoveredLog, Store
 from yoi_daemon.store.memory import MemoryStore
@@ -62,8 +62,8 @@ async def _recover(settings: ObserveSettings, store: Store, recovered: Recovered
         window_age_s=settings.window_age_s,
         clock=store.age_s,
         head=first - 1,
-        lifecycle=_lane(recovered, "lifecycle"),
-        volume=_lane(recovered, "volume"),
+        lifecycle=_retention(recovered, "lifecycle"),
+        volume=_retention(recovered, "volume"),
     )
     for number, event in enumerate(recovered.events):
         ring.restore(event)
@@ -73,9 +73,9 @@ async def _recover(settings: ObserveSettings, store: Store, recovered: Recovered
     return ring
 
 
-def _lane(recovered: RecoveredLog, lane: Lane) -> RetentionLane:
+def _retention(recovered: RecoveredLog, retention: Retention) -> RetentionClass:
     marks: dict[Scope, int] = {
         msgspec.json.decode(scope, type=tuple[str, str] | str): seq
-        for scope, seq in recovered.watermarks[lane].items()
+        for scope, seq in recovered.watermarks[retention].items()
     }
-    return RetentionLane(recovered.floors[lane], recovered.shared_marks[lane], marks)
+    return RetentionClass(recovered.floors[retention], recovered.shared_marks[retention], marks)

@@ -1,6 +1,6 @@
 """The window of committed events: bounded by bytes, count and age, its floors outliving its content.
 
-Two lanes share it: a flood of one lane takes what the other leaves free of its half, never more.
+Two retentions share it: a flood of one retention takes what the other leaves free of its half, never more.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,19 +8,19 @@ from heapq import merge
 from typing import NamedTuple
 
 from yoi_daemon.eventlog.entry import Entry
-from yoi_daemon.eventlog.filter import EVERYTHING, Filter, lane_of
-from yoi_daemon.eventlog.interface import LaneStatistics, PositionExpiredError, Window
-from yoi_daemon.eventlog.lanes import RetentionLane
-from yoi_daemon.model.events import Lane
+from yoi_daemon.eventlog.filter import EVERYTHING, Filter, retention_of
+from yoi_daemon.eventlog.interface import PositionExpiredError, RetentionStatistics, Window
+from yoi_daemon.eventlog.retention import RetentionClass
+from yoi_daemon.model.events import Retention
 
 LOOK_ENTRIES = 1024
 """One look passes so many entries at most, matching or not: some 0.3 ms of the loop."""
 
 NEARLY_FULL = 7 / 8
-"""Of a bound: from here on what lies in the oldest eighth of a lane counts as about to go."""
+"""Of a bound: from here on what lies in the oldest eighth of a retention counts as about to go."""
 
 
-class Look(NamedTuple):
+class Scan(NamedTuple):
     """Matching entries, and the position up to which there are no others."""
 
     entries: list[Entry]
@@ -28,10 +28,10 @@ class Look(NamedTuple):
 
 
 class Ring:
-    """Entries up to `head`, in two lanes.
+    """Entries up to `head`, in two retention classes.
 
     `window_events`, `window_bytes` (of frames) and `window_age_s` bound both together; where they
-    are passed, the lane that has more than half of them lets go. The newest entry is always kept.
+    are passed, the retention that has more than half of them lets go. The newest entry is always kept.
     `clock` gives monotonic seconds.
     """
 
@@ -43,17 +43,17 @@ class Ring:
         window_age_s: float,
         clock: Callable[[], float],
         head: int = 0,
-        lifecycle: RetentionLane | None = None,
-        volume: RetentionLane | None = None,
+        lifecycle: RetentionClass | None = None,
+        volume: RetentionClass | None = None,
     ) -> None:
         self._max_events = window_events
         self._max_bytes = window_bytes
         self._max_age_s = window_age_s
         self._clock = clock
-        # Not `or`: a lane without entries is false, and its marks are what is to be kept.
-        self._lifecycle = RetentionLane(head) if lifecycle is None else lifecycle
-        self._volume = RetentionLane(head) if volume is None else volume
-        self._lanes: Mapping[Lane, RetentionLane] = {
+        # Not `or`: a retention without entries is false, and its marks are what is to be kept.
+        self._lifecycle = RetentionClass(head) if lifecycle is None else lifecycle
+        self._volume = RetentionClass(head) if volume is None else volume
+        self._retentions: Mapping[Retention, RetentionClass] = {
             "lifecycle": self._lifecycle,
             "volume": self._volume,
         }
@@ -83,7 +83,7 @@ class Ring:
     def floor_of(self, wanted: Filter) -> int:
         """The lowest position that resumes for this filter: it may be far below `floor`."""
         scope = wanted.scope
-        return max(self._lanes[lane].floor_of(scope) for lane in wanted.lanes)
+        return max(self._retentions[retention].floor_of(scope) for retention in wanted.retentions)
 
     def soon(self, wanted: Filter) -> int:
         """What `floor_of` may be before long: positions below it are to be moved on."""
@@ -97,10 +97,10 @@ class Ring:
         )
         old_s = self._clock() - self._max_age_s * NEARLY_FULL
         soon = 0
-        for name in wanted.lanes:
-            lane = self._lanes[name]
-            if lane and (nearly or lane.entries[0].monotonic_s < old_s):
-                soon = max(soon, lane.entries[len(lane) // 8].seq)
+        for name in wanted.retentions:
+            retention = self._retentions[name]
+            if retention and (nearly or retention.entries[0].monotonic_s < old_s):
+                soon = max(soon, retention.entries[len(retention) // 8].seq)
         return soon
 
     def extend(self, entries: Sequence[Entry]) -> None:
@@ -109,7 +109,7 @@ class Ring:
         for entry in entries:
             head += 1
             assert entry.seq == head, "entries come in order of number"
-            self._lanes[lane_of(entry)].push(entry)
+            self._retentions[retention_of(entry)].push(entry)
         if entries:
             self._latest, self._before_latest = entries, self.head
             self.head = head
@@ -121,7 +121,7 @@ class Ring:
 
     def restore(self, entry: Entry) -> None:
         """Takes an entry of an earlier run: in order of number, though some between are gone."""
-        self._lanes[lane_of(entry)].push(entry)
+        self._retentions[retention_of(entry)].push(entry)
         self.head = self._before_latest = entry.seq
 
     def evict(self) -> None:
@@ -134,22 +134,22 @@ class Ring:
         while self.bytes > self._max_bytes and len(self) > 1:
             self._larger(self._volume.bytes > self._max_bytes // 2).evict()
         oldest_s = now - self._max_age_s
-        for lane in (self._lifecycle, self._volume):
-            while lane and lane.entries[0].monotonic_s < oldest_s and len(self) > 1:
-                if lane.entries[0].seq == self.head:
+        for retention in (self._lifecycle, self._volume):
+            while retention and retention.entries[0].monotonic_s < oldest_s and len(self) > 1:
+                if retention.entries[0].seq == self.head:
                     break
-                lane.evict()
+                retention.evict()
 
-    def _larger(self, is_volume: bool) -> RetentionLane:
-        """The lane that has more than its share; the other where that would cost the newest entry."""
-        lane, other = self._lifecycle, self._volume
+    def _larger(self, is_volume: bool) -> RetentionClass:
+        """The retention that has more than its share; the other where that would cost the newest entry."""
+        retention, other = self._lifecycle, self._volume
         if is_volume:
-            lane, other = other, lane
-        if not lane or lane.entries[0].seq == self.head:
+            retention, other = other, retention
+        if not retention or retention.entries[0].seq == self.head:
             return other
-        return lane
+        return retention
 
-    def look(self, wanted: Filter, position: int, max_bytes: int, up_to: int | None = None) -> Look:
+    def look(self, wanted: Filter, position: int, max_bytes: int, up_to: int | None = None) -> Scan:
         """Matching entries after `position`: at most `max_bytes`, but one where one was found.
 
         Nothing after `up_to` is looked at. Raises `PositionExpiredError` where an entry that could
@@ -168,12 +168,12 @@ class Ring:
             if wanted.takes(entry):
                 size += len(entry.frame)
                 if found and size > max_bytes:
-                    return Look(found, last)
+                    return Scan(found, last)
                 found.append(entry)
             last = entry.seq
             if passed == LOOK_ENTRIES:
-                return Look(found, last)
-        return Look(found, max(position, end))
+                return Scan(found, last)
+        return Scan(found, max(position, end))
 
     def _after(self, wanted: Filter, position: int) -> Iterable[Entry]:
         scope = wanted.scope
@@ -182,8 +182,8 @@ class Ring:
             return self._latest[begin : begin + LOOK_ENTRIES]
         parts = [
             part
-            for lane in wanted.lanes
-            if (part := self._lanes[lane].after(scope, position, LOOK_ENTRIES))
+            for retention in wanted.retentions
+            if (part := self._retentions[retention].after(scope, position, LOOK_ENTRIES))
         ]
         return parts[0] if len(parts) == 1 else merge(*parts, key=_seq)
 
@@ -206,21 +206,21 @@ class Ring:
         """The bounds as they are."""
         return Window(floor=self.floor, head=self.head, events=len(self), bytes=self.bytes)
 
-    def floors(self) -> dict[Lane, int]:
-        """The number of the last entry each lane let go of."""
+    def floors(self) -> dict[Retention, int]:
+        """The number of the last entry each retention let go of."""
         return {"lifecycle": self._lifecycle.floor, "volume": self._volume.floor}
 
-    def lanes(self) -> dict[Lane, LaneStatistics]:
-        """What each lane holds."""
+    def retentions(self) -> dict[Retention, RetentionStatistics]:
+        """What each retention holds."""
         return {
-            name: LaneStatistics(
-                floor=lane.floor,
-                events=len(lane),
-                bytes=lane.bytes,
-                evicted=lane.evicted,
-                scopes=lane.scopes,
+            name: RetentionStatistics(
+                floor=retention.floor,
+                events=len(retention),
+                bytes=retention.bytes,
+                evicted=retention.evicted,
+                scopes=retention.scopes,
             )
-            for name, lane in self._lanes.items()
+            for name, retention in self._retentions.items()
         }
 
 

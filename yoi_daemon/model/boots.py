@@ -32,7 +32,7 @@ class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
     doing: str
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+class BootVerdict(msgspec.Struct, frozen=True, kw_only=True):
     """How the daemon starts.
 
     `convicted` are newly found guilty. `safe` says why no plugin is to be loaded. `is_careful`: plugins
@@ -44,7 +44,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     is_careful: bool = False
 
 
-def judge(deaths: Sequence[Death], limit: int, attempts: Callable[[str], int]) -> Verdict:
+def judge(deaths: Sequence[Death], limit: int, attempts: Callable[[str], int]) -> BootVerdict:
     """What follows from the deaths in a row, the oldest first.
 
     `limit` of them on one plugin are its quarantine, and of unknown cause safe mode; 0 is never.
@@ -52,7 +52,7 @@ def judge(deaths: Sequence[Death], limit: int, attempts: Callable[[str], int]) -
     charged an attempt, and is a dead letter in the end.
     """
     if not limit:
-        return Verdict()
+        return BootVerdict()
     convicted: dict[str, Quarantine] = {}
     safe = None
     workers = _worked_to_death(deaths, limit, attempts)
@@ -79,7 +79,7 @@ def judge(deaths: Sequence[Death], limit: int, attempts: Callable[[str], int]) -
             safe = f"the last {limit} starts died, and no plugin was being loaded or started"
     if len(others) > 2 * limit and not convicted:
         safe = f"{len(others)} starts in a row died, and no one plugin is to blame"
-    return Verdict(convicted=convicted, safe=safe, is_careful=len(deaths) >= limit - 1)
+    return BootVerdict(convicted=convicted, safe=safe, is_careful=len(deaths) >= limit - 1)
 
 
 def _worked_to_death(

@@ -11,7 +11,7 @@ import msgspec
 from yoi_daemon.model.addresses import TcpAddress, UnixAddress, is_loopback, parse_listen
 from yoi_daemon.model.errors import ConfigFault, ConfigurationError
 from yoi_daemon.model.ids import PLUGIN_ID_RULE, RUNTIME_ID_RULE, is_plugin_id, is_runtime_id
-from yoi_daemon.model.settings import ApiSettings, Listen, ObserveSettings, Settings
+from yoi_daemon.model.settings import RENAMED, ApiSettings, Listen, ObserveSettings, Settings
 
 ENVIRONMENT_PREFIX = "YOI__"
 ENVIRONMENT = "environment"
@@ -104,8 +104,12 @@ def convert_table(
     values: dict[str, Any] = {}
     complete = True
     for key in given.keys() - fields.keys():
+        renamed = RENAMED.get((into, key))
         faults.add(
-            (*path, key), f"unknown key; this table has {', '.join(sorted(fields)) or 'none'}"
+            (*path, key),
+            f"was renamed to {renamed}; write that"
+            if renamed
+            else f"unknown key; this table has {', '.join(sorted(fields)) or 'none'}",
         )
         complete = False
     for key, field in fields.items():

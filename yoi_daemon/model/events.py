@@ -84,7 +84,7 @@ class TokenChanged(Data, frozen=True):
     by: str
 
 
-class PluginState(Data, frozen=True):
+class PluginStateChanged(Data, frozen=True):
     """`plugin.state`: a service moved to another state."""
 
     state: ServiceState
@@ -112,7 +112,7 @@ class PluginSlow(Data, frozen=True):
 
 
 class PluginWedged(Data, frozen=True):
-    """`plugin.wedged`: a call outlived its deadline and its grace; the lane is sealed."""
+    """`plugin.wedged`: a call outlived its deadline and its grace; the retention is sealed."""
 
     doing: str
     where: str
@@ -266,7 +266,7 @@ CATALOGUE: Mapping[str, type[Data]] = {
     "daemon.loop_blocked": LoopBlocked,
     "daemon.token.created": TokenChanged,
     "daemon.token.revoked": TokenChanged,
-    "plugin.state": PluginState,
+    "plugin.state": PluginStateChanged,
     "plugin.gave_up": PluginGaveUp,
     "plugin.slow": PluginSlow,
     "plugin.wedged": PluginWedged,
@@ -349,8 +349,8 @@ def matches_kind(kind: str, prefix: str) -> bool:
     return kind == prefix or kind.startswith(prefix + ".")
 
 
-Lane = Literal["lifecycle", "volume"]
-"""The two retention lanes: what is emitted by volume cannot evict what happened to things."""
+Retention = Literal["lifecycle", "volume"]
+"""The two retention classes: what is emitted by volume cannot evict what happened to things."""
 
 OWN_ROOTS = frozenset({"daemon", "log", "plugin", "runtime", "tool", "worker"})
 """The first words of the daemon's own kinds; no plugin may be called so."""
@@ -366,8 +366,8 @@ def is_volume(kind: str) -> bool:
     )
 
 
-def lanes_of(prefix: str) -> tuple[Lane, ...]:
-    """The lanes that kinds under `prefix` lie in; the empty prefix is every kind."""
+def retentions_of(prefix: str) -> tuple[Retention, ...]:
+    """The retentions that kinds under `prefix` lie in; the empty prefix is every kind."""
     if prefix and is_volume(prefix.rstrip(".")):
         return ("volume",)
     if not prefix or prefix.rstrip(".") in {kind.partition(".")[0] for kind in VOLUME_KINDS}:

@@ -128,8 +128,8 @@ class PluginSettings(Section, frozen=True):
     restart_min_s: Seconds = 1
     restart_max_s: Seconds = 60
     restart_healthy_s: Seconds = 300
-    quarantine_min_s: Seconds = 300
-    quarantine_max_s: Seconds = 3600
+    give_up_min_s: Seconds = 300
+    give_up_max_s: Seconds = 3600
 
 
 class ProfileSettings(Section, frozen=True):
@@ -180,3 +180,10 @@ class Settings(Section, frozen=True):
         """Whether a module found under this id is to be loaded."""
         enabled = self.for_plugin(plugin_id).enabled
         return not self.plugin_host.require_enable if enabled is None else enabled
+
+
+RENAMED: dict[tuple[type[Section], str], str] = {
+    (PluginSettings, "quarantine_min_s"): "give_up_min_s",
+    (PluginSettings, "quarantine_max_s"): "give_up_max_s",
+}
+"""Keys of an earlier version, by their table and old name: refused, and the message says the new one."""

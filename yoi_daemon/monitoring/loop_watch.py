@@ -40,7 +40,7 @@ STDERR = 2
 PACKAGE = Path(yoi_daemon.__file__).parent
 
 
-class Look(NamedTuple):
+class Sample(NamedTuple):
     """What is seen of the loop's thread at one moment; all in seconds, each from a start of its own."""
 
     beats: int
@@ -65,10 +65,10 @@ class Stillness:
     def __init__(self) -> None:
         self.held_s = 0.0
         """That the loop's thread held the interpreter's lock before the last look, which came late for it."""
-        self._last: Look | None = None
+        self._last: Sample | None = None
         self._still_s = 0.0
 
-    def look(self, now: Look) -> float:
+    def look(self, now: Sample) -> float:
         """The time without a beat up to `now`, in seconds; 0 after a beat."""
         last, self._last = self._last, now
         self.held_s = 0.0
@@ -88,7 +88,7 @@ class Stillness:
         return self._still_s
 
 
-class Ear(Protocol):
+class BlockReporter(Protocol):
     """Who is told. `noticed` is called in the watching thread, `ended` in the loop."""
 
     def noticed(self, blocked: Blocked, stack: str) -> None:
@@ -107,7 +107,9 @@ PlaceOf = Callable[[types.FrameType], tuple[str | None, str] | None]
 class LoopWatch:
     """The watching of the loop that runs in the thread this is made in."""
 
-    def __init__(self, ear: Ear, place_of: PlaceOf, wall_clock: Callable[[], float]) -> None:
+    def __init__(
+        self, ear: BlockReporter, place_of: PlaceOf, wall_clock: Callable[[], float]
+    ) -> None:
         self._ear = ear
         self._place_of = place_of
         self._wall_clock = wall_clock
@@ -175,8 +177,8 @@ class LoopWatch:
         """`watch` returns soon."""
         self._over.set()
 
-    def _look(self, beats: int) -> Look:
-        return Look(
+    def _look(self, beats: int) -> Sample:
+        return Sample(
             beats,
             time.monotonic(),
             time.clock_gettime(self._processor_clock),
@@ -226,7 +228,7 @@ def _queued_s(schedule: str) -> float:
 
 
 class _Reporter:
-    """Implements `Ear` for the daemon."""
+    """Implements `BlockReporter` for the daemon."""
 
     def __init__(self, daemon: Daemon, notifier: Notifier, on_end: Callable[[], None]) -> None:
         self._daemon = daemon

@@ -131,16 +131,18 @@ class DaemonCollector(Collector):
         )
         yield CounterMetricFamily("yoi_log_commits", "Commits, of a batch each.", value=log.commits)
         events = GaugeMetricFamily(
-            "yoi_log_lane_events", "Events kept, by retention lane.", labels=["lane"]
+            "yoi_log_retained_events", "Events kept, by retention class.", labels=["retention"]
         )
-        size = GaugeMetricFamily("yoi_log_lane_bytes", "Their size as frames.", labels=["lane"])
+        size = GaugeMetricFamily(
+            "yoi_log_retained_bytes", "Their size as frames.", labels=["retention"]
+        )
         evicted = CounterMetricFamily(
-            "yoi_log_evicted_events", "Events the window let go.", labels=["lane"]
+            "yoi_log_evicted_events", "Events the window evicted.", labels=["retention"]
         )
-        for name, lane in log.lanes.items():
-            events.add_metric([name], lane.events)
-            size.add_metric([name], lane.bytes)
-            evicted.add_metric([name], lane.evicted)
+        for name, kept in log.retentions.items():
+            events.add_metric([name], kept.events)
+            size.add_metric([name], kept.bytes)
+            evicted.add_metric([name], kept.evicted)
         yield from (events, size, evicted)
 
     def _stream(self) -> Iterator[Metric]:

@@ -325,7 +325,7 @@ class Admission:
         delivery.position = seq
         if delivery.redelivery_of is None:
             delivery.number = seq
-        service.records.accepted(delivery)
+        service.ledger.accepted(delivery)
         if key is not None:
             service.delivery_keys.record(delivery.ingress, key, delivery.payload, receipt)
         return receipt, seq

@@ -5,13 +5,13 @@ from typing import Protocol
 
 import msgspec
 
-from yoi_daemon.model.boots import Quarantine, Verdict
+from yoi_daemon.model.boots import BootVerdict, Quarantine
 
 
 class Boots(Protocol):
     """The journal of this daemon's boots. Losing it loses no event: what it cannot write it forgets."""
 
-    async def begin(self, at_work: Collection[str], attempts: Callable[[str], int]) -> Verdict:
+    async def begin(self, at_work: Collection[str], attempts: Callable[[str], int]) -> BootVerdict:
         """Judges how the last boot ended and begins this one, before any plugin is loaded.
 
         `at_work` are the plugins of which the store says that an event was in hand.
@@ -47,8 +47,8 @@ class NotJournaled:
     def quarantined(self) -> dict[str, Quarantine]:
         return {}
 
-    async def begin(self, at_work: Collection[str], attempts: Callable[[str], int]) -> Verdict:
-        return Verdict()
+    async def begin(self, at_work: Collection[str], attempts: Callable[[str], int]) -> BootVerdict:
+        return BootVerdict()
 
     def enter(self, plugin_id: str, edition: str) -> None:
         return

@@ -98,7 +98,7 @@ class LaneLimits(msgspec.Struct, frozen=True, kw_only=True):
     dispatch_grace_s: float
 
 
-class Call:
+class GuardedCall:
     """A call of an author's function against a deadline that the watchdog holds (monotonic seconds).
 
     While `is_open` its effects count; the verdict closes it in the same step. `scope` is cancelled at
@@ -144,7 +144,7 @@ class Call:
             raise AttemptClosedError("this call was judged already; its effects are refused")
 
 
-class Attempt(Call):
+class Attempt(GuardedCall):
     """One run of a handler on one event."""
 
     __slots__ = ("delivery",)

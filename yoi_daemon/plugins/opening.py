@@ -21,7 +21,7 @@ from yoi_daemon.plugins.loading.discovery import Discovery
 from yoi_daemon.plugins.loading.loader import LoadedPlugin, Loader
 from yoi_daemon.plugins.loading.source import LoadFailed
 from yoi_daemon.plugins.sources.timer import run_timers
-from yoi_daemon.plugins.supervision.service import Parts, Service
+from yoi_daemon.plugins.supervision.service import HostServices, Service
 from yoi_daemon.store.interface import Store
 
 
@@ -58,7 +58,7 @@ async def open_plugins(
         await run_timers(loaded.plugin.ingresses.values(), partial(admission.tick, service))
 
     may_dispatch = trio.Event()
-    parts = Parts(
+    parts = HostServices(
         event_log=event_log,
         workers_for=workers_for,
         # The clock itself: `trio.current_time` finds it anew each time, and a lane asks for every event.

@@ -58,7 +58,7 @@ async def ask_status(service: Service) -> Any:
         STATUS_CALL,
         function,
         generation.loaded,
-        lambda check: CallContext(generation.surroundings, check),
+        lambda check: CallContext(generation.services, check),
         timeout_s=service.settings.status_timeout_s,
         grace_s=service.settings.dispatch_grace_s,
     )

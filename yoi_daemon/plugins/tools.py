@@ -50,12 +50,12 @@ async def call_tool(service: Service, name: str, arguments: bytes) -> bytes:
         decoded = spec.decoder.decode(arguments)
     except Exception as error:
         raise Refused("invalid_request", f"the arguments do not fit: {error}") from error
-    surroundings = service.surroundings(loaded) if generation is None else generation.surroundings
+    services = service.services(loaded) if generation is None else generation.services
     outcome = await calls.run(
         name,
         spec.function,
         loaded,
-        lambda check: CallContext(surroundings, check),
+        lambda check: CallContext(services, check),
         decoded,
         is_bound=spec.needs_service,
         timeout_s=service.settings.tool_timeout_s,

@@ -22,10 +22,10 @@ from yoi_daemon.model.workers import (
 from yoi_daemon.registry.recordings import (
     MAX_RECORD_BYTES,
     MAX_RECORD_ITEMS,
-    Fault,
-    MalformedRecordError,
-    Record,
-    Records,
+    MalformedRecordingError,
+    Recording,
+    RecordingFault,
+    Recordings,
 )
 from yoi_daemon.runtime.interface import DEFAULT_PAGE_ITEMS, MAX_PAGE_BYTES, WorkerPage
 from yoi_daemon.runtime.transcript import Transcript, read_page
@@ -54,7 +54,7 @@ class LocalCompatRuntime:
         deadline_s: float = LOOK_DEADLINE_S,
     ) -> None:
         self._runtime_id = runtime_id
-        self._records = Records(directory)
+        self._records = Recordings(directory)
         self._event_log = event_log
         self._display_name = display_name or runtime_id
         self._wall_clock = wall_clock
@@ -140,22 +140,22 @@ class LocalCompatRuntime:
             f"runtime {self._runtime_id} is read-only: its workers belong to something else",
         )
 
-    async def _look(self) -> dict[str, Record]:
+    async def _look(self) -> dict[str, Recording]:
         """Every record there is, and how that went into status and diagnostics."""
         try:
             records, faults = await self._in_thread(self._records.read_all)
         except Refused as refused:
-            self._note("unavailable", "error", [Fault(refused.code, refused.detail)])
+            self._note("unavailable", "error", [RecordingFault(refused.code, refused.detail)])
             raise
         if (more := len(faults) - MAX_DIAGNOSTICS) > 0:
-            faults[MAX_DIAGNOSTICS:] = [Fault("more_diagnostics", f"and {more} more")]
+            faults[MAX_DIAGNOSTICS:] = [RecordingFault("more_diagnostics", f"and {more} more")]
         self._note("available", "warning", faults)
         return records
 
-    async def _record(self, worker_id: str) -> Record:
+    async def _record(self, worker_id: str) -> Recording:
         try:
             record = await self._in_thread(lambda: self._records.read(worker_id))
-        except MalformedRecordError as error:
+        except MalformedRecordingError as error:
             raise Refused(
                 "runtime_error", f"the worker's record in runtime {self._runtime_id} is malformed"
             ) from error
@@ -184,7 +184,9 @@ class LocalCompatRuntime:
             retry_after_s=self._deadline_s,
         )
 
-    def _note(self, status: RuntimeStatus, severity: Severity, faults: Sequence[Fault]) -> None:
+    def _note(
+        self, status: RuntimeStatus, severity: Severity, faults: Sequence[RecordingFault]
+    ) -> None:
         since = {(one.code, one.message): one.since for one in self._diagnostics}
         now = format_time(self._wall_clock())
         self._status = status
@@ -198,7 +200,7 @@ class LocalCompatRuntime:
             for fault in faults
         )
 
-    def _summary_of(self, worker_id: str, record: Record) -> WorkerSummary:
+    def _summary_of(self, worker_id: str, record: Recording) -> WorkerSummary:
         return WorkerSummary(
             runtime_id=self._runtime_id,
             worker_id=worker_id,

@@ -31,7 +31,7 @@ class RecordedItem(msgspec.Struct, frozen=True, kw_only=True):
     time: str
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class Recording(msgspec.Struct, frozen=True, kw_only=True):
     """A worker's file. Its id is the file's name; keys that are not here are passed over."""
 
     state: WorkerState
@@ -43,52 +43,54 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     items: list[RecordedItem] = []
 
 
-class Fault(msgspec.Struct, frozen=True):
+class RecordingFault(msgspec.Struct, frozen=True):
     """What is wrong in the directory; the text holds no value of a record, and no place but a file's name."""
 
     code: str
     text: str
 
 
-class MalformedRecordError(Exception):
+class MalformedRecordingError(Exception):
     """A record that cannot be shown; the text holds nothing of it."""
 
 
-class Records:
+class Recordings:
     """One directory of records. Nothing of it is kept between two calls."""
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
 
-    def read_all(self) -> tuple[dict[str, Record], list[Fault]]:
+    def read_all(self) -> tuple[dict[str, Recording], list[RecordingFault]]:
         """Every record by its worker's id, in their order, and what is wrong with those that cannot be shown.
 
         Raises `OSError` where the directory cannot be read.
         """
         with os.scandir(self._directory) as entries:
             names = sorted(entry.name for entry in entries if entry.name.endswith(_SUFFIX))
-        records: dict[str, Record] = {}
-        faults: list[Fault] = []
+        records: dict[str, Recording] = {}
+        faults: list[RecordingFault] = []
         if len(names) > MAX_RECORDS:
             text = f"{len(names)} records; the first {MAX_RECORDS} are shown"
-            faults.append(Fault("too_many_records", text))
+            faults.append(RecordingFault("too_many_records", text))
         for name in names[:MAX_RECORDS]:
             try:
                 worker_id = name.removesuffix(_SUFFIX)
                 if _WORKER_ID.fullmatch(worker_id) is None:
-                    raise MalformedRecordError("its name is no worker id")
+                    raise MalformedRecordingError("its name is no worker id")
                 records[worker_id] = self._read(worker_id)
             except FileNotFoundError:
                 continue  # gone since it was listed
-            except (OSError, MalformedRecordError) as error:
+            except (OSError, MalformedRecordingError) as error:
                 why = "it cannot be read" if isinstance(error, OSError) else f"{error}"
-                faults.append(Fault("malformed_record", f"{ascii(name)[1:-1][:150]}: {why}"))
+                faults.append(
+                    RecordingFault("malformed_record", f"{ascii(name)[1:-1][:150]}: {why}")
+                )
         return dict(sorted(records.items())), faults
 
-    def read(self, worker_id: str) -> Record | None:
+    def read(self, worker_id: str) -> Recording | None:
         """One record, None where there is none.
 
-        Raises `MalformedRecordError`, and `OSError` where the directory cannot be read.
+        Raises `MalformedRecordingError`, and `OSError` where the directory cannot be read.
         """
         if _WORKER_ID.fullmatch(worker_id) is None:
             return None
@@ -98,26 +100,26 @@ class Records:
             os.scandir(self._directory).close()
             return None
         except OSError as error:
-            raise MalformedRecordError("it cannot be read") from error
+            raise MalformedRecordingError("it cannot be read") from error
 
-    def _read(self, worker_id: str) -> Record:
+    def _read(self, worker_id: str) -> Recording:
         path = os.path.join(self._directory, worker_id + _SUFFIX)
         # No link out of the directory, and no pipe that would hold the thread.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise MalformedRecordError("it is no regular file")
+                raise MalformedRecordingError("it is no regular file")
             data = file.read(MAX_RECORD_BYTES + 1)
         if len(data) > MAX_RECORD_BYTES:
-            raise MalformedRecordError(f"it is larger than {MAX_RECORD_BYTES} bytes")
+            raise MalformedRecordingError(f"it is larger than {MAX_RECORD_BYTES} bytes")
         try:
-            record = msgspec.json.decode(data, type=Record)
+            record = msgspec.json.decode(data, type=Recording)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise MalformedRecordError(_shape_fault(error)) from error
+            raise MalformedRecordingError(_shape_fault(error)) from error
         if len(record.items) > MAX_RECORD_ITEMS:
-            raise MalformedRecordError(f"it has more than {MAX_RECORD_ITEMS} items")
+            raise MalformedRecordingError(f"it has more than {MAX_RECORD_ITEMS} items")
         if len({item.item_id for item in record.items}) < len(record.items):
-            raise MalformedRecordError("two of its items have the same item_id")
+            raise MalformedRecordingError("two of its items have the same item_id")
         return record
 
 

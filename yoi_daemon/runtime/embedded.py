@@ -33,11 +33,11 @@ from yoi_daemon.runtime.interface import (
     MAX_PAGE_BYTES,
     WorkerPage,
 )
-from yoi_daemon.runtime.ledger import KeptWorker, Records, restore
+from yoi_daemon.runtime.ledger import KeptWorker, WorkerLedger, restore
 from yoi_daemon.runtime.profiles import Profiles
 from yoi_daemon.runtime.transcript import read_page
 from yoi_daemon.runtime.turn import RUNTIME_STOPPED
-from yoi_daemon.runtime.worker import Surroundings, Worker
+from yoi_daemon.runtime.worker import RuntimeServices, Worker
 from yoi_daemon.store.interface import Store
 
 MAX_LABEL_CHARS = 200
@@ -68,10 +68,10 @@ class EmbeddedRuntime:
         wall_clock: Callable[[], float],
         nursery: trio.Nursery,
     ) -> None:
-        self._around = Surroundings(
+        self._services = RuntimeServices(
             runtime_id=runtime_id,
             event_log=event_log,
-            records=Records(runtime_id, event_log),
+            ledger=WorkerLedger(runtime_id, event_log),
             ids=ids,
             settings=settings,
             wall_clock=wall_clock,
@@ -111,7 +111,7 @@ class EmbeddedRuntime:
                 ),
             )
         return RuntimeSummary(
-            runtime_id=self._around.runtime_id,
+            runtime_id=self._services.runtime_id,
             display_name="Embedded",
             implementation_kind="embedded",
             status=self.status(),
@@ -148,18 +148,18 @@ class EmbeddedRuntime:
             raise Refused("invalid_request", f"a label has at most {MAX_LABEL_CHARS} characters")
         if input is not None:
             self._check_input(input)
-        limit = self._around.settings.max_workers
+        limit = self._services.settings.max_workers
         if len(self._workers) - len(self._ended) >= limit:
             raise Refused(
                 "limit_reached", f"{limit} workers run already; stop some, or raise the limit"
             )
         worker = Worker(
-            self._around.ids.new("wrk"),
+            self._services.ids.new("wrk"),
             engine,
-            self._around,
+            self._services,
             profile=profile,
             label=label,
-            created_at=format_time(self._around.wall_clock()),
+            created_at=format_time(self._services.wall_clock()),
         )
         seq = worker.announce(correlation_id)
         self._add(worker)
@@ -185,14 +185,14 @@ class EmbeddedRuntime:
         return await self._receipt_of(summary, seq)
 
     async def stop(self, worker_id: str, *, grace_s: float | None = None) -> Receipt:
-        grace_s = self._around.settings.cancel_grace_s if grace_s is None else grace_s
+        grace_s = self._services.settings.cancel_grace_s if grace_s is None else grace_s
         if not 0 <= grace_s <= MAX_GRACE_S:
             raise Refused("invalid_request", f"grace_s is 0 to {MAX_GRACE_S:g}")
         seq, summary = await self._find(worker_id).stop(grace_s)
         return await self._receipt_of(summary, seq)
 
     def events(self, cursor: str) -> AsyncIterator[ObservationEvent]:
-        return RuntimeEvents(self._around.event_log, self._around.runtime_id, cursor)
+        return RuntimeEvents(self._services.event_log, self._services.runtime_id, cursor)
 
     async def transcript(
         self,
@@ -205,7 +205,7 @@ class EmbeddedRuntime:
     ) -> TranscriptPage:
         return await read_page(
             self._find(worker_id).transcript,
-            self._around.event_log,
+            self._services.event_log,
             after=after,
             before=before,
             limit=limit,
@@ -225,7 +225,7 @@ class EmbeddedRuntime:
         self.drain()
         alive = [worker for worker in self._workers.values() if not worker.is_over]
         for worker in alive:
-            if self._around.records.durable:
+            if self._services.ledger.durable:
                 worker.suspend(budget_s)
             else:
                 worker.begin_stop(RUNTIME_STOPPED, budget_s)
@@ -243,7 +243,7 @@ class EmbeddedRuntime:
             worker = Worker(
                 row.worker_id,
                 engine,
-                self._around,
+                self._services,
                 profile=row.profile,
                 label=row.label,
                 created_at=row.created_at,
@@ -268,7 +268,7 @@ class EmbeddedRuntime:
         """The workers now."""
         states: Counter[WorkerState] = Counter(worker.state for worker in self._workers.values())
         return RuntimeStatistics(
-            runtime_id=self._around.runtime_id, workers=dict(states), wedged=len(self.wedged())
+            runtime_id=self._services.runtime_id, workers=dict(states), wedged=len(self.wedged())
         )
 
     def _find(self, worker_id: str) -> Worker:
@@ -276,27 +276,27 @@ class EmbeddedRuntime:
         if worker is None:
             raise Refused(
                 "worker_not_found",
-                f"runtime {self._around.runtime_id} has no worker of this id; list them",
+                f"runtime {self._services.runtime_id} has no worker of this id; list them",
             )
         return worker
 
     def _retain(self, worker: Worker) -> None:
         """Keeps an ended worker readable, and lets the one go that ended first."""
         self._ended.append(worker)
-        while len(self._ended) > self._around.settings.retained_workers:
+        while len(self._ended) > self._services.settings.retained_workers:
             gone = self._ended.popleft()
             del self._workers[gone.worker_id]
-            self._around.event_log.forget_worker(self._around.runtime_id, gone.worker_id)
-            self._around.records.forget(gone.worker_id, gone.transcript.numbers)
+            self._services.event_log.forget_worker(self._services.runtime_id, gone.worker_id)
+            self._services.ledger.forget(gone.worker_id, gone.transcript.numbers)
 
     def _note_wedged(self, worker: Worker) -> None:
         if not self.wedged():
-            self._wedged_since = format_time(self._around.wall_clock())
+            self._wedged_since = format_time(self._services.wall_clock())
         if worker not in self._wedged:
             self._wedged.append(worker)
 
     def _refuse_full(self) -> None:
-        if (refused := self._around.event_log.refusal()) is not None:
+        if (refused := self._services.event_log.refusal()) is not None:
             raise refused
 
     def _refuse_draining(self) -> None:
@@ -304,7 +304,7 @@ class EmbeddedRuntime:
             raise Refused("draining", "the runtime is stopping", retry_after_s=5.0)
 
     def _check_input(self, text: str) -> None:
-        limit = self._around.settings.max_input_bytes
+        limit = self._services.settings.max_input_bytes
         try:
             size = len(text.encode("utf-8"))
         except UnicodeEncodeError as error:
@@ -321,7 +321,7 @@ class EmbeddedRuntime:
         return await self._receipt_of(worker.summary(), seq)
 
     async def _receipt_of(self, summary: WorkerSummary, seq: int) -> Receipt:
-        log = self._around.event_log
+        log = self._services.event_log
         await log.committed(seq)
         return Receipt(worker=summary, cursor=log.cursors.encode(seq))
 

@@ -18,7 +18,7 @@ from yoi_daemon.model.events import (
 from yoi_daemon.model.states import WorkerState
 from yoi_daemon.model.workers import cut_text
 from yoi_daemon.runtime.transcript import Item
-from yoi_daemon.runtime.turn import RunningTurn, Verdict
+from yoi_daemon.runtime.turn import RunningTurn, TurnVerdict
 
 EVENT_TEXT_BYTES = 8192
 """How much of an item's text its event carries; the transcript has it whole."""
@@ -70,7 +70,7 @@ class Emitter:
         data = WorkerTurnStarted(generation=turn.generation, item_id=item_id)
         return self._append("worker.turn.started", data, turn.correlation_id)
 
-    def turn_finished(self, turn: RunningTurn, verdict: Verdict, ended_s: float) -> int:
+    def turn_finished(self, turn: RunningTurn, verdict: TurnVerdict, ended_s: float) -> int:
         """`worker.turn.finished`; `ended_s` by the turn's own clock."""
         data = WorkerTurnFinished(
             generation=turn.generation,

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 
-from yoi_daemon.runtime.ledger import Records
+from yoi_daemon.runtime.ledger import WorkerLedger
 from yoi_daemon.runtime.turn import Input
 from yoi_daemon.store.tables import InboxRow
 
@@ -11,9 +11,9 @@ from yoi_daemon.store.tables import InboxRow
 class Inbox:
     """The inputs of one worker, in the order of their turns."""
 
-    def __init__(self, worker_id: str, records: Records) -> None:
+    def __init__(self, worker_id: str, ledger: WorkerLedger) -> None:
         self._worker_id = worker_id
-        self._records = records
+        self._ledger = ledger
         self._inputs: deque[Input] = deque()
         # The order in the store: one that goes first is numbered below the others.
         self._first = self._last = 0
@@ -35,17 +35,17 @@ class Inbox:
         else:
             self._inputs.append(taken)
             self._last = number = self._last + 1
-        self._records.input(self._worker_id, number, taken)
+        self._ledger.input(self._worker_id, number, taken)
 
     def take(self) -> Input:
         """Takes out the one whose turn it is."""
         taken = self._inputs.popleft()
-        self._records.inputs_gone(self._worker_id, (taken,))
+        self._ledger.inputs_gone(self._worker_id, (taken,))
         return taken
 
     def clear(self) -> int:
         """Lets go of all; gives how many there were."""
         dropped = len(self._inputs)
-        self._records.inputs_gone(self._worker_id, self._inputs)
+        self._ledger.inputs_gone(self._worker_id, self._inputs)
         self._inputs.clear()
         return dropped

@@ -25,7 +25,7 @@ from yoi_daemon.store.tables import (
 _reason = msgspec.json.Decoder(Reason)
 
 
-class Records:
+class WorkerLedger:
     """Writes down what becomes of one runtime's workers, in the commit of what is appended with it."""
 
     def __init__(self, runtime_id: str, event_log: EventLog) -> None:

@@ -29,7 +29,7 @@ class Input(msgspec.Struct, frozen=True):
     correlation_id: str | None
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class TurnVerdict(msgspec.Struct, frozen=True):
     """How a turn ended, and why where it did not complete. `crashed`: the worker ends with it."""
 
     outcome: TurnOutcome
@@ -81,7 +81,7 @@ class RunningTurn:
         self.due = due
         self.begun_s = clock()
         self.ended_s: float | None = None
-        self.verdict: Verdict | None = None
+        self.verdict: TurnVerdict | None = None
         self.done = trio.Event()
         self.is_given_up = False
         self.left: tuple[int, WorkerSummary] | None = None
@@ -160,7 +160,7 @@ class RunningTurn:
 
     # -- what the worker sees
 
-    def end(self, verdict: Verdict, grace_s: float) -> None:
+    def end(self, verdict: TurnVerdict, grace_s: float) -> None:
         """Ends the turn: verdict, closing its effects and cancelling the engine are one step.
 
         Ended already, it keeps its verdict, and is given up no later than `grace_s` from now.
@@ -175,7 +175,7 @@ class RunningTurn:
         if self._waiting is not None:
             self._waiting.deadline = self.due
 
-    async def supervise(self, timed_out: Verdict, grace_s: float) -> None:
+    async def supervise(self, timed_out: TurnVerdict, grace_s: float) -> None:
         """Returns when the engine has ended or was given up; at `due` without a verdict it is `timed_out`."""
         while not self.done.is_set():
             with trio.CancelScope(deadline=min(self.due, self._tell_at)) as self._waiting:
@@ -197,7 +197,7 @@ class RunningTurn:
         try:
             with self._scope, self._give_up:
                 await engine.run(self)
-            self._judge(Verdict("completed"))
+            self._judge(TurnVerdict("completed"))
         except BaseException as error:  # noqa: ASYNC103, BLE001 (an engine ends its worker, not the runtime)
             if (cancelled := _cancellation_in(error)) is not None:
                 self._judge(RUNTIME_STOPPED)
@@ -212,21 +212,21 @@ class RunningTurn:
         finally:
             self.done.set()
 
-    def _judge(self, verdict: Verdict) -> None:
+    def _judge(self, verdict: TurnVerdict) -> None:
         if self.verdict is None:
             self.verdict = verdict
             self.ended_s = self._clock()
 
 
-RUNTIME_STOPPED = Verdict("cancelled", Reason("runtime_stopped", "the runtime stopped"))
+RUNTIME_STOPPED = TurnVerdict("cancelled", Reason("runtime_stopped", "the runtime stopped"))
 
 
-def _verdict_on(error: BaseException) -> Verdict:
+def _verdict_on(error: BaseException) -> TurnVerdict:
     name = type(error).__name__
     if isinstance(error, Exception):
-        return Verdict("failed", Reason("engine_failed", name))
+        return TurnVerdict("failed", Reason("engine_failed", name))
     # SystemExit and its like: no fault of one turn, the engine itself wants to end.
-    return Verdict("failed", Reason("crashed", name), crashed=True)
+    return TurnVerdict("failed", Reason("crashed", name), crashed=True)
 
 
 def _cancellation_in(error: BaseException) -> trio.Cancelled | None:

@@ -17,20 +17,20 @@ from yoi_daemon.model.workers import Role, WhenBusy, WorkerSummary
 from yoi_daemon.runtime.emitting import Emitter
 from yoi_daemon.runtime.engines.interface import Engine
 from yoi_daemon.runtime.inbox import Inbox
-from yoi_daemon.runtime.ledger import KeptWorker, Records
+from yoi_daemon.runtime.ledger import KeptWorker, WorkerLedger
 from yoi_daemon.runtime.transcript import Item, Transcript
-from yoi_daemon.runtime.turn import RUNTIME_STOPPED, Input, RunningTurn, Verdict
+from yoi_daemon.runtime.turn import RUNTIME_STOPPED, Input, RunningTurn, TurnVerdict
 
 MAX_GIVEN_UP_TURNS = 8
 """So many given-up turns that still run, and the worker fails: each holds a task and whatever its engine holds."""
 
-CANCELLED = Verdict("cancelled", Reason("cancelled", "the turn was cancelled"))
-INTERRUPTED = Verdict("cancelled", Reason("interrupted", "another input took its place"))
+CANCELLED = TurnVerdict("cancelled", Reason("cancelled", "the turn was cancelled"))
+INTERRUPTED = TurnVerdict("cancelled", Reason("interrupted", "another input took its place"))
 INTERRUPTED_BY_THE_END = Reason("turn_interrupted", "the daemon ended while a turn ran")
-STOPPED = Verdict("cancelled", Reason("stopped", "the worker was stopped"))
+STOPPED = TurnVerdict("cancelled", Reason("stopped", "the worker was stopped"))
 
 
-class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
+class RuntimeServices(msgspec.Struct, frozen=True, kw_only=True):
     """What all workers of a runtime share.
 
     `on_over` is told, synchronously, when a worker has ended, `on_wedged` when it gives up a turn.
@@ -38,7 +38,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
 
     runtime_id: str
     event_log: EventLog
-    records: Records
+    ledger: WorkerLedger
     ids: IdSource
     settings: RuntimeSettings
     wall_clock: Callable[[], float]
@@ -53,7 +53,7 @@ class Worker:
         self,
         worker_id: str,
         engine: Engine,
-        surroundings: Surroundings,
+        surroundings: RuntimeServices,
         *,
         profile: str,
         label: str,
@@ -70,11 +70,11 @@ class Worker:
             max_bytes=surroundings.settings.transcript_bytes,
         )
         self._engine = engine
-        self._around = surroundings
+        self._services = surroundings
         self._emit = Emitter(surroundings.runtime_id, worker_id, surroundings.event_log)
         self._machine: Machine[WorkerState] = Machine(WORKER_TRANSITIONS, "idle")
         self._reason: Reason | None = None
-        self._inbox = Inbox(worker_id, surroundings.records)
+        self._inbox = Inbox(worker_id, surroundings.ledger)
         self._turn: RunningTurn | None = None
         self._given_up: list[RunningTurn] = []
         self._stop_reason: Reason | None = None
@@ -126,7 +126,7 @@ class Worker:
     def summary(self) -> WorkerSummary:
         """The worker as the API shows it."""
         return WorkerSummary(
-            runtime_id=self._around.runtime_id,
+            runtime_id=self._services.runtime_id,
             worker_id=self.worker_id,
             implementation_kind="embedded",
             label=self.label,
@@ -152,18 +152,18 @@ class Worker:
                 "the worker runs a turn; send with when_busy queue or interrupt, or wait",
                 retry_after_s=1.0,
             )
-        if len(self._inbox) >= self._around.settings.inbox_inputs:
+        if len(self._inbox) >= self._services.settings.inbox_inputs:
             raise Refused(
                 "limit_reached",
                 f"the worker's inbox holds {len(self._inbox)} inputs; wait until it has worked some off",
                 retry_after_s=1.0,
             )
-        taken = Input(self._around.ids.new("itm"), text, correlation_id)
+        taken = Input(self._services.ids.new("itm"), text, correlation_id)
         interrupts = busy and when_busy == "interrupt"
         seq = self._emit.input_accepted(taken.item_id, len(self._inbox) + 1, correlation_id)
         self._inbox.put(taken, first=interrupts)
         if interrupts and self._turn is not None:
-            self._turn.end(INTERRUPTED, self._around.settings.cancel_grace_s)
+            self._turn.end(INTERRUPTED, self._services.settings.cancel_grace_s)
         self._wake.set()
         return seq
 
@@ -184,7 +184,7 @@ class Worker:
                 "the worker runs no turn, so there is nothing to cancel",
                 state=self.state,
             )
-        turn.end(CANCELLED, self._around.settings.cancel_grace_s)
+        turn.end(CANCELLED, self._services.settings.cancel_grace_s)
         while turn.left is None:
             self.refuse_gone()
             await self._changed.wait()
@@ -201,7 +201,7 @@ class Worker:
         await self.over.wait()
         return self.seq, self.summary()
 
-    def begin_stop(self, verdict: Verdict, grace_s: float) -> None:
+    def begin_stop(self, verdict: TurnVerdict, grace_s: float) -> None:
         """Asks for the end: no further input, the turn is cancelled and given up after `grace_s`."""
         if self.is_over:
             return
@@ -255,7 +255,7 @@ class Worker:
         except Exception as error:  # noqa: BLE001 (a supervisor: the other workers go on)
             structlog.get_logger("runtime").error(
                 "worker crashed",
-                runtime_id=self._around.runtime_id,
+                runtime_id=self._services.runtime_id,
                 worker_id=self.worker_id,
                 exc_info=error,
             )
@@ -269,7 +269,7 @@ class Worker:
             self.left.set()
 
     async def _run_turn(self, turns: trio.Nursery, taken: Input) -> None:
-        settings = self._around.settings
+        settings = self._services.settings
         self.generation += 1
         now = trio.current_time()
         turn = self._turn = RunningTurn(
@@ -284,11 +284,11 @@ class Worker:
         self.add_item_of(turn, taken.item_id, "user", taken.text)
         # What is logged in the turn's task, by an engine too, says whose it is.
         with structlog.contextvars.bound_contextvars(
-            runtime_id=self._around.runtime_id, worker_id=self.worker_id
+            runtime_id=self._services.runtime_id, worker_id=self.worker_id
         ):
             turns.start_soon(turn.run, self._engine, name=f"turn of {self.worker_id}")
         limit = Reason("turn_timeout", f"over {settings.turn_timeout_s:g} s")
-        await turn.supervise(Verdict("failed", limit), settings.cancel_grace_s)
+        await turn.supervise(TurnVerdict("failed", limit), settings.cancel_grace_s)
         self._leave_turn(turn)
 
     def _leave_turn(self, turn: RunningTurn) -> None:
@@ -331,7 +331,7 @@ class Worker:
         if turn.verdict is not None:
             self._append_finished(turn, turn.verdict)
 
-    def _append_finished(self, turn: RunningTurn, verdict: Verdict) -> None:
+    def _append_finished(self, turn: RunningTurn, verdict: TurnVerdict) -> None:
         ended_s = trio.current_time() if turn.ended_s is None else turn.ended_s
         self._emit.turn_finished(turn, verdict, ended_s)
 
@@ -340,13 +340,13 @@ class Worker:
         waited_s = round(trio.current_time() - (turn.ended_s or turn.begun_s), 3)
         structlog.get_logger("runtime").warning(
             "turn given up",
-            runtime_id=self._around.runtime_id,
+            runtime_id=self._services.runtime_id,
             worker_id=self.worker_id,
             generation=turn.generation,
             waited_s=waited_s,
         )
         self._emit.turn_given_up(turn, waited_s)
-        self._around.on_wedged(self)
+        self._services.on_wedged(self)
 
     def _finish(self, to: WorkerState, reason: Reason | None) -> None:
         """The worker's end: it is told, and nothing follows."""
@@ -356,14 +356,14 @@ class Worker:
         self._move(to, reason, inputs_dropped=dropped)
         self._wake.set()
         self.over.set()
-        self._around.on_over(self)
+        self._services.on_over(self)
 
     def _note_changed(self) -> None:
         changed, self._changed = self._changed, trio.Event()
         changed.set()
 
     def _record(self) -> None:
-        self._around.records.worker(self.summary(), let_go=self.transcript.let_go, seq=self.seq)
+        self._services.ledger.worker(self.summary(), let_go=self.transcript.let_go, seq=self.seq)
 
     def _move(
         self,
@@ -389,23 +389,23 @@ class Worker:
 
     async def room_for(self, turn: RunningTurn) -> None:
         """Waits while too much is uncommitted, and sees that the turn is still under way."""
-        await self._around.event_log.room()
+        await self._services.event_log.room()
         # There is room nearly always: without this an engine that only appends could not be cancelled.
         await trio.lowlevel.checkpoint()
         turn.check()
 
     def new_item_id(self) -> str:
         """The id of an item to come."""
-        return self._around.ids.new("itm")
+        return self._services.ids.new("itm")
 
     def add_item_of(self, turn: RunningTurn, item_id: str, role: Role, text: str) -> None:
         """Adds a turn's item."""
-        time = format_time(self._around.wall_clock())
+        time = format_time(self._services.wall_clock())
         before = self.transcript.numbers
         item = self.transcript.append(item_id=item_id, role=role, text=text, time=time)
         self._emit.item(item, turn.correlation_id)
         let_go = range(before.start, self.transcript.numbers.start)
-        self._around.records.item(self.worker_id, before.stop, item, let_go)
+        self._services.ledger.item(self.worker_id, before.stop, item, let_go)
         if let_go:
             self._record()
 
@@ -416,4 +416,4 @@ class Worker:
     @property
     def max_item_bytes(self) -> int:
         """The largest text of an item that is written part by part: a whole transcript."""
-        return self._around.settings.transcript_bytes
+        return self._services.settings.transcript_bytes

@@ -9,7 +9,7 @@ import msgspec
 import trio
 
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.store.tables import IDEMPOTENCY_KEY, Changes, IdempotencyKey
+from yoi_daemon.store.tables import IDEMPOTENCY_KEY, Changes, IdempotencyKeyRow
 
 R = TypeVar("R", bound=msgspec.Struct)
 """The first answer."""
@@ -54,7 +54,7 @@ class DeliveryKeys(Generic[R]):
         self._known: OrderedDict[tuple[str, str], _Known[R]] = OrderedDict()
         self._under_way: dict[tuple[str, str], trio.Event] = {}
 
-    def restore(self, rows: Iterable[IdempotencyKey]) -> None:
+    def restore(self, rows: Iterable[IdempotencyKeyRow]) -> None:
         """Takes up the keys of an earlier run, oldest first."""
         for row in rows:
             receipt = self._decoder.decode(row.answer)
@@ -97,7 +97,7 @@ class DeliveryKeys(Generic[R]):
     def record(self, ingress: str, key: str, body: bytes, receipt: R) -> int:
         """Has the key and its answer committed; gives the ticket. Synchronous; `settle` is to follow."""
         self._number += 1
-        row = IdempotencyKey(
+        row = IdempotencyKeyRow(
             self._owner,
             ingress,
             key,

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from yoi_daemon.model.events import Lane
+from yoi_daemon.model.events import Retention
 from yoi_daemon.model.histogram import HistogramSnapshot
 from yoi_daemon.store.tables import Changes, LogEvent, Table
 
@@ -19,24 +19,24 @@ COMMIT_BOUNDS_S = (
 
 
 class Batch(NamedTuple):
-    """What one commit takes. `floors` are the numbers of the last event each retention lane let go of."""
+    """What one commit takes. `floors` are the numbers of the last event each retention class let go of."""
 
-    events: Mapping[Lane, Sequence[LogEvent]]
+    events: Mapping[Retention, Sequence[LogEvent]]
     changes: Changes
-    floors: Mapping[Lane, int]
+    floors: Mapping[Retention, int]
 
 
 class RecoveredLog(NamedTuple):
-    """The event log as it was committed: `events` of both lanes in order of number.
+    """The event log as it was committed: `events` of both retention classes in order of number.
 
     `shared_marks` stand for the scopes whose own watermark was let go of.
     """
 
     head: int
     events: list[LogEvent]
-    floors: Mapping[Lane, int]
-    shared_marks: Mapping[Lane, int]
-    watermarks: Mapping[Lane, Mapping[str, int]]
+    floors: Mapping[Retention, int]
+    shared_marks: Mapping[Retention, int]
+    watermarks: Mapping[Retention, Mapping[str, int]]
 
 
 class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):

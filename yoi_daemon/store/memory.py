@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import trio
 
 from yoi_daemon.model.cursor import random_epoch
-from yoi_daemon.model.events import Lane
+from yoi_daemon.model.events import Retention
 from yoi_daemon.model.histogram import Histogram
 from yoi_daemon.store.interface import COMMIT_BOUNDS_S, Batch, Clock, RecoveredLog, StoreStatistics
 from yoi_daemon.store.tables import Table
@@ -40,7 +40,7 @@ class MemoryStore:
         self._commits += 1
 
     async def recover_log(self) -> RecoveredLog:
-        nothing: dict[Lane, int] = {"lifecycle": 0, "volume": 0}
+        nothing: dict[Retention, int] = {"lifecycle": 0, "volume": 0}
         return RecoveredLog(0, [], nothing, nothing, {"lifecycle": {}, "volume": {}})
 
     async def rows(self, table: Table[R], **equal: str) -> list[R]:

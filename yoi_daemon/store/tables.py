@@ -80,7 +80,7 @@ class LogEvent(msgspec.Struct, array_like=True, gc=False):
 
 
 class Segment(NamedTuple):
-    """Events of one retention lane that were committed together, up to number `last_seq`.
+    """Events of one retention class that were committed together, up to number `last_seq`.
 
     `age_s` is the first one's; `content` is msgpack, `LogEvent`s in order.
     """
@@ -93,7 +93,7 @@ class Segment(NamedTuple):
 
 
 class Watermark(NamedTuple):
-    """The last event that a retention lane let go of in a scope; `scope` is JSON."""
+    """The last event that a retention class evicted in a scope; `scope` is JSON. `lane` is the class: the column's name since the first schema."""
 
     lane: str
     scope: str
@@ -108,10 +108,10 @@ class WorkerNumber(NamedTuple):
     worker_seq: int
 
 
-class IngressEvent(NamedTuple):
+class IngressRow(NamedTuple):
     """An accepted event as it came, by the number of its acceptance; it stays while it waits or is dead.
 
-    Without a `Progress` it waits for its first attempt, at its number's place in the order. `headers` is
+    Without a `ProgressRow` it waits for its first attempt, at its number's place in the order. `headers` is
     JSON; `body` is None where it is the payload itself.
     """
 
@@ -127,7 +127,7 @@ class IngressEvent(NamedTuple):
     source: str
 
 
-class Progress(NamedTuple):
+class ProgressRow(NamedTuple):
     """How far an accepted event is that was tried, or redelivered.
 
     `position` is its place in the order: its number, or its redelivery's. `claim` is 1 where the process
@@ -146,10 +146,10 @@ class Progress(NamedTuple):
     attempts: bytes
 
 
-class Claimed(NamedTuple):
+class ClaimRow(NamedTuple):
     """A plugin's events whose next attempt is under way: `numbers` is JSON, and one may have ended since.
 
-    The attempt is one more than their `Progress` says. `is_alone` where one was claimed, and no others with it.
+    The attempt is one more than their `ProgressRow` says. `is_alone` where one was claimed, and no others with it.
     """
 
     plugin_id: str
@@ -167,7 +167,7 @@ class DeadLetterRow(NamedTuple):
     age_s: float
 
 
-class IdempotencyKey(NamedTuple):
+class IdempotencyKeyRow(NamedTuple):
     """A key and the first answer to it. `owner` is a plugin's id, or empty for the API's own keys."""
 
     owner: str
@@ -179,7 +179,7 @@ class IdempotencyKey(NamedTuple):
     answer: bytes
 
 
-class PluginValue(NamedTuple):
+class PluginValueRow(NamedTuple):
     """A value of a plugin's own state, as JSON."""
 
     plugin_id: str
@@ -236,12 +236,12 @@ LIFECYCLE_SEGMENT = Table("lifecycle_segment", Segment)
 VOLUME_SEGMENT = Table("volume_segment", Segment)
 WATERMARK = Table("watermark", Watermark, 2)
 WORKER_NUMBER = Table("worker_number", WorkerNumber, 2)
-INGRESS_EVENT = Table("ingress_event", IngressEvent)
-PROGRESS = Table("progress", Progress)
-CLAIMED = Table("claimed", Claimed)
+INGRESS_EVENT = Table("ingress_event", IngressRow)
+PROGRESS = Table("progress", ProgressRow)
+CLAIMED = Table("claimed", ClaimRow)
 DEAD_LETTER = Table("dead_letter", DeadLetterRow)
-IDEMPOTENCY_KEY = Table("idempotency_key", IdempotencyKey, 3)
-PLUGIN_VALUE = Table("plugin_value", PluginValue, 2)
+IDEMPOTENCY_KEY = Table("idempotency_key", IdempotencyKeyRow, 3)
+PLUGIN_VALUE = Table("plugin_value", PluginValueRow, 2)
 WORKER = Table("worker", WorkerRow, 2)
 TRANSCRIPT_ITEM = Table("transcript_item", TranscriptRow, 3)
 INBOX_INPUT = Table("inbox_input", InboxRow, 3)

@@ -18,7 +18,7 @@ from yoi_daemon.stream.protocol import (
     Target,
     WorkerSnapshot,
 )
-from yoi_daemon.stream.session import Taken
+from yoi_daemon.stream.session import DatedSnapshot
 
 SNAPSHOT_WORKERS = 100
 LOOK_BYTES = 65_536
@@ -82,7 +82,7 @@ class WorkerScope:
             created_at=event.time,
         )
 
-    async def snapshot(self) -> Taken:
+    async def snapshot(self) -> DatedSnapshot:
         """The worker with its latest items, at the position both are true at; no worker where there is none."""
         try:
             # Nothing yields between the two: the page's cursor is the summary's too.
@@ -93,15 +93,15 @@ class WorkerScope:
             position = self._log.appended
             await self._log.committed(position)
             cursor = self._log.cursors.encode(position)
-            return Taken(Snapshot(cursor=cursor, workers=()), position)
+            return DatedSnapshot(Snapshot(cursor=cursor, workers=()), position)
         page = await self._runtime.transcript(self._worker_id, max_bytes=SNAPSHOT_BYTES)
-        return Taken(
+        return DatedSnapshot(
             Snapshot(cursor=page.as_of, workers=(WorkerSnapshot(worker=worker, transcript=page),)),
             decode_cursor(page.as_of).seq,
         )
 
 
-async def snapshot_workers(registry: Registry, log: EventLog) -> Taken:
+async def snapshot_workers(registry: Registry, log: EventLog) -> DatedSnapshot:
     """Up to `SNAPSHOT_WORKERS` workers of all runtimes, without transcripts, at one position."""
     workers: list[WorkerSummary] = []
     more = False
@@ -113,7 +113,7 @@ async def snapshot_workers(registry: Registry, log: EventLog) -> Taken:
     position = log.appended
     await log.committed(position)
     await trio.lowlevel.checkpoint()
-    return Taken(
+    return DatedSnapshot(
         Snapshot(
             cursor=log.cursors.encode(position),
             workers=tuple(WorkerSnapshot(worker=one) for one in workers[:SNAPSHOT_WORKERS]),

@@ -39,7 +39,7 @@ class Transport(Sink, Protocol):
         ...
 
 
-class Taken(NamedTuple):
+class DatedSnapshot(NamedTuple):
     """A snapshot and the position it is true at."""
 
     snapshot: Snapshot
@@ -54,7 +54,7 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
 
     wanted: Filter
     final: Callable[[], Awaitable[WorkerSummary | None]] | None = None
-    snapshot: Callable[[], Awaitable[Taken]] | None = None
+    snapshot: Callable[[], Awaitable[DatedSnapshot]] | None = None
 
 
 class Session:

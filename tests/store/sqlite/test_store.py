@@ -35,7 +35,7 @@ from yoi_daemon.store.tables import (
     TABLES,
     WATERMARK,
     WORKER_NUMBER,
-    PluginValue,
+    PluginValueRow,
 )
 
 SMALL = StoreSettings(low_bytes=1024, reserve_bytes=4096)
@@ -72,7 +72,7 @@ class Between:
 
 
 def value(key: str, content: bytes) -> Any:
-    return PLUGIN_VALUE.put(PluginValue("p", key, content))
+    return PLUGIN_VALUE.put(PluginValueRow("p", key, content))
 
 
 async def values(store: Store) -> dict[str, bytes]:
@@ -501,8 +501,8 @@ async def test_a_log_of_schema_1_is_read_as_it_was(opened: Open, tmp_path: Path)
         )
         for seq in range(3, 203)
     ]
-    for lane, part in (("lifecycle", rows[::2]), ("volume", rows[1::2])):
-        sql = f"INSERT INTO {lane}_event VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    for retention, part in (("lifecycle", rows[::2]), ("volume", rows[1::2])):
+        sql = f"INSERT INTO {retention}_event VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
         connection.executemany(sql, part)
     facts = [("epoch", "00112233aabbccdd"), ("floor.lifecycle", 1), ("floor.volume", 2)]
     connection.executemany("INSERT INTO fact VALUES (?, ?)", facts)

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import trio
 
-from yoi_daemon.plugins.delivery import Call, Failure
+from yoi_daemon.plugins.delivery import Failure, GuardedCall
 from yoi_daemon.plugins.execution.inline import call_function, failure_of, reraise_cancellation
 from yoi_daemon.plugins.loading.loader import LoadedPlugin
 from yoi_daemon.sdk.context import Context
@@ -39,9 +39,9 @@ class Calls:
     def __init__(self, nursery: trio.Nursery, clock: Callable[[], float]) -> None:
         self._nursery = nursery
         self._clock = clock
-        self._under_way: dict[Call, _UnderWay] = {}
+        self._under_way: dict[GuardedCall, _UnderWay] = {}
 
-    def under_way(self) -> tuple[Call, ...]:
+    def under_way(self) -> tuple[GuardedCall, ...]:
         """The calls whose function has not returned, wedged ones too."""
         return tuple(self._under_way)
 
@@ -64,7 +64,7 @@ class Calls:
             if grace_s is not None:
                 call.grace_s = min(call.grace_s, grace_s)
 
-    def note_wedged(self, call: Call) -> None:
+    def note_wedged(self, call: GuardedCall) -> None:
         """The watchdog gave a call up: nobody waits for it any more."""
         self._under_way[call].over.set()
 
@@ -88,7 +88,7 @@ class Calls:
 
         Cancelling the wait cancels the call.
         """
-        call = Call(
+        call = GuardedCall(
             self._clock(),
             timeout_s=timeout_s,
             warn_s=float("inf"),

@@ -61,7 +61,7 @@ class FencedState:
         return self._state.keys()
 
 
-class Surroundings:
+class CallServices:
     """What all contexts of one service's generation share."""
 
     __slots__ = (
@@ -99,18 +99,18 @@ class Surroundings:
 class CallContext:
     """Implements `sdk.Context` for one call."""
 
-    __slots__ = ("_check", "_correlation_id", "_event_id", "_stack", "_surroundings")
+    __slots__ = ("_check", "_correlation_id", "_event_id", "_services", "_stack")
 
     def __init__(
         self,
-        surroundings: Surroundings,
+        services: CallServices,
         check: Check,
         correlation_id: str | None = None,
         event_id: str | None = None,
         *,
         stack: AsyncExitStack | None = None,
     ) -> None:
-        self._surroundings = surroundings
+        self._services = services
         self._check = check
         self._correlation_id = correlation_id
         self._event_id = event_id
@@ -118,43 +118,43 @@ class CallContext:
 
     @property
     def config(self) -> Any:
-        return self._surroundings.config
+        return self._services.config
 
     @property
     def local(self) -> Any:
-        return self._surroundings.local
+        return self._services.local
 
     @property
     def log(self) -> FilteringBoundLogger:
-        around = self._surroundings
+        services = self._services
         bound = {"correlation_id": self._correlation_id, "event_id": self._event_id}
-        return around.logger.bind(
+        return services.logger.bind(
             **{key: value for key, value in bound.items() if value is not None}
         )
 
     @property
     def state(self) -> FencedState:
-        around = self._surroundings
-        return FencedState(around.state, around.event_log, self._check)
+        services = self._services
+        return FencedState(services.state, services.event_log, self._check)
 
     @property
     def workers(self) -> Workers:
-        around = self._surroundings
-        return around.workers_for(
-            around.plugin_id, around.grants, self._check, self._correlation_id
+        services = self._services
+        return services.workers_for(
+            services.plugin_id, services.grants, self._check, self._correlation_id
         )
 
     async def emit(self, kind: str, data: Any = None) -> None:
-        around = self._surroundings
+        services = self._services
         if not EVENT_NAME.fullmatch(kind):
             raise Refused("invalid_event", f"an event's name is {EVENT_NAME_RULE}")
-        await around.event_log.room()
+        await services.event_log.room()
         self._check()
-        around.event_log.append(
+        services.event_log.append(
             Draft(
-                kind=f"{around.plugin_id}.{kind}",
+                kind=f"{services.plugin_id}.{kind}",
                 data=data,
-                plugin_id=around.plugin_id,
+                plugin_id=services.plugin_id,
                 correlation_id=self._correlation_id,
             )
         )
@@ -175,8 +175,8 @@ class StartContext(CallContext):
 
     __slots__ = ("_entered", "_open")
 
-    def __init__(self, surroundings: Surroundings, stack: AsyncExitStack, check: Check) -> None:
-        super().__init__(surroundings, check, stack=stack)
+    def __init__(self, services: CallServices, stack: AsyncExitStack, check: Check) -> None:
+        super().__init__(services, check, stack=stack)
         self._entered: set[trio.Nursery] = set()
         self._open = True
 

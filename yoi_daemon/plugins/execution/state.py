@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.store.tables import PLUGIN_VALUE, Changes, PluginValue
+from yoi_daemon.store.tables import PLUGIN_VALUE, Changes, PluginValueRow
 
 MAX_KEY_CHARS = 200
 MAX_VALUE_BYTES = 65_536
@@ -31,7 +31,7 @@ class PluginState:
         encoded = self._values.get(key)
         return None if encoded is None else msgspec.json.decode(encoded)
 
-    def restore(self, values: Iterable[PluginValue]) -> None:
+    def restore(self, values: Iterable[PluginValueRow]) -> None:
         """Takes up what an earlier run left."""
         for row in values:
             self._values[row.key] = row.value
@@ -57,7 +57,7 @@ class PluginState:
             )
         self._values[key] = encoded
         self._bytes = grown
-        row = PluginValue(self._plugin_id, key, encoded)
+        row = PluginValueRow(self._plugin_id, key, encoded)
         return self._record((PLUGIN_VALUE.put(row),))
 
     def delete(self, key: str) -> int:

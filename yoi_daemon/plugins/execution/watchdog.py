@@ -10,7 +10,7 @@ from typing import Protocol
 
 import trio
 
-from yoi_daemon.plugins.delivery import Call
+from yoi_daemon.plugins.delivery import GuardedCall
 
 POLL_S = 0.25
 
@@ -18,15 +18,15 @@ POLL_S = 0.25
 class Watched(Protocol):
     """Something with calls under way."""
 
-    def calls(self) -> Iterable[Call]:
+    def calls(self) -> Iterable[GuardedCall]:
         """The calls under way now."""
         ...
 
-    def on_slow(self, call: Call, elapsed_s: float) -> None:
+    def on_slow(self, call: GuardedCall, elapsed_s: float) -> None:
         """A call passed its warning time."""
         ...
 
-    def on_wedged(self, call: Call) -> None:
+    def on_wedged(self, call: GuardedCall) -> None:
         """A call outlived its deadline and its grace, and was given up."""
         ...
 
@@ -52,7 +52,7 @@ async def run_watchdog(watched: Callable[[], Iterable[Watched]], *, poll_s: floa
             subject.on_tick(now)
 
 
-def judge(subject: Watched, call: Call, now: float) -> None:
+def judge(subject: Watched, call: GuardedCall, now: float) -> None:
     """Warns of, cancels or gives up one call. The verdict and closing its effects are one step."""
     if call.is_wedged:
         return

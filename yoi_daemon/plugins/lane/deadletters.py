@@ -9,7 +9,7 @@ import msgspec
 
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.plugins.delivery import AttemptRecord, Delivery
-from yoi_daemon.plugins.lane.ledger import Records
+from yoi_daemon.plugins.lane.ledger import LaneLedger
 from yoi_daemon.store.tables import DeadLetterRow
 
 MAX_DEAD_LETTERS = 10_000
@@ -60,7 +60,7 @@ class DeadLetters:
     def __init__(
         self,
         plugin_id: str,
-        records: Records,
+        ledger: LaneLedger,
         *,
         age_s: Callable[[], float],
         max_letters: int = MAX_DEAD_LETTERS,
@@ -68,7 +68,7 @@ class DeadLetters:
         max_age_s: float = MAX_DEAD_LETTER_AGE_S,
     ) -> None:
         self._plugin_id = plugin_id
-        self._records = records
+        self._ledger = ledger
         self._age_s = age_s
         self._max_age_s = max_age_s
         self._max_letters = max_letters
@@ -92,7 +92,7 @@ class DeadLetters:
         )
         if delivery.event_id in self._letters:
             self.take(delivery.event_id)
-        self._records.died(delivery, digest, died_at, letter.age_s)
+        self._ledger.died(delivery, digest, died_at, letter.age_s)
         self._letters[delivery.event_id] = letter
         self._bytes += delivery.size
         while len(self._letters) > 1 and (
@@ -137,7 +137,7 @@ class DeadLetters:
     def remove(self, event_id: str) -> DeadLetter:
         """Lets go of one letter for good. Raises `Refused` (`event_not_found`)."""
         letter = self.take(event_id)
-        self._records.let_go(letter.delivery)
+        self._ledger.let_go(letter.delivery)
         return letter
 
     def take(self, event_id: str) -> DeadLetter:

@@ -20,7 +20,7 @@ from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.settings import PluginSettings
 from yoi_daemon.plugins.delivery import Attempt, Delivery, Failure, LaneLimits
 from yoi_daemon.plugins.execution.inline import Executor
-from yoi_daemon.plugins.lane.ledger import Records
+from yoi_daemon.plugins.lane.ledger import LaneLedger
 
 BATCH_EVENTS = 64
 CLAIM_EVENTS = 256
@@ -59,13 +59,13 @@ class Lane:
         self,
         limits: LaneLimits,
         judge: Judge,
-        records: Records,
+        ledger: LaneLedger,
         *,
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
         self.limits = limits
         self._judge = judge
-        self._records = records
+        self._ledger = ledger
         self._clock = clock
         # Twice the capacity: withdrawn events leave their shells in the channel until taken.
         self._send, self._receive = trio.open_memory_channel[Delivery](2 * limits.queue_events)
@@ -257,9 +257,9 @@ class Lane:
             if delivery is None:
                 return None
             self._claim(delivery)
-            if self._records.durable:
+            if self._ledger.durable:
                 self._claim_following(delivery)
-                await self._records.claim(list(self._claimed))
+                await self._ledger.claim(list(self._claimed))
         return None if self._halted or self.is_sealed else self._claimed.popleft()
 
     def _claim(self, delivery: Delivery) -> None:
@@ -281,13 +281,13 @@ class Lane:
         """Gives back what was claimed and is not in hand, ahead of all that waits."""
         for delivery in reversed(self._claimed):
             delivery.attempt -= 1
-            self._records.waits(delivery)
+            self._ledger.waits(delivery)
             self._front.appendleft(delivery)
         self._claimed.clear()
 
     def _following(self) -> Delivery | None:
         """The event to go on with in the batch under way."""
-        if not self._claimed and not self._records.durable and (delivery := self._next()):
+        if not self._claimed and not self._ledger.durable and (delivery := self._next()):
             self._claim(delivery)
         if not self._claimed or self._halted or self.is_sealed:
             return None

@@ -13,22 +13,22 @@ from yoi_daemon.store.tables import (
     PLUGIN_VALUE,
     PROGRESS,
     Change,
-    Claimed,
+    ClaimRow,
     DeadLetterRow,
-    IdempotencyKey,
-    IngressEvent,
-    PluginValue,
-    Progress,
+    IdempotencyKeyRow,
+    IngressRow,
+    PluginValueRow,
+    ProgressRow,
 )
 
 NOT_CLAIMED, CLAIMED_TOGETHER, CLAIMED_ALONE = 0, 1, 2
-"""`Progress.claim`. Of several that were claimed together nobody knows which one a crash was in."""
+"""`ProgressRow.claim`. Of several that were claimed together nobody knows which one a crash was in."""
 
 _headers = msgspec.json.Decoder(dict[str, str])
 _attempts = msgspec.json.Decoder(list[AttemptRecord])
 
 
-class Records:
+class LaneLedger:
     """Writes down what becomes of one plugin's events, in the commit of what is appended with it.
 
     An event handled at its first attempt is one row that comes and goes: most are. The claims of all
@@ -63,7 +63,7 @@ class Records:
                 (self._put_progress(delivery), DEAD_LETTER.drop(delivery.number))
             )
             return
-        row = IngressEvent(
+        row = IngressRow(
             delivery.number,
             self._plugin_id,
             delivery.event_id,
@@ -122,7 +122,7 @@ class Records:
     def _put_progress(self, delivery: Delivery, claim: int = NOT_CLAIMED) -> Change:
         self._tried.add(delivery.number)
         return PROGRESS.put(
-            Progress(
+            ProgressRow(
                 delivery.number,
                 self._plugin_id,
                 delivery.position,
@@ -137,7 +137,7 @@ class Records:
 
     def _put_claimed(self) -> Change:
         numbers = msgspec.json.encode(sorted(self._claimed)).decode()
-        return CLAIMED.put(Claimed(self._plugin_id, self._is_alone, numbers))
+        return CLAIMED.put(ClaimRow(self._plugin_id, self._is_alone, numbers))
 
     def _unclaimed(self, number: int) -> list[Change]:
         """What takes it out of the row of claims, where it is there."""
@@ -153,8 +153,8 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
     waiting: tuple[tuple[Delivery, int], ...] = ()
     """Each with its claim."""
     dead: tuple[tuple[Delivery, DeadLetterRow], ...] = ()
-    keys: tuple[IdempotencyKey, ...] = ()
-    values: tuple[PluginValue, ...] = ()
+    keys: tuple[IdempotencyKeyRow, ...] = ()
+    values: tuple[PluginValueRow, ...] = ()
     tried: frozenset[int] = frozenset()
     """The numbers of those that have a row that says how far they are."""
 
@@ -205,12 +205,14 @@ async def _claims(store: Store, plugin_id: str) -> dict[int, int]:
     return claims
 
 
-def _untried(event: IngressEvent) -> Progress:
+def _untried(event: IngressRow) -> ProgressRow:
     number = event.number
-    return Progress(number, event.plugin_id, number, event.source, None, 0, 0, NOT_CLAIMED, b"[]")
+    return ProgressRow(
+        number, event.plugin_id, number, event.source, None, 0, 0, NOT_CLAIMED, b"[]"
+    )
 
 
-def _delivery(event: IngressEvent, progress: Progress, now: float) -> Delivery:
+def _delivery(event: IngressRow, progress: ProgressRow, now: float) -> Delivery:
     delivery = Delivery(
         event_id=event.event_id,
         correlation_id=event.correlation_id,

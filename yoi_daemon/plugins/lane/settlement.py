@@ -24,7 +24,7 @@ from yoi_daemon.model.settings import PluginSettings
 from yoi_daemon.plugins.delivery import Attempt, AttemptRecord, Delivery, Failure, Fault
 from yoi_daemon.plugins.lane.deadletters import DeadLetters
 from yoi_daemon.plugins.lane.dispatcher import LATE, Lane
-from yoi_daemon.plugins.lane.ledger import CLAIMED_ALONE, NOT_CLAIMED, Records, Restored
+from yoi_daemon.plugins.lane.ledger import CLAIMED_ALONE, NOT_CLAIMED, LaneLedger, Restored
 
 TIMES_KEPT = 256
 DURATION_BOUNDS_S = (
@@ -62,7 +62,7 @@ class Settlement:
         settings: PluginSettings,
         event_log: EventLog,
         dead_letters: DeadLetters,
-        records: Records,
+        ledger: LaneLedger,
         logger: FilteringBoundLogger,
         *,
         wall_clock: Callable[[], float],
@@ -72,7 +72,7 @@ class Settlement:
         self._settings = settings
         self._event_log = event_log
         self._dead_letters = dead_letters
-        self._records = records
+        self._ledger = ledger
         self._logger = logger
         self._wall_clock = wall_clock
         self._uniform = uniform
@@ -96,14 +96,14 @@ class Settlement:
         if failure is None:
             self.counters["handled"] += 1
             self._emit("handled", delivery, duration_ms)
-            self._records.ended(delivery)
+            self._ledger.ended(delivery)
             lane.finish(delivery)
             return
         if failure.outcome == "interrupted":
             self.counters["interrupted"] += 1
             delivery.attempts.append(self._record(delivery, failure, duration_ms, duration_s))
             self._emit("interrupted", delivery, duration_ms, failure)
-            self._records.waits(delivery)
+            self._ledger.waits(delivery)
             lane.put_back(delivery)
             return
         delivery.failures += 1
@@ -123,7 +123,7 @@ class Settlement:
         if failure.outcome != "retry_scheduled":
             self.counters["retry_scheduled"] += 1
         self._emit(failure.outcome, delivery, duration_ms, failure, delay_s)
-        self._records.waits(delivery)
+        self._ledger.waits(delivery)
         (lane.hold if self._holds(delivery.ingress) else lane.park)(delivery, delay_s)
 
     def judge_wedged(self, attempt: Attempt, duration_s: float) -> None:
@@ -134,7 +134,7 @@ class Settlement:
         self.durations.observe(duration_s)
         delivery.attempts.append(self._record(delivery, LATE, duration_ms, duration_s))
         self._emit(LATE.outcome, delivery, duration_ms, LATE)
-        self._records.waits(delivery)
+        self._ledger.waits(delivery)
 
     def restore(self, lane: Lane, restored: Restored) -> None:
         """Takes up what an earlier run left. Before any dispatch.
@@ -154,7 +154,7 @@ class Settlement:
                 delivery.attempts.append(self._record(delivery, DIED, 0, 0))
                 self.counters[DIED.outcome] += 1
                 self._emit(DIED.outcome, delivery, 0, DIED)
-                self._records.waits(delivery)
+                self._ledger.waits(delivery)
             if delivery.failures < self._settings.attempts:
                 waiting.append(delivery)
             else:
@@ -190,7 +190,7 @@ class Settlement:
                 )
                 # Forgotten with the report, so that no crash between the two hides a loss.
                 for delivery in displaced:
-                    self._records.ended(delivery)
+                    self._ledger.ended(delivery)
 
     def note_error(
         self, fault: Fault, event_id: str | None = None, correlation_id: str | None = None

@@ -8,8 +8,8 @@ import trio
 
 from yoi_daemon.model.settings import PluginSettings
 from yoi_daemon.plugins.boots import Boots
-from yoi_daemon.plugins.delivery import Attempt, Call, Failure, Fault
-from yoi_daemon.plugins.execution.context import CallContext, StartContext, Surroundings
+from yoi_daemon.plugins.delivery import Attempt, Failure, Fault, GuardedCall
+from yoi_daemon.plugins.execution.context import CallContext, CallServices, StartContext
 from yoi_daemon.plugins.execution.inline import (
     InlineExecutor,
     call_function,
@@ -20,13 +20,13 @@ from yoi_daemon.plugins.lane.dispatcher import Lane
 from yoi_daemon.plugins.loading.loader import LoadedPlugin
 
 
-class End(Fault, frozen=True, kw_only=True):
+class GenerationEnd(Fault, frozen=True, kw_only=True):
     """How a generation ended. `failed` is False for a stop that was asked for."""
 
     failed: bool
 
 
-END_ASKED = End(failed=False, code="stopped", message="stopped by command")
+END_ASKED = GenerationEnd(failed=False, code="stopped", message="stopped by command")
 INTERRUPTED = Failure(outcome="interrupted", code="interrupted", message="the service was stopped")
 CRASHED = Failure(
     outcome="handler_failed",
@@ -86,7 +86,7 @@ class Generation:
         loaded: LoadedPlugin,
         settings: PluginSettings,
         lane: Lane,
-        surroundings: Surroundings,
+        services: CallServices,
         *,
         clock: Callable[[], float],
         boots: Boots,
@@ -96,7 +96,7 @@ class Generation:
         timers: Callable[[], Awaitable[None]],
     ) -> None:
         self.loaded = loaded
-        self.surroundings = surroundings
+        self.services = services
         self._settings = settings
         self._lane = lane
         self._clock = clock
@@ -105,7 +105,7 @@ class Generation:
         self._on_running = on_running
         self._on_ending = on_ending
         self._timers = timers
-        self.life = Call(
+        self.life = GuardedCall(
             clock(),
             timeout_s=settings.start_timeout_s,
             warn_s=settings.start_warn_s,
@@ -149,14 +149,12 @@ class Generation:
         """Runs to the end; `end` says how it came. Raises only a cancellation from outside."""
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(
-                    self._live, nursery, name=f"service {self.surroundings.plugin_id}"
-                )
+                nursery.start_soon(self._live, nursery, name=f"service {self.services.plugin_id}")
         except BaseException as error:  # noqa: ASYNC103, BLE001 (a plugin ends itself, not the daemon)
             reraise_cancellation(error)
             if self.end is END_ASKED:
                 failure = failure_of(error, self.loaded)
-                self.end = End(
+                self.end = GenerationEnd(
                     failed=True,
                     code="service_crashed",
                     message=failure.message,
@@ -204,16 +202,18 @@ class Generation:
         if self._stop_asked.is_set():
             return
         if self.is_running:
-            self.end = End(failed=False, code="service_ended", message="it ended by itself")
+            self.end = GenerationEnd(
+                failed=False, code="service_ended", message="it ended by itself"
+            )
         elif self.life.is_late:
             limit_s = self._settings.start_timeout_s
-            self.end = End(
+            self.end = GenerationEnd(
                 failed=True,
                 code="start_timeout",
                 message=f"start did not return within {limit_s:g} s",
             )
         else:
-            self.end = End(
+            self.end = GenerationEnd(
                 failed=True, code="start_failed", message="start cancelled a scope it had entered"
             )
 
@@ -225,15 +225,15 @@ class Generation:
         function = self.loaded.plugin.on_start
         if function is None:
             return
-        context = StartContext(self.surroundings, stack, self.life.check)
-        plugin_id = self.surroundings.plugin_id
+        context = StartContext(self.services, stack, self.life.check)
+        plugin_id = self.services.plugin_id
         try:
             await self._boots.enter_start(plugin_id, self.loaded.edition)
             await call_function(function, context)
         except BaseException as error:  # noqa: ASYNC103, BLE001 (a plugin ends itself, not the daemon)
             reraise_cancellation(error)
             failure = failure_of(error, self.loaded)
-            self.end = End(
+            self.end = GenerationEnd(
                 failed=True,
                 code="start_failed",
                 message=failure.message,
@@ -248,7 +248,7 @@ class Generation:
             await trio.lowlevel.checkpoint_if_cancelled()
             raise _StartFailed  # given up, and came back after all
         if context.left_behind():
-            self.end = End(
+            self.end = GenerationEnd(
                 failed=True,
                 code="start_left_task",
                 message="start returned and left a nursery open; enter it with ctx.enter",
@@ -280,7 +280,7 @@ class Generation:
         function = self.loaded.plugin.on_stop
         if function is None:
             return
-        context = CallContext(self.surroundings, self.life.check)
+        context = CallContext(self.services, self.life.check)
         with trio.CancelScope(deadline=self._clock() + self._times.hook_s) as scope:
             try:
                 await call_function(function, context)
@@ -296,12 +296,10 @@ class Generation:
             )
 
     def _executor(self) -> InlineExecutor:
-        surroundings = self.surroundings
+        services = self.services
 
         def context_for(attempt: Attempt) -> CallContext:
             delivery = attempt.delivery
-            return CallContext(
-                surroundings, attempt.check, delivery.correlation_id, delivery.event_id
-            )
+            return CallContext(services, attempt.check, delivery.correlation_id, delivery.event_id)
 
         return InlineExecutor(self.loaded, context_for)

@@ -8,7 +8,7 @@ from structlog.typing import FilteringBoundLogger
 
 from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.model.events import Draft, PluginState, Reason, format_time
+from yoi_daemon.model.events import Draft, PluginStateChanged, Reason, format_time
 from yoi_daemon.model.states import SERVICE_TRANSITIONS, Machine, ServiceState
 
 
@@ -44,7 +44,7 @@ class Lifecycle:
         self.retry_at_s: float | None = None
         self._retry_at_wall_s = 0.0
         self.restarts = 0
-        self.is_quarantined = False
+        self.gave_up = False
         self.changed = trio.Event()
         """Set at the next move, and when a command has changed what is wanted."""
         self.seq = 0
@@ -83,7 +83,7 @@ class Lifecycle:
         self.reason = Reason(code, message)
         self.retry_at_s = None if retry_in_s is None else self.since_s + retry_in_s
         self._retry_at_wall_s = self._since_wall_s + (retry_in_s or 0)
-        data = PluginState(
+        data = PluginStateChanged(
             state=to,
             before=before,
             reason=self.reason,
@@ -105,7 +105,7 @@ class Lifecycle:
         While a retry is near the queue goes on accepting, so that a webhook is not lost to a restart.
         """
         state = self.state
-        if state == "failed" and (self.retry_at_s is None or self.is_quarantined):
+        if state == "failed" and (self.retry_at_s is None or self.gave_up):
             return Refused(
                 "service_failed",
                 f"the service failed: {self.reason.message}",

@@ -9,7 +9,7 @@ from yoi_daemon.model.settings import PluginSettings
 
 
 class Restart(msgspec.Struct, frozen=True):
-    """Try again after `delay_s`. `gave_up` says that it is a quarantine: the lane refuses meanwhile."""
+    """Try again after `delay_s`. `gave_up` says that the pause is a give-up: the lane refuses meanwhile."""
 
     delay_s: float
     gave_up: bool = False
@@ -19,7 +19,7 @@ class RestartPolicy:
     """Counts restarts of one service.
 
     Up to `restart_attempts` in `restart_window_s`, each after a back-off from `restart_min_s` doubling
-    to `restart_max_s`; then a quarantine of `quarantine_min_s`, doubling to `quarantine_max_s` each time
+    to `restart_max_s`; then a pause of `give_up_min_s`, doubling to `give_up_max_s` each time
     the half-open try fails. `uniform(low, high)` spreads each back-off by a quarter either way.
     """
 
@@ -27,7 +27,7 @@ class RestartPolicy:
         self.settings = settings
         self._uniform = uniform
         self._times: deque[float] = deque()
-        self._quarantines = 0
+        self._give_ups = 0
 
     @property
     def restarts(self) -> int:
@@ -35,21 +35,21 @@ class RestartPolicy:
         return len(self._times)
 
     @property
-    def is_quarantined(self) -> bool:
+    def gave_up(self) -> bool:
         """Whether it gave up and was not healthy since."""
-        return self._quarantines > 0
+        return self._give_ups > 0
 
     def next_restart(self, now: float) -> Restart:
         """What to do about a failure at `now` (monotonic seconds)."""
         settings = self.settings
         while self._times and self._times[0] <= now - settings.restart_window_s:
             self._times.popleft()
-        if self._quarantines or len(self._times) >= settings.restart_attempts:
+        if self._give_ups or len(self._times) >= settings.restart_attempts:
             delay_s = min(
-                settings.quarantine_max_s,
-                settings.quarantine_min_s * 2 ** min(self._quarantines, 30),
+                settings.give_up_max_s,
+                settings.give_up_min_s * 2 ** min(self._give_ups, 30),
             )
-            self._quarantines += 1
+            self._give_ups += 1
             return Restart(delay_s, gave_up=True)
         backoff_s = settings.restart_min_s * 2 ** min(len(self._times), 30)
         self._times.append(now)
@@ -59,4 +59,4 @@ class RestartPolicy:
     def clear(self) -> None:
         """Forgets every restart: the service was healthy long enough, or an operator started it."""
         self._times.clear()
-        self._quarantines = 0
+        self._give_ups = 0

@@ -21,14 +21,14 @@ from yoi_daemon.model.plugins import IngressReceipt
 from yoi_daemon.model.rates import RateLimit
 from yoi_daemon.model.settings import PluginSettings
 from yoi_daemon.plugins.boots import Boots, Hold
-from yoi_daemon.plugins.delivery import Attempt, Call, Delivery, Fault
+from yoi_daemon.plugins.delivery import Attempt, Delivery, Fault, GuardedCall
 from yoi_daemon.plugins.execution.calls import Calls
-from yoi_daemon.plugins.execution.context import Surroundings, WorkersFor
+from yoi_daemon.plugins.execution.context import CallServices, WorkersFor
 from yoi_daemon.plugins.execution.inline import frame_in
 from yoi_daemon.plugins.execution.state import PluginState
 from yoi_daemon.plugins.lane.deadletters import DeadLetters
 from yoi_daemon.plugins.lane.dispatcher import Lane, lane_limits
-from yoi_daemon.plugins.lane.ledger import Records, Restored
+from yoi_daemon.plugins.lane.ledger import LaneLedger, Restored
 from yoi_daemon.plugins.lane.settlement import Settlement
 from yoi_daemon.plugins.loading.loader import LoadedPlugin
 from yoi_daemon.plugins.loading.source import LoadFailed
@@ -42,7 +42,7 @@ LOAD_TIMEOUT_S = 30.0
 """A module's import may take as long as a start."""
 
 
-class Parts(msgspec.Struct, frozen=True, kw_only=True):
+class HostServices(msgspec.Struct, frozen=True, kw_only=True):
     """What the host gives every service. Clocks give seconds; `uniform(low, high)` is chance.
 
     `age_s` is the store's own clock, which dead letters and keys age by.
@@ -71,7 +71,7 @@ class Service:
     The lane, its counters and the delivery keys outlive the service's restarts and reloads.
     """
 
-    def __init__(self, plugin_id: str, settings: PluginSettings, parts: Parts) -> None:
+    def __init__(self, plugin_id: str, settings: PluginSettings, parts: HostServices) -> None:
         self.plugin_id = plugin_id
         self.is_loaded = trio.Event()
         """The first load has come to an end, good or bad."""
@@ -82,8 +82,8 @@ class Service:
         self.lifecycle = Lifecycle(
             plugin_id, parts.event_log, self._logger, clock=parts.clock, wall_clock=parts.wall_clock
         )
-        self.records = Records(plugin_id, parts.event_log)
-        self.dead_letters = DeadLetters(plugin_id, self.records, age_s=parts.age_s)
+        self.ledger = LaneLedger(plugin_id, parts.event_log)
+        self.dead_letters = DeadLetters(plugin_id, self.ledger, age_s=parts.age_s)
         self.delivery_keys = DeliveryKeys(
             plugin_id, IngressReceipt, parts.event_log.record, age_s=parts.age_s
         )
@@ -95,13 +95,13 @@ class Service:
             settings,
             parts.event_log,
             self.dead_letters,
-            self.records,
+            self.ledger,
             self._logger,
             wall_clock=parts.wall_clock,
             uniform=parts.uniform,
         )
         self.lane = Lane(
-            lane_limits(settings), self.settlement.judge, self.records, clock=parts.clock
+            lane_limits(settings), self.settlement.judge, self.ledger, clock=parts.clock
         )
         self._supervisor = Supervisor(
             settings,
@@ -172,9 +172,9 @@ class Service:
             return Refused("plugin_not_found", "this plugin was removed")
         return self.lifecycle.refusal()
 
-    def surroundings(self, loaded: LoadedPlugin) -> Surroundings:
+    def services(self, loaded: LoadedPlugin) -> CallServices:
         """What the contexts of this plugin's calls share."""
-        return Surroundings(
+        return CallServices(
             plugin_id=self.plugin_id,
             config=loaded.config,
             grants=self.settings.grants,
@@ -277,7 +277,7 @@ class Service:
 
     def restore(self, restored: Restored) -> None:
         """Takes up what an earlier run left in the store. Before `supervise`."""
-        self.records.restore(restored)
+        self.ledger.restore(restored)
         self.settlement.restore(self.lane, restored)
         self.delivery_keys.restore(restored.keys)
         self._state.restore(restored.values)
@@ -341,7 +341,7 @@ class Service:
             loaded,
             self.settings,
             self.lane,
-            self.surroundings(loaded),
+            self.services(loaded),
             clock=self._parts.clock,
             boots=self._parts.boots,
             may_dispatch=self._parts.may_dispatch,
@@ -369,7 +369,7 @@ class Service:
 
     # -- the watchdog's side
 
-    def calls(self) -> Iterable[Call]:
+    def calls(self) -> Iterable[GuardedCall]:
         """See `Watched`."""
         if self.lane.current is not None:
             yield self.lane.current
@@ -378,7 +378,7 @@ class Service:
         if self.side_calls is not None:
             yield from self.side_calls.under_way()
 
-    def on_slow(self, call: Call, elapsed_s: float) -> None:
+    def on_slow(self, call: GuardedCall, elapsed_s: float) -> None:
         """See `Watched`."""
         event_id = None
         doing, limit_s = "start", self.settings.start_timeout_s
@@ -393,7 +393,7 @@ class Service:
             ),
         )
 
-    def on_wedged(self, call: Call) -> None:
+    def on_wedged(self, call: GuardedCall) -> None:
         """See `Watched`. What ignores its cancellation cannot be ended: the lane is sealed."""
         generation = self.generation
         if generation is not None and call is generation.life:
@@ -428,7 +428,7 @@ class Service:
         healthy = self.lifecycle.state == "running" and (
             now - self.lifecycle.since_s >= self.settings.restart_healthy_s
         )
-        if healthy and (self.policy.restarts or self.policy.is_quarantined):
+        if healthy and (self.policy.restarts or self.policy.gave_up):
             self.policy.clear()
             self.lifecycle.restarts = 0
 

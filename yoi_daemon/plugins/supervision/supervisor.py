@@ -289,7 +289,7 @@ class Supervisor:
             return
         following = self.policy.next_restart(self._clock())
         lifecycle.restarts = self.policy.restarts
-        lifecycle.is_quarantined = following.gave_up
+        lifecycle.gave_up = following.gave_up
         code, message = end.code, end.message
         if not following.gave_up:
             self._settlement.counters["restarted"] += 1
@@ -308,7 +308,7 @@ class Supervisor:
     def _want(self, *, wanted: bool) -> None:
         self._wanted = wanted
         self._lifecycle.retry_at_s = None
-        self._lifecycle.is_quarantined = False
+        self._lifecycle.gave_up = False
         self._wake.set()
 
     def _refuse_wedged(self) -> None:

@@ -8,9 +8,9 @@ from typing import NamedTuple, get_args
 
 import msgspec
 
-from yoi_daemon.model.events import Lane
+from yoi_daemon.model.events import Retention
 from yoi_daemon.model.states import WorkerState
-from yoi_daemon.store.sqlite.segments import LANES, events_of
+from yoi_daemon.store.sqlite.segments import RETENTIONS, events_of
 
 MOST_TOLD = 20
 """So many rows are named of one kind of fault; a store that is broken is broken everywhere."""
@@ -70,7 +70,7 @@ class _Kept(NamedTuple):
     worker_seq: int
 
 
-_Log = Mapping[Lane, Sequence[_Kept]]
+_Log = Mapping[Retention, Sequence[_Kept]]
 
 
 def find_faults(connection: sqlite3.Connection) -> list[str]:
@@ -81,7 +81,7 @@ def find_faults(connection: sqlite3.Connection) -> list[str]:
     for sentence, query in _RULES.items():
         faults += _told(sentence, (row for (row,) in connection.execute(query)))
     try:
-        kept: _Log = {lane: list(_events(connection, lane)) for lane in LANES}
+        kept: _Log = {retention: list(_events(connection, retention)) for retention in RETENTIONS}
     except _Unreadable as unreadable:
         return [*faults, str(unreadable)]
     faults += _told("{}", _numbering(connection, kept))
@@ -89,36 +89,37 @@ def find_faults(connection: sqlite3.Connection) -> list[str]:
     return faults
 
 
-def _events(connection: sqlite3.Connection, lane: Lane) -> Iterator[_Kept]:
+def _events(connection: sqlite3.Connection, retention: Retention) -> Iterator[_Kept]:
     rows = connection.execute(
-        f"SELECT last_seq, events, content FROM {LANES[lane].name} ORDER BY last_seq"
+        f"SELECT last_seq, events, content FROM {RETENTIONS[retention].name} ORDER BY last_seq"
     )
     for last_seq, count, content in rows:
         try:
             events = events_of(content)
             told = [_numbered.decode(event.message) for event in events]
         except (msgspec.MsgspecError, IndexError) as error:
-            raise _Unreadable(f"the {lane} events up to number {last_seq}: {error}") from error
+            raise _Unreadable(f"the {retention} events up to number {last_seq}: {error}") from error
         if len(events) != count or events[-1].seq != last_seq:
-            raise _Unreadable(f"the {lane} events up to number {last_seq} are not those")
+            raise _Unreadable(f"the {retention} events up to number {last_seq} are not those")
         for event, numbered in zip(events, told, strict=True):
             yield _Kept(event.seq, event.worker, numbered.worker_seq or 0)
 
 
 def _numbering(connection: sqlite3.Connection, kept: _Log) -> Iterator[str]:
-    """What both retention lanes keep is there without a hole, and nothing of what they let go of."""
+    """What both retention classes keep is there without a hole, and nothing of what they let go of."""
     facts = dict(connection.execute("SELECT name, value FROM fact"))
     if "epoch" not in facts:
         yield "the log has no name"
-    floors = {lane: int(facts.get(f"floor.{lane}", 0)) for lane in LANES}
-    for lane, events in kept.items():
-        if gone := sum(event.seq <= floors[lane] for event in events):
-            yield f"{gone} {lane} events are there that were let go of"
+    floors = {retention: int(facts.get(f"floor.{retention}", 0)) for retention in RETENTIONS}
+    for retention, events in kept.items():
+        if gone := sum(event.seq <= floors[retention] for event in events):
+            yield f"{gone} {retention} events are there that were let go of"
         (beyond,) = connection.execute(
-            "SELECT count(*) FROM watermark WHERE lane = ? AND seq > ?", (lane, floors[lane])
+            "SELECT count(*) FROM watermark WHERE lane = ? AND seq > ?",
+            (retention, floors[retention]),
         ).fetchone()
         if beyond:
-            yield f"{beyond} watermarks of {lane} events are of events that are still there"
+            yield f"{beyond} watermarks of {retention} events are of events that are still there"
     times = Counter(event.seq for events in kept.values() for event in events)
     for seq, count in times.items():
         if count > 1:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 
-class Connection(Protocol):
+class SqliteConnection(Protocol):
     """What the store uses of a connection. Its errors are `sqlite3.Error` with their `sqlite_errorcode`."""
 
     def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Iterator[Any]:
@@ -22,7 +22,7 @@ class Connection(Protocol):
         ...
 
 
-Connect = Callable[[Path], Connection]
+Connect = Callable[[Path], SqliteConnection]
 
 
 def connect(path: Path) -> sqlite3.Connection:

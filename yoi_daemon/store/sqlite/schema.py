@@ -8,7 +8,7 @@ import msgspec
 
 from yoi_daemon.model.errors import ConfigFault, ConfigurationError
 from yoi_daemon.model.frames import text_frame
-from yoi_daemon.store.sqlite.connection import Connection
+from yoi_daemon.store.sqlite.connection import SqliteConnection
 
 APPLICATION_ID = 0x596F6944
 """`YoiD` in the file's header: another program's database is not taken for one of ours."""
@@ -22,13 +22,15 @@ _SEGMENT_COLUMNS = """(
     content BLOB NOT NULL) STRICT"""
 
 
-def _gather_events(connection: Connection) -> None:
+def _gather_events(connection: SqliteConnection) -> None:
     """Step 2: events lie in segments, a row for a few, as msgpack."""
-    for lane in ("lifecycle", "volume"):
-        rows = iter(connection.execute(f"SELECT * FROM {lane}_event ORDER BY seq"))
+    for retention in ("lifecycle", "volume"):
+        rows = iter(connection.execute(f"SELECT * FROM {retention}_event ORDER BY seq"))
         while some := list(islice(rows, 8)):  # of 256 KiB each, at most
-            connection.execute(f"INSERT INTO {lane}_segment VALUES (?, ?, ?, ?, ?)", _segment(some))
-        connection.execute(f"DROP TABLE {lane}_event")
+            connection.execute(
+                f"INSERT INTO {retention}_segment VALUES (?, ?, ?, ?, ?)", _segment(some)
+            )
+        connection.execute(f"DROP TABLE {retention}_event")
 
 
 def _segment(rows: list[Any]) -> tuple[int, int, int, float, bytes]:
@@ -40,7 +42,7 @@ def _segment(rows: list[Any]) -> tuple[int, int, int, float, bytes]:
     return rows[-1][0], len(rows), size, rows[0][6], msgspec.msgpack.encode(events)
 
 
-Step = str | Callable[[Connection], None]
+Step = str | Callable[[SqliteConnection], None]
 """A statement, or what runs several."""
 
 MIGRATIONS: Mapping[int, Sequence[Step]] = {
@@ -95,7 +97,7 @@ VERSION = max(MIGRATIONS)
 
 
 def migrate(
-    connection: Connection, file: str, migrations: Mapping[int, Sequence[Step]] = MIGRATIONS
+    connection: SqliteConnection, file: str, migrations: Mapping[int, Sequence[Step]] = MIGRATIONS
 ) -> None:
     """Brings a database to the newest version, each step whole or not at all.
 
@@ -119,7 +121,7 @@ def migrate(
 
 
 def check_version(
-    connection: Connection, file: str, migrations: Mapping[int, Sequence[Step]] = MIGRATIONS
+    connection: SqliteConnection, file: str, migrations: Mapping[int, Sequence[Step]] = MIGRATIONS
 ) -> int:
     """The version of a database, 0 where it is empty. It changes nothing.
 

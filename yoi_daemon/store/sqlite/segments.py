@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
-from yoi_daemon.model.events import Lane
+from yoi_daemon.model.events import Retention
 from yoi_daemon.store.interface import RecoveredLog
-from yoi_daemon.store.sqlite.connection import Connection
+from yoi_daemon.store.sqlite.connection import SqliteConnection
 from yoi_daemon.store.tables import (
     FACT,
     LIFECYCLE_SEGMENT,
@@ -32,9 +32,12 @@ CLEAN_BYTES = 1_048_576
 """Segments are deleted up to so much in one commit, at least one: some 2 ms of the writer's processor, whatever their size."""
 
 MAX_WATERMARKS = 16_384
-"""For each lane, as in the window in memory."""
+"""For each retention, as in the window in memory."""
 
-LANES: Mapping[Lane, Table[Segment]] = {"lifecycle": LIFECYCLE_SEGMENT, "volume": VOLUME_SEGMENT}
+RETENTIONS: Mapping[Retention, Table[Segment]] = {
+    "lifecycle": LIFECYCLE_SEGMENT,
+    "volume": VOLUME_SEGMENT,
+}
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[LogEvent]).decode
@@ -43,64 +46,66 @@ _decode = msgspec.msgpack.Decoder(list[LogEvent]).decode
 class SegmentedLog:
     """The log's tables, under the writer's connection. Everything that writes is part of a transaction.
 
-    A lane's `floor` is what the window let go of. A segment is deleted when its last event is below
+    A retention's `floor` is what the window let go of. A segment is deleted when its last event is below
     it, and only then does the store's own floor move: what it keeps beyond the window does no harm.
     """
 
-    def __init__(self, writer: Connection) -> None:
+    def __init__(self, writer: SqliteConnection) -> None:
         self._writer = writer
-        self._floors: dict[Lane, int] = {}
-        self._deleted: dict[Lane, int] = {}
-        # The last number of each lane's oldest segment, now and as the transaction makes it.
-        self._oldest: dict[Lane, int | None] = {}
-        self._new_oldest: dict[Lane, int | None] = {}
+        self._floors: dict[Retention, int] = {}
+        self._deleted: dict[Retention, int] = {}
+        # The last number of each retention's oldest segment, now and as the transaction makes it.
+        self._oldest: dict[Retention, int | None] = {}
+        self._new_oldest: dict[Retention, int | None] = {}
 
     def begin(self, facts: Mapping[str, Any]) -> None:
         """Takes up what is there."""
-        for lane in LANES:
-            self._floors[lane] = self._deleted[lane] = int(facts.get(f"floor.{lane}", 0))
-            self._oldest[lane] = self._find_oldest(lane)
+        for retention in RETENTIONS:
+            self._floors[retention] = self._deleted[retention] = int(
+                facts.get(f"floor.{retention}", 0)
+            )
+            self._oldest[retention] = self._find_oldest(retention)
 
     @property
     def is_behind(self) -> bool:
         """Whether there are segments to delete."""
-        return any(self._is_gone(lane, floor) for lane, floor in self._floors.items())
+        return any(self._is_gone(retention, floor) for retention, floor in self._floors.items())
 
     def head(self, facts: Mapping[str, Any]) -> int:
         """The last number that was given."""
         heads = [int(facts.get("head", 0))]
-        for table in LANES.values():
+        for table in RETENTIONS.values():
             (last,) = next(self._writer.execute(f"SELECT max(last_seq) FROM {table.name}"))
             heads.append(last or 0)
         return max(heads)
 
-    def insert(self, events: Mapping[Lane, Sequence[LogEvent]]) -> int:
+    def insert(self, events: Mapping[Retention, Sequence[LogEvent]]) -> int:
         """Writes events, first of all in a transaction; gives how many bytes."""
         self._new_oldest = {}
         size = 0
-        for lane, of_lane in events.items():
-            if of_lane:
-                segments = list(segments_of(of_lane))
-                self._writer.executemany(LANES[lane].insert, segments)
-                if self._oldest[lane] is None:
-                    self._new_oldest[lane] = segments[0].last_seq
+        for retention, of_retention in events.items():
+            if of_retention:
+                segments = list(segments_of(of_retention))
+                self._writer.executemany(RETENTIONS[retention].insert, segments)
+                if self._oldest[retention] is None:
+                    self._new_oldest[retention] = segments[0].last_seq
                 size += sum(len(segment.content) for segment in segments)
         return size
 
-    def clean(self, floors: Mapping[Lane, int]) -> dict[Lane, int]:
+    def clean(self, floors: Mapping[Retention, int]) -> dict[Retention, int]:
         """Deletes a few of the segments that were let go of, and notes their watermarks.
 
-        Gives the last number that is deleted of a lane; `committed` is to be told.
+        Gives the last number that is deleted of a retention; `committed` is to be told.
         """
-        deleted: dict[Lane, int] = {}
-        for lane in LANES:
-            floor = floors.get(lane, self._floors[lane])
-            if self._is_gone(lane, floor):
-                deleted[lane] = self._delete(lane, floor)
-                self._new_oldest[lane] = self._find_oldest(lane)
+        deleted: dict[Retention, int] = {}
+        for retention in RETENTIONS:
+            floor = floors.get(retention, self._floors[retention])
+            if self._is_gone(retention, floor):
+                deleted[retention] = self._delete(retention, floor)
+                self._new_oldest[retention] = self._find_oldest(retention)
         return deleted
 
-    def committed(self, floors: Mapping[Lane, int], deleted: Mapping[Lane, int]) -> None:
+    def committed(self, floors: Mapping[Retention, int], deleted: Mapping[Retention, int]) -> None:
         """The transaction is on the disk."""
         self._floors.update(floors)
         self._deleted.update(deleted)
@@ -108,41 +113,45 @@ class SegmentedLog:
 
     def drop_all(self) -> None:
         """Forgets every event and every watermark."""
-        for table in (*LANES.values(), WATERMARK):
+        for table in (*RETENTIONS.values(), WATERMARK):
             self._writer.execute(f"DELETE FROM {table.name}")
 
     def recover(self, facts: Mapping[str, Any]) -> RecoveredLog:
         """Reads all there is."""
         events = [
             event
-            for table in LANES.values()
+            for table in RETENTIONS.values()
             for (content,) in self._writer.execute(
                 f"SELECT content FROM {table.name} ORDER BY last_seq"
             )
             for event in events_of(content)
         ]
         events.sort(key=_seq)
-        watermarks: dict[Lane, dict[str, int]] = {lane: {} for lane in LANES}
-        for lane, scope, seq in self._writer.execute("SELECT * FROM watermark ORDER BY seq"):
-            watermarks[lane][scope] = seq
+        watermarks: dict[Retention, dict[str, int]] = {retention: {} for retention in RETENTIONS}
+        for retention, scope, seq in self._writer.execute("SELECT * FROM watermark ORDER BY seq"):
+            watermarks[retention][scope] = seq
         return RecoveredLog(
             head=self.head(facts),
             events=events,
             floors=dict(self._deleted),
-            shared_marks={lane: int(facts.get(f"shared_mark.{lane}", 0)) for lane in LANES},
+            shared_marks={
+                retention: int(facts.get(f"shared_mark.{retention}", 0)) for retention in RETENTIONS
+            },
             watermarks=watermarks,
         )
 
-    def _is_gone(self, lane: Lane, floor: int) -> bool:
-        oldest = self._oldest[lane]
+    def _is_gone(self, retention: Retention, floor: int) -> bool:
+        oldest = self._oldest[retention]
         return oldest is not None and oldest <= floor
 
-    def _find_oldest(self, lane: Lane) -> int | None:
-        (oldest,) = next(self._writer.execute(f"SELECT min(last_seq) FROM {LANES[lane].name}"))
+    def _find_oldest(self, retention: Retention) -> int | None:
+        (oldest,) = next(
+            self._writer.execute(f"SELECT min(last_seq) FROM {RETENTIONS[retention].name}")
+        )
         return oldest
 
-    def _delete(self, lane: Lane, floor: int) -> int:
-        table = LANES[lane].name
+    def _delete(self, retention: Retention, floor: int) -> int:
+        table = RETENTIONS[retention].name
         events = size = last = 0
         for last_seq, more, more_bytes in list(
             self._writer.execute(
@@ -163,30 +172,30 @@ class SegmentedLog:
                     marks[scope] = event.seq
         self._writer.execute(f"DELETE FROM {table} WHERE last_seq <= ?", (last,))
         self._writer.executemany(
-            WATERMARK.replace, [(lane, scope, seq) for scope, seq in marks.items()]
+            WATERMARK.replace, [(retention, scope, seq) for scope, seq in marks.items()]
         )
-        self._bound_watermarks(lane)
-        self._writer.execute(FACT.replace, (f"floor.{lane}", last))
+        self._bound_watermarks(retention)
+        self._writer.execute(FACT.replace, (f"floor.{retention}", last))
         return last
 
-    def _bound_watermarks(self, lane: Lane) -> None:
+    def _bound_watermarks(self, retention: Retention) -> None:
         (count,) = next(
-            self._writer.execute("SELECT count(*) FROM watermark WHERE lane = ?", (lane,))
+            self._writer.execute("SELECT count(*) FROM watermark WHERE lane = ?", (retention,))
         )
         if count <= MAX_WATERMARKS:
             return
         gone = list(
             self._writer.execute(
                 "SELECT lane, scope, seq FROM watermark WHERE lane = ? ORDER BY seq LIMIT ?",
-                (lane, count - MAX_WATERMARKS),
+                (retention, count - MAX_WATERMARKS),
             )
         )
         self._writer.executemany(WATERMARK.delete, [row[:2] for row in gone])
-        self._writer.execute(FACT.replace, (f"shared_mark.{lane}", gone[-1][2]))
+        self._writer.execute(FACT.replace, (f"shared_mark.{retention}", gone[-1][2]))
 
 
 def segments_of(events: Sequence[LogEvent]) -> Iterator[Segment]:
-    """Rows for events of one lane, in order."""
+    """Rows for events of one retention, in order."""
     start = size = 0
     for number, event in enumerate(events, 1):
         size += len(event.frame)

@@ -17,9 +17,9 @@ from yoi_daemon.model.cursor import random_epoch
 from yoi_daemon.model.errors import StorageFailed
 from yoi_daemon.model.histogram import Histogram
 from yoi_daemon.store.interface import COMMIT_BOUNDS_S, Batch, Clock, RecoveredLog, StoreStatistics
-from yoi_daemon.store.sqlite.connection import Connect, Connection, connect, is_full
+from yoi_daemon.store.sqlite.connection import Connect, SqliteConnection, connect, is_full
 from yoi_daemon.store.sqlite.schema import check_version, migrate
-from yoi_daemon.store.sqlite.segments import LANES, SegmentedLog
+from yoi_daemon.store.sqlite.segments import RETENTIONS, SegmentedLog
 from yoi_daemon.store.sqlite.space import Space
 from yoi_daemon.store.tables import FACT, Changes, Table
 
@@ -163,7 +163,7 @@ class SqliteStore:
         self._writer.close()
         self._space.close()
 
-    def _connect(self, opened: ExitStack) -> Connection:
+    def _connect(self, opened: ExitStack) -> SqliteConnection:
         connection = self._make_connection(self._path)
         opened.callback(connection.close)
         check_version(
@@ -201,8 +201,8 @@ class SqliteStore:
             "earlier_epochs": " ".join(earlier[-MAX_EPOCHS:]).strip(),
             "head": head,
         }
-        for lane in LANES:
-            begun[f"floor.{lane}"] = begun[f"shared_mark.{lane}"] = head
+        for retention in RETENTIONS:
+            begun[f"floor.{retention}"] = begun[f"shared_mark.{retention}"] = head
         self._writer.execute("BEGIN IMMEDIATE")
         self._log.drop_all()
         self._writer.execute(FACT.delete, ("restored",))

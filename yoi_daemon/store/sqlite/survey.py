@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from yoi_daemon.store.sqlite.segments import LANES
+from yoi_daemon.store.sqlite.segments import RETENTIONS
 from yoi_daemon.store.tables import TABLES
 
 
@@ -33,7 +33,7 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeptLog(msgspec.Struct, frozen=True, kw_only=True):
-    """The event log: numbers up to `head`; `floor` is the last that was let go of in both lanes."""
+    """The event log: numbers up to `head`; `floor` is the last that was let go of in both retention classes."""
 
     epoch: str
     floor: int
@@ -78,7 +78,7 @@ def _log(connection: sqlite3.Connection, facts: dict[str, str | int | float]) ->
     heads = [int(facts.get("head", 0))]
     events = size = 0
     oldest: list[float] = []
-    for table in LANES.values():
+    for table in RETENTIONS.values():
         last, count, content, first = connection.execute(
             f"SELECT max(last_seq), sum(events), sum(frame_bytes), min(age_s) FROM {table.name}"
         ).fetchone()
@@ -90,7 +90,7 @@ def _log(connection: sqlite3.Connection, facts: dict[str, str | int | float]) ->
     now_s = max([float(facts.get("age_s", 0)), *oldest])
     return KeptLog(
         epoch=str(facts.get("epoch", "")),
-        floor=max(int(facts.get(f"floor.{lane}", 0)) for lane in LANES),
+        floor=max(int(facts.get(f"floor.{retention}", 0)) for retention in RETENTIONS),
         head=max(heads),
         events=events,
         bytes=size,

@@ -7,7 +7,7 @@ from typing import Protocol
 import trio
 
 
-class Listener(Protocol):
+class IdleReader(Protocol):
     """Somebody who hears things."""
 
     @property
@@ -25,17 +25,17 @@ class Listener(Protocol):
         ...
 
 
-class Watch:
+class IdleTimer:
     """One listener, to be woken after `after_s` of silence. Over when `listener` is None."""
 
     __slots__ = ("after_s", "listener")
 
-    def __init__(self, listener: Listener, after_s: float) -> None:
-        self.listener: Listener | None = listener
+    def __init__(self, listener: IdleReader, after_s: float) -> None:
+        self.listener: IdleReader | None = listener
         self.after_s = after_s
 
 
-class Silence:
+class IdleTimers:
     """Wakes listeners. A watch is looked at when its listener was to be woken at the earliest.
 
     So one who hears costs nothing but that look, once in `after_s`. Of watches that ended no more
@@ -43,13 +43,13 @@ class Silence:
     """
 
     def __init__(self) -> None:
-        self._watches: list[tuple[float, int, Watch]] = []
+        self._watches: list[tuple[float, int, IdleTimer]] = []
         self._begun = 0
         self._ended = 0
         """How many of `_watches` are over."""
         self._earlier = trio.lowlevel.ParkingLot()
 
-    def begin(self, watch: Watch) -> None:
+    def begin(self, watch: IdleTimer) -> None:
         """Has it woken once; then its watch is over."""
         assert watch.listener is not None
         self._begun += 1
@@ -58,7 +58,7 @@ class Silence:
             self._earlier.unpark()
         heappush(self._watches, (due_s, self._begun, watch))
 
-    def end(self, watch: Watch) -> None:
+    def end(self, watch: IdleTimer) -> None:
         """Has it not woken any more."""
         if watch.listener is None:
             return
@@ -79,7 +79,7 @@ class Silence:
                 _, _, watch = heappop(self._watches)
                 self._look(watch, now)
 
-    def _look(self, watch: Watch, now: float) -> None:
+    def _look(self, watch: IdleTimer, now: float) -> None:
         listener = watch.listener
         if listener is None:
             self._ended -= 1

@@ -1,10 +1,10 @@
-"""Two lanes, indexed by scope, with floors that outlive what they held."""
+"""Two retention classes, indexed by scope, with floors that outlive what they held."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yoi_daemon.eventlog import lanes
+from yoi_daemon.eventlog import retention
 from yoi_daemon.eventlog.entry import Entry
 from yoi_daemon.eventlog.filter import EVERYTHING, Filter
 from yoi_daemon.eventlog.interface import PositionExpiredError
@@ -54,17 +54,17 @@ def test_nor_by_bytes_and_an_idle_lane_lends_its_share():
     assert ring.bytes == 1000
     for _ in range(60):
         push(ring, LIFECYCLE)
-    assert {name: lane.bytes for name, lane in ring.lanes().items()} == {
+    assert {name: retention.bytes for name, retention in ring.retentions().items()} == {
         "lifecycle": 500,
         "volume": 500,
     }
     for _ in range(200):
         push(ring, VOLUME)
-    assert ring.lanes()["lifecycle"].bytes == 500
+    assert ring.retentions()["lifecycle"].bytes == 500
 
 
 def test_the_negative_control_one_lane_loses_what_happened(monkeypatch):
-    monkeypatch.setattr("yoi_daemon.eventlog.ring.lane_of", lambda entry: "volume")
+    monkeypatch.setattr("yoi_daemon.eventlog.ring.retention_of", lambda entry: "volume")
     ring = open_ring(events=10)
     push(ring, LIFECYCLE, W)
     for _ in range(1000):
@@ -91,7 +91,7 @@ def test_floors_are_each_scopes_own_and_outlive_the_content():
 
 
 def test_forgotten_watermarks_are_shared_never_lowered(monkeypatch):
-    monkeypatch.setattr(lanes, "MAX_WATERMARKS", 4)
+    monkeypatch.setattr(retention, "MAX_WATERMARKS", 4)
     ring = open_ring(events=1)
     for number in range(20):
         push(ring, VOLUME, ("r", str(number)))
@@ -129,7 +129,11 @@ def test_every_position_is_replayed_exactly_or_expired_never_both_never_neither(
     for kind, worker, plugin_id, size in pushed:
         every.append(Entry(len(every) + 1, kind, worker, plugin_id, 0.0, bytes(size)))
         ring.push(every[-1])
-    kept = {entry.seq for lane in ("_lifecycle", "_volume") for entry in _all(getattr(ring, lane))}
+    kept = {
+        entry.seq
+        for retention in ("_lifecycle", "_volume")
+        for entry in _all(getattr(ring, retention))
+    }
     assert len(kept) == len(ring) <= events or len(kept) == 1
     for one in wanted:
         for position in range(ring.head + 1):
@@ -144,8 +148,8 @@ def test_every_position_is_replayed_exactly_or_expired_never_both_never_neither(
                 assert position >= ring.floor_of(one)  # nothing it wants is gone
 
 
-def _all(lane) -> list[Entry]:
-    return lane.after(None, 0, 10**6)
+def _all(retention) -> list[Entry]:
+    return retention.after(None, 0, 10**6)
 
 
 def test_one_look_is_bounded_in_what_it_passes_and_stops_where_it_is_told():
@@ -172,11 +176,11 @@ def test_what_goes_soon_is_only_told_to_filters_that_can_miss_it():
     assert ring.soon(narrow) == 2  # by count
     assert ring.soon(EVERYTHING) == 2
     assert ring.soon(Filter(plugin_id="gen")) == 0
-    assert ring.soon(Filter(kinds=("plugin.state",))) == 0  # another lane
+    assert ring.soon(Filter(kinds=("plugin.state",))) == 0  # another retention
 
 
 def test_empty_indexes_are_let_go():
     ring = open_ring(events=3)
     for number in range(100):
         push(ring, VOLUME, ("r", str(number)), "gen")
-    assert ring.lanes()["volume"].scopes == 4
+    assert ring.retentions()["volume"].scopes == 4

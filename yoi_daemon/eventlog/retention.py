@@ -1,4 +1,4 @@
-"""A retention lane of the window: its entries by scope, and watermarks that outlive them."""
+"""A retention class of the window: its entries by scope, and watermarks that outlive them."""
 
 from bisect import bisect_right
 from collections import OrderedDict, defaultdict
@@ -49,8 +49,8 @@ class Track:
         return self._entries[begin : begin + most]
 
 
-class RetentionLane:
-    """One lane; its `floor` is the number of the last entry it let go of."""
+class RetentionClass:
+    """One retention; its `floor` is the number of the last entry it let go of."""
 
     def __init__(
         self,
