@@ -342,7 +342,7 @@ class _Session:
     def _say_shutting_down(self) -> None:
         """Ended by force: no time to wait for anything, but one frame may still fit."""
         descriptor = _plain_descriptor(self._stream)
-        if descriptor is not None and not (self._outbox.cut or self._frames.close_sent):
+        if descriptor is not None and not (self._outbox.dropped or self._frames.close_sent):
             with suppress(OSError):
                 os.write(descriptor, close_frame(1012, "shutting_down"))
 
