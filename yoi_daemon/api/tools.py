@@ -5,7 +5,8 @@ from typing import Any
 import msgspec
 
 from yoi_daemon.api.routing import Answer, Call, Route
-from yoi_daemon.api.shapes import Listing, ToolInfo, ToolResult
+from yoi_daemon.api.shapes import Listing, ToolResult
+from yoi_daemon.model.plugins import ToolInfo
 from yoi_daemon.plugins.tools import call_tool as run_tool
 
 

@@ -7,19 +7,8 @@ import trio
 
 from yoi_daemon.cancellation import GuardedCall
 from yoi_daemon.model.events import AttemptOutcome
+from yoi_daemon.model.plugins import AttemptRecord
 from yoi_daemon.sdk.context import AttemptClosedError
-
-
-class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How one attempt ended. `where` is the innermost file and line of the plugin itself."""
-
-    attempt: int
-    outcome: AttemptOutcome
-    started_at: str
-    duration_ms: float
-    code: str | None = None
-    message: str | None = None
-    where: str | None = None
 
 
 class Delivery:
