@@ -16,14 +16,14 @@ async def list_tools(call: Call) -> Answer:
     for plugin_id, service in call.daemon.plugins.services.items():
         if service.loaded is None or not call.principal.may("tools:call", plugin_id):
             continue
-        tools = service.loaded.plugin.tools
+        tools = service.loaded.manifest.tools
         items.extend(
             {
                 "plugin_id": plugin_id,
                 "tool": spec.name,
                 "description": spec.description,
-                "arguments": msgspec.json.schema(spec.arguments),
-                "result": msgspec.json.schema(spec.result),
+                "arguments": spec.arguments,
+                "result": spec.result,
             }
             for spec in tools.values()
         )

@@ -162,7 +162,7 @@ class Service:
     @property
     def is_unhealthy(self) -> bool:
         """Whether a critical plugin keeps the daemon from being ready."""
-        has_service = self.loaded is None or self.loaded.plugin.has_service
+        has_service = self.loaded is None or self.loaded.manifest.has_service
         ill = ("failed", "starting", "ready") if has_service else ("failed",)
         return self.settings.critical and self.lifecycle.state in ill
 
@@ -237,7 +237,7 @@ class Service:
         await self.is_loaded.wait()
         while (
             self.loaded is not None
-            and self.loaded.plugin.has_service
+            and self.loaded.manifest.has_service
             and self.lifecycle.state in ("ready", "starting")
         ):
             await self.lifecycle.changed.wait()
@@ -319,13 +319,13 @@ class Service:
         supervisor.held = None
         if before is not None and before.module != loaded.module:
             self._parts.forget(before)
-        if not loaded.plugin.has_service:
+        if not loaded.manifest.has_service:
             self._parts.boots.came_up(self.plugin_id, loaded.edition)
-        if self.lifecycle.state in ("failed", "stopped") and not loaded.plugin.has_service:
+        if self.lifecycle.state in ("failed", "stopped") and not loaded.manifest.has_service:
             self.lifecycle.move("ready", "loaded", "the module is loaded")
         if self.lifecycle.state == "ready":
             self.lifecycle.explain("loaded", "the module is loaded")
-        ingresses = loaded.plugin.ingresses
+        ingresses = loaded.manifest.ingresses
         self.settlement.take(
             loaded.digest,
             settings,
