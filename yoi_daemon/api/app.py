@@ -78,7 +78,7 @@ class Application:
     def __init__(self, daemon: Daemon, names: Names, routes: Sequence[Route] = ROUTES) -> None:
         self._daemon = daemon
         self._names = names
-        keys = DeliveryKeys("", Answer, daemon.event_log.record, age_s=daemon.store.age_s)
+        keys = DeliveryKeys("", Answer, daemon.event_log, age_s=daemon.store.age_s)
         keys.restore(daemon.kept_keys)
         self._replies = Replies(keys, daemon.event_log, daemon.draining)
         self._commands = RateLimits()

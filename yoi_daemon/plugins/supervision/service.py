@@ -86,7 +86,7 @@ class Service:
         self.ledger = LaneLedger(plugin_id, parts.event_log)
         self.dead_letters = DeadLetters(plugin_id, self.ledger, age_s=parts.age_s)
         self.delivery_keys = DeliveryKeys(
-            plugin_id, IngressReceipt, parts.event_log.record, age_s=parts.age_s
+            plugin_id, IngressReceipt, parts.event_log, age_s=parts.age_s
         )
         self._state = PluginState(plugin_id, parts.event_log.record)
         self._redeliveries = RateLimit(parts.clock())
