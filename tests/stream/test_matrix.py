@@ -266,7 +266,7 @@ def begin_one_late(monkeypatch):
 
 
 def skip_silently_when_overrun(monkeypatch):
-    take = Subscriber.take
+    take = Subscriber.write_next
 
     def skipping(self, up_to=None):
         try:
@@ -275,7 +275,7 @@ def skip_silently_when_overrun(monkeypatch):
             self.position = error.floor
             return take(self, up_to)
 
-    monkeypatch.setattr(Subscriber, "take", skipping)
+    monkeypatch.setattr(Subscriber, "write_next", skipping)
 
 
 def one_floor_for_every_filter(monkeypatch):

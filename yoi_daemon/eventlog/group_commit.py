@@ -149,17 +149,17 @@ class GroupCommitLog:
     def read(self, position: int, max_bytes: int) -> list[Entry]:
         return self._ring.read(position, max_bytes)
 
-    def look(
+    def scan(
         self, wanted: Filter, position: int, max_bytes: int, up_to: int | None = None
     ) -> tuple[list[Entry], int]:
-        return self._ring.look(wanted, position, max_bytes, up_to)
+        return self._ring.scan(wanted, position, max_bytes, up_to)
 
     def floor_of(self, wanted: Filter) -> int:
         self._ring.evict()
         return self._ring.floor_of(wanted)
 
-    def soon(self, wanted: Filter) -> int:
-        return self._ring.soon(wanted)
+    def next_floor(self, wanted: Filter) -> int:
+        return self._ring.next_floor(wanted)
 
     def forget_worker(self, runtime_id: str, worker_id: str) -> None:
         worker = (runtime_id, worker_id)

@@ -168,7 +168,7 @@ class EventLog(Protocol):
         """
         ...
 
-    def look(
+    def scan(
         self, wanted: Filter, position: int, max_bytes: int, up_to: int | None = None
     ) -> tuple[list[Entry], int]:
         """Committed events after `position` that `wanted` takes, and the position this brings to.
@@ -183,7 +183,7 @@ class EventLog(Protocol):
         """The lowest position that resumes for this filter, by watermarks that outlive the content."""
         ...
 
-    def soon(self, wanted: Filter) -> int:
+    def next_floor(self, wanted: Filter) -> int:
         """What `floor_of` may rise to before long: a subscriber told of less is to be told of more."""
         ...
 

@@ -86,15 +86,15 @@ class Session:
         self._transport.when_stalled(self._stalled, "slow_consumer")
         subscriber = self._fanout.join(scope.wanted, self._transport, position)
         try:
-            subscriber.tell(
+            subscriber.send(
                 hello(self._log, self._heartbeat_s, start.resume, position), is_position=True
             )
             if start.loss is not None:
-                subscriber.tell(gap(self._log, start.loss, position), is_position=True)
+                subscriber.send(gap(self._log, start.loss, position), is_position=True)
             if taken is not None:
                 # Exactly at its position: what is before it was delivered, what is after it will be.
                 await self._replay(subscriber, taken.position)
-                subscriber.tell(msgspec.json.encode(taken.snapshot), is_position=True)
+                subscriber.send(msgspec.json.encode(taken.snapshot), is_position=True)
             await self._follow(subscriber, scope)
         except PositionExpiredError:
             self.was_overrun = True
@@ -120,14 +120,14 @@ class Session:
         await self._fanout.reached(up_to)
         while subscriber.position < up_to:
             await subscriber.drained()
-            subscriber.take(up_to)
+            subscriber.write_next(up_to)
 
     async def _follow(self, subscriber: Subscriber, scope: Scope) -> None:
         is_live = False
         await self._fanout.reached(subscriber.position)
         while True:
             await subscriber.drained()
-            took = subscriber.take()
+            took = subscriber.write_next()
             if not took:
                 self._mark(subscriber)
             if not subscriber.caught_up:
@@ -142,20 +142,20 @@ class Session:
             if not subscriber.caught_up:
                 continue
             if self._drain_at == inf:
-                await subscriber.rest(self._heartbeat_s)
+                await subscriber.wait_direct(self._heartbeat_s)
                 continue
             with trio.move_on_at(self._drain_at):
-                await subscriber.rest(self._heartbeat_s)
+                await subscriber.wait_direct(self._heartbeat_s)
 
     def _mark(self, subscriber: Subscriber) -> None:
         """A bookmark, if one is due. Silence is what this subscriber hears, whatever its filter keeps."""
-        if trio.current_time() >= subscriber.heard_s + self._heartbeat_s:
+        if trio.current_time() >= subscriber.last_write_s + self._heartbeat_s:
             self._bookmark(subscriber, "idle")
-        elif self._fanout.lags(subscriber.feed.wanted, subscriber.told) and (
-            subscriber.position > subscriber.told
+        elif self._fanout.lags(subscriber.feed.wanted, subscriber.reported) and (
+            subscriber.position > subscriber.reported
         ):
-            soon = self._log.soon(subscriber.feed.wanted)
-            self._bookmark(subscriber, "evicting" if subscriber.told < soon else "progress")
+            soon = self._log.next_floor(subscriber.feed.wanted)
+            self._bookmark(subscriber, "evicting" if subscriber.reported < soon else "progress")
 
     async def _is_over(self, subscriber: Subscriber, scope: Scope) -> bool:
         """Ends the stream where it is finished, or where the daemon stops and it is this one's turn."""
@@ -163,7 +163,7 @@ class Session:
             # Its last event was numbered before it was seen to be over.
             await self._log.committed(last := self._log.appended)
             await self._replay(subscriber, last)
-            subscriber.tell(end(self._log, subscriber.position, worker), is_position=True)
+            subscriber.send(end(self._log, subscriber.position, worker), is_position=True)
             await subscriber.drained()
             await self._transport.close("end")
             return True
@@ -188,4 +188,4 @@ class Session:
 
     def _bookmark(self, subscriber: Subscriber, reason: BookmarkReason) -> None:
         message = bookmark(self._log, subscriber.position, reason, subscriber.delivered)
-        subscriber.tell(message, is_position=True)
+        subscriber.send(message, is_position=True)
