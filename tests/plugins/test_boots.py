@@ -257,7 +257,7 @@ async def test_a_refused_reload_leaves_safe_mode_as_it_was(open_host, place):
         with pytest.raises(Refused, match="invalid_state"):
             await host.reload(Settings())
         assert host.safe_mode == "three deaths"
-        assert host.service("a").held is not None
+        assert host.service("a").installed.held is not None
         await host.stop(budget_s=1)
 
 
@@ -279,7 +279,7 @@ async def test_one_in_quarantine_waits_for_another_edition_or_its_name(
         assert host.service("b").lifecycle.state == "running"
         assert "load a" not in boots.steps
         assert await host.reload(Settings()) == ()  # as it was: passed over
-        assert service.held == in_quarantine(found, "a")
+        assert service.installed.held == in_quarantine(found, "a")
 
         changed = Settings(plugins={"a": PluginSettings(config={"x": 1})})
         with pytest.raises(
@@ -288,7 +288,7 @@ async def test_one_in_quarantine_waits_for_another_edition_or_its_name(
             await host.reload(changed, "a")
         assert await host.reload(Settings(), "a") == ("a",)
         await host.wait_settled()
-        assert (service.lifecycle.state, service.held) == ("running", None)
+        assert (service.lifecycle.state, service.installed.held) == ("running", None)
         assert boots.quarantined == {}
         await host.stop(budget_s=1)
     logged_errors.expect("quarantined")

@@ -83,7 +83,7 @@ class Admission:
         `rate_limited`.
         """
         spec = self._spec(service, ingress)
-        loaded = service.loaded
+        loaded = service.installed.loaded
         if spec.verify is None or loaded is None:
             raise Refused(
                 "ingress_not_found", f"plugin {service.plugin_id} has no webhook {ingress}"
@@ -134,14 +134,15 @@ class Admission:
         self._append(service, self._delivery(spec, payload, source="timer"), None)
 
     def _spec(self, service: Service, ingress: str) -> IngressSpec:
-        if service.loaded is None:
+        loaded = service.installed.loaded
+        if loaded is None:
             raise service.refusal() or Refused(
                 "service_unavailable",
                 "the plugin is still being loaded",
                 retry_after_s=1.0,
                 state=service.lifecycle.state,
             )
-        spec = service.loaded.plugin.ingresses.get(ingress)
+        spec = loaded.plugin.ingresses.get(ingress)
         if spec is None or spec.period_s is not None:
             raise Refused(
                 "ingress_not_found",
@@ -152,7 +153,8 @@ class Admission:
     def _check(
         self, service: Service, spec: IngressSpec, payload: bytes, *, is_checked: bool = False
     ) -> None:
-        limit = min(service.settings.event_bytes, service.settings.queue_bytes)
+        settings = service.installed.settings
+        limit = min(settings.event_bytes, settings.queue_bytes)
         if len(payload) > limit:
             raise Refused(
                 "payload_too_large",

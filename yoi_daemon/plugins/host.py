@@ -94,7 +94,7 @@ class PluginHost:
     async def _carry_out(self, plan: Plan, only: str | None) -> None:
         self.faults = plan.bad_files
         for plugin_id, failure in plan.failed.items():
-            self._services[plugin_id].fail_load(failure)
+            self._services[plugin_id].installation.fail(failure)
         for plugin_id in plan.removed:
             await self._services[plugin_id].retire()
             retired = self._services.pop(plugin_id)
@@ -104,7 +104,7 @@ class PluginHost:
             service = self._services.get(change.plugin_id)
             if service is None:
                 service = await self._make(change.plugin_id, change.settings)
-                service.adopt(change.loaded)
+                service.installation.adopt(change.loaded)
                 self.add(service)
                 self._spawn(service)
             else:
@@ -132,7 +132,7 @@ class PluginHost:
     async def wait_loaded(self) -> None:
         """Waits until every module was imported, good or bad."""
         for service in self.services.values():
-            await service.is_loaded.wait()
+            await service.installation.is_loaded.wait()
 
     async def wait_settled(self) -> None:
         """Waits until each was loaded and started once, good or bad."""
@@ -146,7 +146,7 @@ class PluginHost:
     def place_of(self, frame: types.FrameType, line: int) -> tuple[str, str] | None:
         """Whose code a line of a frame is: the plugin's id and `plugins/NAME.py:LINE`. From any thread."""
         for service in self.watched():
-            loaded = service.loaded
+            loaded = service.installed.loaded
             if loaded is not None and (place := place_of(frame, line, loaded)) is not None:
                 return service.plugin_id, place
         return None
@@ -157,7 +157,6 @@ class PluginHost:
         Each has `budget_s` for it; what is accepted and not handled is reported. Cancelling the wait
         forces nothing; leaving `open_plugins` does.
         """
-        self._may_dispatch.set()
         try:
             async with trio.open_nursery() as nursery:
                 for service in self.services.values():
