@@ -17,14 +17,14 @@ async def list_tools(call: Call) -> Answer:
         loaded = service.installed.loaded
         if loaded is None or not call.principal.may("tools:call", plugin_id):
             continue
-        tools = loaded.plugin.tools
+        tools = loaded.manifest.tools
         items.extend(
             {
                 "plugin_id": plugin_id,
                 "tool": spec.name,
                 "description": spec.description,
-                "arguments": msgspec.json.schema(spec.arguments),
-                "result": msgspec.json.schema(spec.result),
+                "arguments": spec.arguments,
+                "result": spec.result,
             }
             for spec in tools.values()
         )

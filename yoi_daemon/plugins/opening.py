@@ -57,7 +57,7 @@ async def open_plugins(
 
     async def timers(plugin_id: str, loaded: LoadedPlugin) -> None:
         tick = partial(admission.tick, host.service(plugin_id))
-        await run_timers(loaded.plugin.ingresses.values(), tick)
+        await run_timers(loaded.manifest.ingresses.values(), tick)
 
     may_dispatch = trio.Event()
     parts = HostServices(

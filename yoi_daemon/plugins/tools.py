@@ -32,10 +32,10 @@ async def call_tool(service: Service, name: str, arguments: bytes) -> bytes:
                 state="ready",
             )
         )
-    spec = loaded.plugin.tools.get(name)
-    if spec is None:
+    declared = loaded.manifest.tools.get(name)
+    if declared is None:
         raise Refused("tool_not_found", f"plugin {service.plugin_id} has no tool {name}")
-    needs_service = loaded.plugin.has_service and spec.needs_service
+    needs_service = loaded.manifest.has_service and declared.needs_service
     if needs_service and service.lifecycle.state != "running":
         state = service.lifecycle.state
         raise Refused(
@@ -46,6 +46,7 @@ async def call_tool(service: Service, name: str, arguments: bytes) -> bytes:
     limit = settings.tool_concurrency
     if calls.count(name) >= limit:
         raise Refused("limit_reached", f"{limit} calls of {name} run already", retry_after_s=1.0)
+    spec = loaded.plugin.tools[name]
     try:
         check_json(arguments)
         decoded = spec.decoder.decode(arguments)
@@ -59,7 +60,7 @@ async def call_tool(service: Service, name: str, arguments: bytes) -> bytes:
         loaded,
         lambda check: CallContext(services, check),
         decoded,
-        is_bound=spec.needs_service,
+        is_bound=declared.needs_service,
         timeout_s=settings.tool_timeout_s,
         grace_s=settings.dispatch_grace_s,
     )

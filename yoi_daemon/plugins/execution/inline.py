@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 import msgspec
 import trio
 
+from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.public_text import public_text
 from yoi_daemon.plugins.delivery import Attempt, Failure
 from yoi_daemon.plugins.loading.loader import LoadedPlugin
@@ -96,6 +97,22 @@ class InlineExecutor:
             reraise_cancellation(error)
             return failure_of(error, self._loaded)  # noqa: ASYNC104 (a cancellation was raised above)
         return None
+
+
+def check_payload(loaded: LoadedPlugin, ingress: str, payload: bytes) -> Refused | None:
+    """Returns why JSON does not fit the author's type of an ingress; None where it does."""
+    decoder = loaded.plugin.ingresses[ingress].decoder
+    if decoder.type is Any:
+        return None  # JSON it is
+    try:
+        decoder.decode(payload)
+    except msgspec.ValidationError as error:
+        why = str(error)
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 (the author's type)
+        why = type(error).__name__
+    else:
+        return None
+    return Refused("invalid_event", f"the payload does not fit ingress {ingress}: {why}")
 
 
 async def call_function(function: Function, *arguments: Any) -> Any:

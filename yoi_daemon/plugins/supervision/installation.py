@@ -3,6 +3,7 @@
 import msgspec
 import trio
 
+from yoi_daemon.model.manifest import PluginManifest
 from yoi_daemon.model.settings import PluginSettings
 from yoi_daemon.plugins.boots import Hold
 from yoi_daemon.plugins.delivery import Fault
@@ -25,9 +26,14 @@ class Installed(msgspec.Struct, frozen=True, kw_only=True):
     """Why the plugin is not loaded, until it is taken or a command says otherwise."""
 
     @property
+    def manifest(self) -> PluginManifest | None:
+        """What the plugin declares, once it is loaded."""
+        return None if self.loaded is None else self.loaded.manifest
+
+    @property
     def has_service(self) -> bool:
         """Whether the plugin is loaded and has a service to run."""
-        return self.loaded is not None and self.loaded.plugin.has_service
+        return self.loaded is not None and self.loaded.manifest.has_service
 
 
 class Installation:
@@ -100,7 +106,7 @@ class Installation:
             lifecycle.move("ready", "loaded", "the module is loaded")
         if lifecycle.state == "ready":
             lifecycle.explain("loaded", "the module is loaded")
-        ingresses = loaded.plugin.ingresses
+        ingresses = loaded.manifest.ingresses
         subject.settlement.take(
             loaded.digest,
             settings,
