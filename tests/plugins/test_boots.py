@@ -155,6 +155,8 @@ async def test_carefully_no_event_is_handled_before_all_are_up(open_host, place)
         await trio.testing.wait_all_tasks_blocked()
         assert (a.lane.depth, a.settlement.counters["handled"]) == (1, 0)
         await host.stop(budget_s=1)
+        # Nor by the stop: what was accepted stays queued.
+        assert (a.lane.depth, a.settlement.counters["handled"]) == (1, 0)
 
 
 async def test_the_control_in_a_usual_boot_it_is(open_host, place, event_log):
