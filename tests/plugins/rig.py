@@ -84,7 +84,7 @@ class Rig:
         if load_error is None:
             service.installation.adopt(loaded_of(plugin))
         self.services.append(service)
-        self.nursery.start_soon(service.supervisor.run)
+        self.nursery.start_soon(service.supervisor.run, name=f"supervise {plugin.name}")
         return service
 
     async def add_restored(self, plugin: Plugin[Any], **settings: Any) -> Service:
