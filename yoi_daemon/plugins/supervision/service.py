@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from yoi_daemon.cancellation import GuardedCall
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.events import (
     Data,
@@ -16,7 +17,7 @@ from yoi_daemon.model.events import (
 from yoi_daemon.model.plugins import IngressReceipt
 from yoi_daemon.model.rates import RateLimit
 from yoi_daemon.model.settings import PluginSettings
-from yoi_daemon.plugins.delivery import Attempt, Delivery, Fault, GuardedCall
+from yoi_daemon.plugins.delivery import Attempt, Delivery, Fault
 from yoi_daemon.plugins.execution.context import CallServices
 from yoi_daemon.plugins.execution.inline import frame_in
 from yoi_daemon.plugins.execution.state import PluginState

@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from yoi_daemon.cancellation import GuardedCall
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.events import Draft, PluginGaveUp
-from yoi_daemon.plugins.delivery import Attempt, GuardedCall
+from yoi_daemon.plugins.delivery import Attempt
 from yoi_daemon.plugins.execution.calls import Calls
 from yoi_daemon.plugins.loading.loader import LoadedPlugin
 from yoi_daemon.plugins.supervision.commands import Command, Commands
