@@ -133,13 +133,13 @@ async def test_a_stubborn_tool_is_given_up_and_takes_only_its_place(autojump_clo
 
 
 async def test_a_tool_of_a_plugin_that_is_removed_is_refused(autojump_clock, rig):
-    """The plugin is still listed between its retirement and its removal, and its nursery is closed."""
+    """Whoever found the plugin before it was removed meets its closed nursery."""
     plugin = Plugin("p")
     plugin.tool("add")(add)
     service = rig.add(plugin)
     await trio.sleep(1)
     calls = service.supervisor.calls
-    await service.retire()
+    await service.retire().outcome()
     await trio.sleep(1)
     assert (await refusal(call_tool(service, "add", body(1)))).code == "plugin_not_found"
     # The control: in the nursery that the earlier calls ran in, none can begin.
@@ -167,9 +167,11 @@ async def test_a_tool_is_refused_while_its_plugin_is_being_removed(autojump_cloc
     async with trio.open_nursery() as nursery:
         nursery.start_soon(refusal, call_tool(service, "lingers", body(1)))
         await trio.sleep(1)
-        nursery.start_soon(service.retire)
+        retirement = service.retire()
         await trio.sleep(1)
+        assert not retirement.done.is_set()
         assert (await refusal(call_tool(service, "add", body(1)))).code == "plugin_not_found"
+        await retirement.outcome()
 
 
 async def test_a_tool_is_refused_once_the_daemon_stops(autojump_clock, rig):

@@ -47,3 +47,5 @@ class Supervised(msgspec.Struct, frozen=True, kw_only=True):
     settlement: Settlement
     call_services: Callable[[], CallServices]
     """Makes what the contexts of the calls of one generation share."""
+    on_retired: Callable[[], object]
+    """Called when the plugin has been stopped for good."""

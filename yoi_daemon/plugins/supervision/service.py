@@ -73,6 +73,7 @@ class Service:
             lifecycle=self.lifecycle,
             settlement=self.settlement,
             call_services=self.call_services,
+            on_retired=self.report_unfinished,
         )
         self.installation = Installation(subject, settings, host)
         self.supervisor = Supervisor(subject, self.installation, host)
@@ -134,19 +135,18 @@ class Service:
         """Stops and starts. Raises `Refused` (`invalid_state`)."""
         await self.supervisor.ask(Command("restart"))
 
-    async def replace(self, loaded: LoadedPlugin, settings: PluginSettings) -> None:
+    def replace(self, loaded: LoadedPlugin, settings: PluginSettings) -> Command:
         """Goes on with a new module and new settings: stops the old service, starts the new.
 
-        A service that an operator stopped stays so. What is queued stays. Raises `Refused`
+        A service that an operator stopped stays so. What is queued stays. The command is refused
         (`invalid_state`) where the old one ignores its end.
         """
         replacement = Installed(settings=settings, loaded=loaded)
-        await self.supervisor.ask(Command("replace", replacement))
+        return self.supervisor.submit(Command("replace", replacement))
 
-    async def retire(self) -> None:
+    def retire(self) -> Command:
         """Stops the service for good: its module is gone. What is queued is reported as unfinished."""
-        await self.supervisor.ask(Command("retire"))
-        self.report_unfinished()
+        return self.supervisor.submit(Command("retire"))
 
     async def end(self, budget_s: float) -> None:
         """Ends with the daemon, ahead of all commands: the handler in hand may finish, what is queued stays."""

@@ -4,6 +4,7 @@ Commands wait in line and are carried out here, one at a time, whatever becomes 
 client that goes away in the middle of a restart leaves no service half restarted.
 """
 
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -14,7 +15,7 @@ from yoi_daemon.model.events import Draft, PluginGaveUp
 from yoi_daemon.plugins.delivery import Attempt
 from yoi_daemon.plugins.execution.calls import Calls
 from yoi_daemon.plugins.loading.loader import LoadedPlugin
-from yoi_daemon.plugins.supervision.commands import Command, Commands
+from yoi_daemon.plugins.supervision.commands import Command
 from yoi_daemon.plugins.supervision.generation import (
     Generation,
     GenerationEnd,
@@ -48,13 +49,14 @@ class Supervisor:
         self._lifecycle = subject.lifecycle
         self._settlement = subject.settlement
         self._call_services = subject.call_services
+        self._on_retired = subject.on_retired
         self._installation = installation
         self._host = host
         self._calls: Calls | None = None
         self._wanted = True
         self._is_ending = False
         self._wake = trio.Event()
-        self._commands = Commands(self._look_again)
+        self._commands: deque[Command] = deque()
 
     # -- questions
 
@@ -92,13 +94,21 @@ class Supervisor:
 
     # -- asked from other tasks
 
+    def submit(self, command: Command) -> Command:
+        """Puts a command in line. One that cannot be carried out any more is refused at once."""
+        if (refused := self.refusal()) is not None:
+            command.end(refused)
+        else:
+            self._commands.append(command)
+            self._look_again()
+        return command
+
     async def ask(self, command: Command) -> None:
-        """Puts a command in line and waits for it. Cancelling the wait does not take it back.
+        """Submits a command and waits for it. Cancelling the wait does not take it back.
 
         Raises `Refused`: `invalid_state`, `plugin_not_found`, and `draining` when the daemon stops.
         """
-        self._refuse_when_over()
-        await self._commands.ask(command)
+        await self.submit(command).outcome()
 
     async def end(self, budget_s: float) -> None:
         """Ends the service with the daemon, ahead of all commands: the handler in hand may finish.
@@ -141,14 +151,16 @@ class Supervisor:
                 if command is None:
                     self._begin(nursery)
                     continue
+                refused: Refused | None = None
                 try:
                     await self._carry_out(command, nursery)
-                except Refused as refused:
-                    command.refused = refused
+                except Refused as error:
+                    refused = error
                 finally:
-                    command.done.set()
+                    command.end(refused)
             opener.cancel()
-            self._commands.refuse_all(Refused("plugin_not_found", "this plugin was removed"))
+            while self._commands:
+                self._commands.popleft().end(self.refusal())
 
     async def _open_first_gate(self, scope: trio.CancelScope) -> None:
         with scope:
@@ -169,7 +181,7 @@ class Supervisor:
             else:
                 with trio.move_on_after(retry_at_s - self._host.clock()):
                     await self._wake.wait()
-        return self._commands.take()
+        return self._commands.popleft()
 
     def _may_begin(self) -> bool:
         return (
@@ -249,6 +261,7 @@ class Supervisor:
         if self._calls is not None:
             self._calls.cancel()
             await self._calls.wait_over()
+        self._on_retired()
 
     async def _end_generations(self, times: StopTimes) -> None:
         if not self.generations:
