@@ -110,10 +110,11 @@ class LateAcknowledgement(LaneLedger):
 
     nursery: trio.Nursery
 
-    def ended(self, delivery) -> None:
+    def ended(self, commit, delivery) -> None:
         async def end() -> None:
             await trio.lowlevel.checkpoint()
-            LaneLedger.ended(self, delivery)
+            with self.together() as later:
+                LaneLedger.ended(self, later, delivery)
 
         self.nursery.start_soon(end)
 

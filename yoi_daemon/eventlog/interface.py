@@ -5,6 +5,7 @@ commit, in order of number: nothing a subscriber, a cursor or a receipt tells wa
 """
 
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import msgspec
@@ -60,6 +61,26 @@ class PositionExpiredError(Exception):
         self.floor = floor
 
 
+class Commit(Protocol):
+    """Appends and rows that are one commit: all of them last, or none. See `EventLog.together`."""
+
+    def append(self, draft: Draft, on_commit: Callable[[], None] | None = None) -> int:
+        """See `EventLog.append`. Raises `CommitClosedError` outside its block."""
+        ...
+
+    def record(self, changes: Changes) -> int:
+        """See `EventLog.record`. Raises `CommitClosedError` outside its block."""
+        ...
+
+
+class CommitClosedError(RuntimeError):
+    """A commit was used outside its block."""
+
+
+class CommitCutError(RuntimeError):
+    """A task yielded between the appends and rows of one commit."""
+
+
 class EventLog(Protocol):
     """The log of one daemon."""
 
@@ -99,10 +120,18 @@ class EventLog(Protocol):
         ...
 
     def record(self, changes: Changes) -> int:
-        """Has changes of the store committed; gives what `recorded` waits for.
+        """Has changes of the store committed and returns the ticket that `recorded` waits for.
 
-        Synchronous. They are in one commit with what is appended before and after them in the same
-        stretch without a checkpoint. Raises `StorageFailed`.
+        Synchronous. Raises `StorageFailed`.
+        """
+        ...
+
+    def together(self) -> AbstractContextManager[Commit]:
+        """Opens a commit: what its block appends and records lasts as a whole or not at all.
+
+        Entering and leaving are synchronous, and the block must be: if a task yields in it and the
+        writer runs meanwhile, the log fails with `CommitCutError`. A block inside another joins it.
+        What was appended before the block raised is committed.
         """
         ...
 

@@ -18,7 +18,7 @@ from yoi_daemon.front.connection import (
     UpgradeRequest,
 )
 from yoi_daemon.front.descriptors import OBSERVE_PART, connections
-from yoi_daemon.front.tokens import Principal
+from yoi_daemon.front.principal import Principal
 from yoi_daemon.front.websocket import WebSocketLimits, serve_websocket
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.stream.draining import Drain

@@ -288,6 +288,18 @@ class Admission:
     ) -> tuple[IngressReceipt, int]:
         """Numbers the acceptance. The log delivers at the commit, whatever becomes of the requester."""
         depth = service.lane.depth
+        draft = Draft(
+            kind="plugin.ingress.accepted",
+            plugin_id=service.plugin_id,
+            correlation_id=delivery.correlation_id,
+            data=IngressAccepted(
+                event_id=delivery.event_id,
+                ingress=delivery.ingress,
+                source=delivery.source,
+                queue_depth=depth,
+                redelivery_of=delivery.redelivery_of,
+            ),
+        )
 
         def deliver() -> None:
             if delivery.redelivery_of is None:
@@ -296,37 +308,23 @@ class Admission:
             if key is not None:
                 service.delivery_keys.settle(delivery.ingress, key, delivery.payload, receipt)
 
-        seq = -1
-        try:
-            seq = self._event_log.append(
-                Draft(
-                    kind="plugin.ingress.accepted",
-                    plugin_id=service.plugin_id,
-                    correlation_id=delivery.correlation_id,
-                    data=IngressAccepted(
-                        event_id=delivery.event_id,
-                        ingress=delivery.ingress,
-                        source=delivery.source,
-                        queue_depth=depth,
-                        redelivery_of=delivery.redelivery_of,
-                    ),
-                ),
-                deliver,
-            )
-        finally:
-            if seq < 0:
+        with self._event_log.together() as commit:
+            try:
+                seq = commit.append(draft, deliver)
+            except BaseException:
                 service.lane.release(delivery.size)
-        receipt = IngressReceipt(
-            event_id=delivery.event_id,
-            correlation_id=delivery.correlation_id,
-            queue_depth=depth,
-            cursor=self._event_log.cursors.encode(seq),
-        )
-        # No checkpoint since the number: event, key and place in the queue are in one commit.
-        delivery.position = seq
-        if delivery.redelivery_of is None:
-            delivery.number = seq
-        service.ledger.accepted(delivery)
-        if key is not None:
-            service.delivery_keys.record(delivery.ingress, key, delivery.payload, receipt)
+                raise
+            delivery.position = seq
+            if delivery.redelivery_of is None:
+                delivery.number = seq
+            receipt = IngressReceipt(
+                event_id=delivery.event_id,
+                correlation_id=delivery.correlation_id,
+                queue_depth=depth,
+                cursor=self._event_log.cursors.encode(seq),
+            )
+            service.ledger.accepted(commit, delivery)
+            if key is not None:
+                keys = service.delivery_keys
+                keys.record(commit, delivery.ingress, key, delivery.payload, receipt)
         return receipt, seq

@@ -49,7 +49,7 @@ class Service:
         self.ledger = LaneLedger(plugin_id, host.event_log)
         self.dead_letters = DeadLetters(plugin_id, self.ledger, age_s=host.age_s)
         self.delivery_keys = DeliveryKeys(
-            plugin_id, IngressReceipt, host.event_log.record, age_s=host.age_s
+            plugin_id, IngressReceipt, host.event_log, age_s=host.age_s
         )
         self._state = PluginState(plugin_id, host.event_log.record)
         self._redeliveries = RateLimit(host.clock())
