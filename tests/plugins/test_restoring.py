@@ -396,10 +396,10 @@ async def test_a_webhook_comes_back_with_its_headers_and_bytes(
             exact=body,
         )
         await rig.event_log.committed(seq)
-        before = next(iter(service.lane._unfinished.values()))
+        before = next(iter(service.lane._unfinished["take"].values()))
     async with home.open() as rig:
         service = await rig.add_restored(Gate().plugin)
-        after = next(iter(service.lane._unfinished.values()))
+        after = next(iter(service.lane._unfinished["take"].values()))
         for name in ("headers", "body", "payload", "source", "size", "created_at", "ingress"):
             assert getattr(after, name) == getattr(before, name), name
 

@@ -189,7 +189,7 @@ class Settlement:
     def displace(self, lane: Lane, delivery: Delivery, outcome: Displacement) -> None:
         """A newer event takes the place of one that waits: counted now, reported within a second."""
         self.counters[outcome] += 1
-        lane.withdraw(delivery)
+        lane.displace(delivery)
         self._displaced.setdefault((outcome, delivery.ingress), _Displaced()).deliveries.append(
             delivery
         )
