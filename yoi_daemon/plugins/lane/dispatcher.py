@@ -139,9 +139,9 @@ class Lane(LaneQueue):
 
     def _following(self) -> Delivery | None:
         """Takes the event to go on with at once, if there is one."""
-        if self._has_claims:
-            return None if self._halted or self.is_sealed else self._take_claimed()
-        return self._next()
+        if self._halted or self.is_sealed:
+            return None
+        return self._take_claimed() if self._has_claims else self._take_next()
 
     async def _run_batch(
         self, delivery: Delivery, executor: Executor, interruption: Callable[[], Failure]
@@ -154,7 +154,10 @@ class Lane(LaneQueue):
             with trio.CancelScope() as scope, trio.CancelScope() as give_up:
                 begun_s = now = self._clock()
                 for _ in range(BATCH_EVENTS):
-                    attempt = self._begin(delivery, now, scope, give_up)
+                    move(delivery, "in_hand")
+                    delivery.attempt += 1
+                    attempt = Attempt(delivery, now, self.limits, scope, give_up)
+                    self.current = attempt
                     failure = await executor.handle(attempt)
                     if attempt.is_late:
                         break  # although it came back: the verdict cancelled the scope, which is spent
@@ -179,14 +182,6 @@ class Lane(LaneQueue):
             self.put_back(attempt.delivery)
         elif attempt is not None:
             self._end(attempt, LATE)
-
-    def _begin(
-        self, delivery: Delivery, now: float, scope: trio.CancelScope, give_up: trio.CancelScope
-    ) -> Attempt:
-        move(delivery, "in_hand")
-        delivery.attempt += 1
-        self.current = attempt = Attempt(delivery, now, self.limits, scope, give_up)
-        return attempt
 
     def _end(self, attempt: Attempt, failure: Failure | None) -> float:
         """Has the attempt judged; gives the time it ended."""

@@ -5,7 +5,7 @@ another way, as one that was displaced does, is passed over when its turn comes.
 """
 
 import heapq
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
@@ -30,13 +30,25 @@ TRANSITIONS: Mapping[Place, frozenset[Place]] = {
 }
 
 
+def _before(to: Place) -> frozenset[Place]:
+    return frozenset(place for place, following in TRANSITIONS.items() if to in following)
+
+
+# Every event takes these three moves, which therefore are spelled out: a call costs more than its check.
+BEFORE_RESERVED, BEFORE_QUEUED, BEFORE_ENDED = map(_before, ("reserved", "queued", "ended"))
+
+
 def move(delivery: Delivery, to: Place) -> None:
     """Moves a delivery to another place. Raises `UndefinedTransitionError`."""
     if to not in TRANSITIONS[delivery.place]:
-        raise UndefinedTransitionError(
-            f"{delivery.event_id}: {delivery.place} → {to} is not in the table"
-        )
+        raise _undefined(delivery, to)
     delivery.place = to
+
+
+def _undefined(delivery: Delivery, to: Place) -> UndefinedTransitionError:
+    return UndefinedTransitionError(
+        f"{delivery.event_id}: {delivery.place} → {to} is not in the table"
+    )
 
 
 class LaneStatistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +75,7 @@ class LaneQueue:
         """How many deliveries have their room: all that are not new and not ended."""
         self._bytes = 0
         # By ingress and id, in order of delivery: all from queued on.
-        self._unfinished: dict[str, dict[str, Delivery]] = {}
+        self._unfinished: defaultdict[str, dict[str, Delivery]] = defaultdict(dict)
         # Twice the capacity: what was displaced leaves its shell in the channel until it is taken.
         self._send, self._receive = trio.open_memory_channel[Delivery](2 * limits.queue_events)
         self._front: deque[Delivery] = deque()
@@ -86,24 +98,28 @@ class LaneQueue:
 
     def reserve(self, delivery: Delivery) -> None:
         """Takes room for a delivery. Raises `Refused` (`queue_full`)."""
-        size = delivery.size
-        if not self.has_room(size):
+        size, limits = delivery.size, self.limits
+        if self.depth >= limits.queue_events or self._bytes + size > limits.queue_bytes:
             raise Refused(
                 "queue_full",
                 "the service's queue is full; send again later",
                 retry_after_s=1.0,
                 queue_depth=self.depth,
-                queue_capacity=self.limits.queue_events,
+                queue_capacity=limits.queue_events,
                 queue_bytes=self._bytes,
-                queue_bytes_capacity=self.limits.queue_bytes,
+                queue_bytes_capacity=limits.queue_bytes,
             )
-        move(delivery, "reserved")
+        if delivery.place not in BEFORE_RESERVED:
+            raise _undefined(delivery, "reserved")
+        delivery.place = "reserved"
         self.depth += 1
         self._bytes += size
 
     def release(self, delivery: Delivery) -> None:
         """Frees the room of a delivery that ended: it is in no queue any more, or never was."""
-        move(delivery, "ended")
+        if delivery.place not in BEFORE_ENDED:
+            raise _undefined(delivery, "ended")
+        delivery.place = "ended"
         self.depth -= 1
         self._bytes -= delivery.size
         if self._room_wanted is not None:
@@ -125,8 +141,10 @@ class LaneQueue:
 
     def deliver(self, delivery: Delivery) -> None:
         """Queues a delivery that has its room; called when its commit is announced."""
-        move(delivery, "queued")
-        self._enter(delivery)
+        if delivery.place not in BEFORE_QUEUED:
+            raise _undefined(delivery, "queued")
+        delivery.place = "queued"
+        self._unfinished[delivery.ingress][delivery.event_id] = delivery
         try:
             self._send.send_nowait(delivery)
         except trio.WouldBlock:
@@ -140,14 +158,8 @@ class LaneQueue:
             self.depth += 1
             self._bytes += delivery.size
             move(delivery, "queued")
-            self._enter(delivery)
+            self._unfinished[delivery.ingress][delivery.event_id] = delivery
             self._front.append(delivery)
-
-    def _enter(self, delivery: Delivery) -> None:
-        of_ingress = self._unfinished.get(delivery.ingress)
-        if of_ingress is None:
-            of_ingress = self._unfinished[delivery.ingress] = {}
-        of_ingress[delivery.event_id] = delivery
 
     def finish(self, delivery: Delivery) -> None:
         """Ends a delivery: handled, dead or displaced. Its room is free."""
