@@ -45,7 +45,7 @@ from yoi_daemon.api.routing import (
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.front.access import Names, joined, refuse_token_in_query
 from yoi_daemon.front.head import loggable
-from yoi_daemon.front.tokens import Principal
+from yoi_daemon.front.principal import Principal
 from yoi_daemon.model.errors import Refused, YoiError
 from yoi_daemon.model.problem import CONTENT_TYPE, internal_problem, problem
 from yoi_daemon.model.rates import RateLimits

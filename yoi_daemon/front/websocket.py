@@ -1,18 +1,16 @@
 """The observation listener: trio-websocket on a stream of our own.
 
 Our reader takes the client's head and the gate decides on it; only then trio-websocket comes in, and
-sees a request that we composed (`FrameStream`). It is used by its public names but for one, `_wsproto`;
-of Trio's socket too one private name is used, `_sock`.
+sees a request that we composed (`FrameStream`). It is used by its public names but for one, `_wsproto`.
 """
 
 import os
-import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import h11
 import trio
@@ -26,6 +24,8 @@ from yoi_daemon.front.accepting import (
     close_gently,
     log_faults,
     peer_name,
+    plain_descriptor,
+    plain_send,
     random_request_id,
     serve_connections,
 )
@@ -34,7 +34,6 @@ from yoi_daemon.front.connection import (
     ConnectionGone,
     Gate,
     SessionHandler,
-    UpgradeRequest,
     close_frame,
 )
 from yoi_daemon.front.frame_stream import FrameStream
@@ -45,12 +44,12 @@ from yoi_daemon.front.head import (
     problem_response,
 )
 from yoi_daemon.front.outbox import Outbox
-from yoi_daemon.front.tls import Certificate, TlsStream
+from yoi_daemon.front.tls import Certificate
+from yoi_daemon.front.upgrade import NoUpgrade, read_request, upgrade_key, upgrade_request
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.frames import Write, text_frame
 from yoi_daemon.model.problem import internal_problem
 
-_KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 _RECEIVE_BYTES = 4096
 _DISCARD = "discard messages"
 _GONE = "the connection is closed or closing"
@@ -159,15 +158,15 @@ class _Listener:
     ) -> "_Admitted | bytes":
         """The session to open, or the answer instead; none (empty) to a peer that is gone."""
         try:
-            request = await _read_request(stream, reader)
+            request = await read_request(stream, reader)
             if request is None:
                 return b""
-            key = _upgrade_key(request)
-            handler = await self._gate(_upgrade_request(request, peer))
+            key = upgrade_key(request)
+            handler = await self._gate(upgrade_request(request, peer))
         except h11.RemoteProtocolError:
             refused = reader.refused or Refused("invalid_request", "unreadable")
             return problem_response(refused, self._new_request_id())
-        except _NoUpgrade as error:
+        except NoUpgrade as error:
             extra = (("sec-websocket-version", "13"),)
             return problem_response(error.refused, self._new_request_id(), extra)
         except Refused as refused:
@@ -193,53 +192,6 @@ class _Admitted:
     key: str
     handler: SessionHandler
     early: bytes
-
-
-class _NoUpgrade(Exception):
-    def __init__(self, detail: str) -> None:
-        super().__init__(detail)
-        self.refused = Refused("invalid_request", detail)
-
-
-async def _read_request(stream: AcceptedStream, reader: HeadReader) -> h11.Request | None:
-    """The head of the one request of this connection; None if the peer goes before its end."""
-    while True:
-        event = reader.next_event()
-        if isinstance(event, h11.Request):
-            return event
-        if event is not h11.NEED_DATA:
-            return None
-        try:
-            data = await stream.receive_some(_RECEIVE_BYTES)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return None
-        if not data:
-            return None
-        reader.receive_data(data)
-
-
-def _upgrade_key(request: h11.Request) -> str:
-    """The handshake's key, if the request is one of RFC 6455 section 4.2.1."""
-    headers = {name: value.decode("latin-1") for name, value in request.headers}
-    if request.method != b"GET" or request.http_version != b"1.1":
-        raise _NoUpgrade("a stream is opened with GET and HTTP/1.1")
-    connection = {token.strip() for token in headers.get(b"connection", "").lower().split(",")}
-    if headers.get(b"upgrade", "").strip().lower() != "websocket" or "upgrade" not in connection:
-        raise _NoUpgrade("this listener serves WebSocket streams: open one with a WebSocket client")
-    if headers.get(b"sec-websocket-version") != "13":
-        raise _NoUpgrade("the WebSocket version spoken here is 13")
-    if b"transfer-encoding" in headers or headers.get(b"content-length", "0") != "0":
-        raise _NoUpgrade("a request that opens a stream has no body")
-    key = headers.get(b"sec-websocket-key", "")
-    if not _KEY.fullmatch(key):
-        raise _NoUpgrade("sec-websocket-key must be 16 bytes in base64")
-    return key
-
-
-def _upgrade_request(request: h11.Request, peer: str) -> UpgradeRequest:
-    path, _, query = request.target.decode("ascii").partition("?")
-    headers = [(name.decode("ascii"), value.decode("latin-1")) for name, value in request.headers]
-    return UpgradeRequest(path, query, headers, peer)
 
 
 class _HandshakeOver:
@@ -281,8 +233,8 @@ class _Session:
             stream,
             stall_s=limits.stall_s,
             on_lost=self._peer_gone,
-            descriptor=_plain_descriptor(stream),
-            send=_plain_send(stream),
+            descriptor=plain_descriptor(stream),
+            send=plain_send(stream),
         )
         self._handling = trio.CancelScope()
         self._closing = False
@@ -341,8 +293,8 @@ class _Session:
 
     def _say_shutting_down(self) -> None:
         """Ended by force: no time to wait for anything, but one frame may still fit."""
-        descriptor = _plain_descriptor(self._stream)
-        if descriptor is not None and not (self._outbox.cut or self._frames.close_sent):
+        descriptor = plain_descriptor(self._stream)
+        if descriptor is not None and not (self._outbox.dropped or self._frames.close_sent):
             with suppress(OSError):
                 os.write(descriptor, close_frame(1012, "shutting_down"))
 
@@ -443,17 +395,3 @@ class _Session:
 
 def _farewell(message: Callable[[], bytes], code: int, reason: str) -> bytes:
     return text_frame(message()) + close_frame(code, reason)
-
-
-def _plain_descriptor(stream: AcceptedStream) -> int | None:
-    """Where bytes may be written as they are; under TLS nowhere."""
-    return None if isinstance(stream, TlsStream) else stream.socket.fileno()
-
-
-def _plain_send(stream: AcceptedStream) -> Write | None:
-    if isinstance(stream, TlsStream):
-        return None
-    # The standard library's socket behind Trio's: it fails once that is closed, where the number of
-    # its descriptor may be another connection's by then, and it is the cheapest way to the kernel.
-    behind: socket.socket = cast("Any", stream.socket)._sock
-    return behind.send
