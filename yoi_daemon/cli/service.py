@@ -24,12 +24,12 @@ timeout_option = click.option(
     metavar="SECONDS",
     default=TIMEOUT_S,
     show_default=True,
-    help="Wait no longer than this.",
+    help="Maximum time to wait.",
 )
 wait_option = click.option(
     "--wait/--no-wait",
     default=True,
-    help="Wait until it runs or has failed, or do not. Default: wait.",
+    help="Wait until it runs or has failed. Default: wait.",
 )
 
 
