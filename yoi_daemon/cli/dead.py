@@ -14,7 +14,7 @@ from yoi_daemon.cli.listing import get_whole_list, write_diagnostics
 from yoi_daemon.cli.options import Client, Group, client_options
 from yoi_daemon.cli.output import json_text, note, size, write_json, write_record, write_table
 from yoi_daemon.cli.printable import printable
-from yoi_daemon.cli.talking import Progress, talk
+from yoi_daemon.cli.requests import Progress, run_requests
 from yoi_daemon.cli.views import Answer, DeadLettersView, DeadLetterView, view
 from yoi_daemon.client.rest import DaemonClient, path_of
 from yoi_daemon.model.errors import Refused
@@ -39,7 +39,7 @@ def dead() -> None:
 @client_options
 def list_dead(options: Client, plugin_id: str) -> None:
     """List a plugin's dead letters, oldest first."""
-    answer = talk(options, lambda daemon: get_whole_list(daemon, _letters(plugin_id)))
+    answer = run_requests(options, lambda daemon: get_whole_list(daemon, _letters(plugin_id)))
     if options.as_json:
         write_json(answer)
         return
@@ -80,7 +80,7 @@ def show(options: Client, plugin_id: str, event_id: str) -> None:
     async def get(daemon: DaemonClient) -> Answer:
         return await daemon.get(_letters(plugin_id, event_id), Answer)
 
-    answer = talk(options, get)
+    answer = run_requests(options, get)
     if options.as_json:
         write_json(answer)
         return
@@ -208,7 +208,7 @@ def _run(options: Client, plugin_id: str, event_ids: Sequence[str], many: Many) 
         await many.run(daemon, chosen, progress)
 
     try:
-        talk(options, work, progress=progress)
+        run_requests(options, work, progress=progress)
     except BaseException:
         # Also after Ctrl-C: what is done is done, and nobody else says so.
         if many.answers or many.refused:

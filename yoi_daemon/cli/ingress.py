@@ -12,7 +12,7 @@ from yoi_daemon.cli.options import Client, Command, client_options
 from yoi_daemon.cli.output import json_text, note, write_json, write_record
 from yoi_daemon.cli.payload import open_lines, read_payload
 from yoi_daemon.cli.printable import printable
-from yoi_daemon.cli.talking import talk
+from yoi_daemon.cli.requests import run_requests
 from yoi_daemon.cli.views import Answer, BatchAnswerView
 from yoi_daemon.client.rest import DaemonClient, open_daemon_client, path_of
 from yoi_daemon.model.errors import Unreachable
@@ -63,7 +63,7 @@ def ingress(
     async def post(daemon: DaemonClient) -> Answer:
         return await daemon.post(path, Answer, content=payload, idempotency_key=key)
 
-    receipt = talk(options, post)
+    receipt = run_requests(options, post)
     if options.as_json:
         write_json(receipt)
     else:

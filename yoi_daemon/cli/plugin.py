@@ -12,8 +12,8 @@ from yoi_daemon.cli.output import write_json, write_state, write_table
 from yoi_daemon.cli.printable import printable
 from yoi_daemon.cli.record import write_plugin
 from yoi_daemon.cli.reload import run_reload
+from yoi_daemon.cli.requests import Progress, run_requests
 from yoi_daemon.cli.service import command, failed, follow_command, timeout_option, wait_option
-from yoi_daemon.cli.talking import Progress, talk
 from yoi_daemon.cli.views import Answer, CommandedView, PluginsView, view
 from yoi_daemon.client.rest import DaemonClient, path_of
 from yoi_daemon.model.errors import NotAllowed
@@ -29,7 +29,7 @@ def plugin() -> None:
 @client_options
 def list_plugins(options: Client) -> None:
     """List the plugins with their state and queue."""
-    answer = talk(options, lambda daemon: get_whole_list(daemon, path_of("plugins")))
+    answer = run_requests(options, lambda daemon: get_whole_list(daemon, path_of("plugins")))
     if options.as_json:
         write_json(answer)
         return
@@ -61,7 +61,7 @@ def show(options: Client, plugin_id: str) -> None:
     async def get(daemon: DaemonClient) -> Answer:
         return await daemon.get(path_of("plugins", plugin_id), Answer)
 
-    answer = talk(options, get)
+    answer = run_requests(options, get)
     if options.as_json:
         write_json(answer)
     else:
@@ -104,7 +104,7 @@ def stop(options: Client, plugin_id: str, timeout_s: float) -> None:
     New events are refused. Queued events are handled for as long as its drain time lasts; the rest stay queued. Waits until it has stopped.
     """
     progress = Progress(f"{plugin_id} is stopping")
-    answer = talk(
+    answer = run_requests(
         options,
         lambda daemon: command(daemon, plugin_id, "stop"),
         deadline_s=timeout_s,
@@ -138,7 +138,7 @@ def _start(options: Client, plugin_id: str, verb: str, *, wait: bool, timeout_s:
             return answer
         return await follow_command(daemon, answer, timeout_s=timeout_s, progress=progress)
 
-    _write_commanded(options, talk(options, run, deadline_s=timeout_s, progress=progress))
+    _write_commanded(options, run_requests(options, run, deadline_s=timeout_s, progress=progress))
 
 
 def _write_commanded(options: Client, answer: Answer) -> None:

@@ -10,8 +10,8 @@ from yoi_daemon.cli.exits import REFUSED
 from yoi_daemon.cli.listing import get_whole_list
 from yoi_daemon.cli.options import Client, Command, client_options
 from yoi_daemon.cli.output import note, write_json, write_table
+from yoi_daemon.cli.requests import Progress, run_requests
 from yoi_daemon.cli.service import follow_start, post_patiently, timeout_option, wait_option
-from yoi_daemon.cli.talking import Progress, talk
 from yoi_daemon.cli.views import Answer, PluginsView, PluginView, ReloadedView, view
 from yoi_daemon.client.rest import DaemonClient, path_of
 from yoi_daemon.model.errors import Refused, YoiError
@@ -59,7 +59,7 @@ def run_reload(options: Client, only: str | None, *, wait: bool, timeout_s: floa
             others = [p for p in plugins if p.state == "failed" and p.plugin_id not in changed]
         return answer, taken, others
 
-    answer, taken, others = talk(options, run, deadline_s=timeout_s, progress=progress)
+    answer, taken, others = run_requests(options, run, deadline_s=timeout_s, progress=progress)
     if options.as_json:
         records = [one.record for one in taken if one.record is not None]
         write_json({**answer, "items": records})

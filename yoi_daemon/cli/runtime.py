@@ -7,7 +7,7 @@ import click
 from yoi_daemon.cli.listing import get_whole_list, write_diagnostics
 from yoi_daemon.cli.options import Client, Group, client_options
 from yoi_daemon.cli.output import note, write_json, write_record, write_table
-from yoi_daemon.cli.talking import talk
+from yoi_daemon.cli.requests import run_requests
 from yoi_daemon.cli.views import Answer, RuntimesView, RuntimeView, view
 from yoi_daemon.client.rest import DaemonClient, path_of
 
@@ -21,7 +21,7 @@ def runtime() -> None:
 @client_options
 def list_runtimes(options: Client) -> None:
     """List the runtimes with their status and capabilities."""
-    answer = talk(options, lambda daemon: get_whole_list(daemon, path_of("runtimes")))
+    answer = run_requests(options, lambda daemon: get_whole_list(daemon, path_of("runtimes")))
     if options.as_json:
         write_json(answer)
         return
@@ -54,7 +54,7 @@ def show(options: Client, runtime_id: str) -> None:
     async def get(daemon: DaemonClient) -> Answer:
         return await daemon.get(path_of("runtimes", runtime_id), Answer)
 
-    answer = talk(options, get)
+    answer = run_requests(options, get)
     if options.as_json:
         write_json(answer)
         return

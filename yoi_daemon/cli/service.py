@@ -4,7 +4,7 @@ import click
 import trio
 
 from yoi_daemon.cli.output import duration
-from yoi_daemon.cli.talking import Progress
+from yoi_daemon.cli.requests import Progress
 from yoi_daemon.cli.views import Answer, CommandedView, PluginView, ReasonView, view
 from yoi_daemon.client.rest import DaemonClient, NoAnswerInTime, path_of
 from yoi_daemon.model.errors import Refused, YoiError

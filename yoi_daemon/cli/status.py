@@ -8,7 +8,7 @@ import msgspec
 from yoi_daemon.cli.options import Client, Command, client_options
 from yoi_daemon.cli.output import duration, json_text, size, write_json, write_state, write_table
 from yoi_daemon.cli.printable import printable
-from yoi_daemon.cli.talking import talk
+from yoi_daemon.cli.requests import run_requests
 from yoi_daemon.cli.views import Answer, DiagnosticView, LastBlockView, PluginView, StatusView, view
 from yoi_daemon.cli.watch import DEADLINE_S, Rates, watch_status
 from yoi_daemon.client.rest import DaemonClient
@@ -48,7 +48,7 @@ def status(options: Client, watch: bool) -> None:
     async def get(daemon: DaemonClient) -> Answer:
         return await daemon.get("/api/status", Answer)
 
-    answer = talk(options, get, deadline_s=DEADLINE_S)
+    answer = run_requests(options, get, deadline_s=DEADLINE_S)
     if options.as_json:
         write_json(answer)
     else:

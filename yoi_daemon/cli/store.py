@@ -13,7 +13,7 @@ from yoi_daemon.cli.exits import STORAGE
 from yoi_daemon.cli.options import Common, Group, common_options
 from yoi_daemon.cli.output import duration, note, size, write_columns, write_json, write_table
 from yoi_daemon.cli.printable import printable
-from yoi_daemon.cli.talking import Progress, with_progress
+from yoi_daemon.cli.requests import Progress, with_progress
 from yoi_daemon.client.locate import RUNTIME_DIRECTORY, SYSTEM_STATE_DIRECTORY
 from yoi_daemon.model.directories import DAEMON_FILE
 from yoi_daemon.store.opening import FILE_NAME

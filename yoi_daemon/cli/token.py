@@ -9,7 +9,7 @@ from yoi_daemon.cli.listing import get_whole_list
 from yoi_daemon.cli.options import Client, Group, client_options
 from yoi_daemon.cli.output import note, write_json, write_table
 from yoi_daemon.cli.printable import printable
-from yoi_daemon.cli.talking import talk
+from yoi_daemon.cli.requests import run_requests
 from yoi_daemon.cli.views import Answer, CreatedTokenView, TokensView, view
 from yoi_daemon.client.rest import DaemonClient, path_of
 from yoi_daemon.model.errors import Refused
@@ -51,7 +51,7 @@ def create(options: Client, scopes: tuple[str, ...], label: str, expires_in: str
     async def post(daemon: DaemonClient) -> Answer:
         return await daemon.post(path_of("tokens"), Answer, body=body)
 
-    answer = talk(options, post)
+    answer = run_requests(options, post)
     if options.as_json:
         write_json(answer)
         return
@@ -65,7 +65,7 @@ def create(options: Client, scopes: tuple[str, ...], label: str, expires_in: str
 @client_options
 def list_tokens(options: Client) -> None:
     """List every token but the admin's, without their secrets."""
-    answer = talk(options, lambda daemon: get_whole_list(daemon, path_of("tokens")))
+    answer = run_requests(options, lambda daemon: get_whole_list(daemon, path_of("tokens")))
     if options.as_json:
         write_json(answer)
         return
@@ -106,7 +106,7 @@ def revoke(options: Client, token_ids: tuple[str, ...]) -> int:
                 missing.append(token_id)
 
     try:
-        talk(options, delete)
+        run_requests(options, delete)
     finally:
         # Also where a later one failed: what is done is done, and nobody else says so.
         if options.as_json:

@@ -9,8 +9,8 @@ from yoi_daemon.cli.listing import get_whole_list
 from yoi_daemon.cli.options import Client, Command, client_options
 from yoi_daemon.cli.output import write_json, write_table
 from yoi_daemon.cli.payload import read_payload
+from yoi_daemon.cli.requests import Progress, run_requests
 from yoi_daemon.cli.service import timeout_option
-from yoi_daemon.cli.talking import Progress, talk
 from yoi_daemon.cli.views import ToolAnswerView, ToolsView, view
 from yoi_daemon.client.rest import DaemonClient, path_of
 from yoi_daemon.model.errors import Refused
@@ -63,11 +63,11 @@ def tool(
             raise
 
     progress = Progress(f"waiting for {plugin} to answer")
-    write_json(talk(options, call, deadline_s=timeout_s, progress=progress).result)
+    write_json(run_requests(options, call, deadline_s=timeout_s, progress=progress).result)
 
 
 def _list(options: Client, plugin: str | None) -> None:
-    answer = talk(options, lambda daemon: get_whole_list(daemon, path_of("tools")))
+    answer = run_requests(options, lambda daemon: get_whole_list(daemon, path_of("tools")))
     if plugin is not None:
         items = [item for item in answer["items"] if item.get("plugin_id") == plugin]
         answer = {**answer, "items": items}

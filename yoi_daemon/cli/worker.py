@@ -9,7 +9,7 @@ from yoi_daemon.cli.listing import get_whole_list, write_diagnostics
 from yoi_daemon.cli.options import Client, Group, client_options
 from yoi_daemon.cli.output import local_time, write_json, write_record, write_table
 from yoi_daemon.cli.printable import printable
-from yoi_daemon.cli.talking import Progress, talk
+from yoi_daemon.cli.requests import Progress, run_requests
 from yoi_daemon.cli.views import Answer, TranscriptView, WorkersView, view
 from yoi_daemon.client.rest import DaemonClient, path_of
 from yoi_daemon.model.ids import EMBEDDED_RUNTIME_ID
@@ -34,7 +34,7 @@ def worker() -> None:
 def list_workers(options: Client, runtime: str | None) -> None:
     """List the workers of every runtime, or of one."""
     path = path_of("workers") if runtime is None else path_of("runtimes", runtime, "workers")
-    answer = talk(options, lambda daemon: get_whole_list(daemon, path))
+    answer = run_requests(options, lambda daemon: get_whole_list(daemon, path))
     if options.as_json:
         write_json(answer)
         return
@@ -59,7 +59,7 @@ def show(options: Client, address: WorkerAddress) -> None:
     async def get(daemon: DaemonClient) -> Answer:
         return await daemon.get(address.path(), Answer)
 
-    _write(options, talk(options, get))
+    _write(options, run_requests(options, get))
 
 
 @worker.command()
@@ -85,7 +85,7 @@ def create(
         path = path_of("runtimes", runtime, "workers")
         return await daemon.post(path, Answer, body=body, idempotency_key=key)
 
-    _write(options, talk(options, post))
+    _write(options, run_requests(options, post))
 
 
 @worker.command()
@@ -112,7 +112,7 @@ def send(
     async def post(daemon: DaemonClient) -> Answer:
         return await daemon.post(address.path("input"), Answer, body=body, idempotency_key=key)
 
-    _write(options, talk(options, post))
+    _write(options, run_requests(options, post))
 
 
 @worker.command()
@@ -128,7 +128,7 @@ def cancel(options: Client, address: WorkerAddress, key: str | None) -> None:
     async def post(daemon: DaemonClient) -> Answer:
         return await daemon.post(address.path("cancel"), Answer, idempotency_key=key)
 
-    _write(options, talk(options, post, progress=Progress("the turn is ending")))
+    _write(options, run_requests(options, post, progress=Progress("the turn is ending")))
 
 
 @worker.command()
@@ -152,7 +152,7 @@ def stop(options: Client, address: WorkerAddress, grace_s: float | None, key: st
     async def post(daemon: DaemonClient) -> Answer:
         return await daemon.post(address.path("stop"), Answer, body=body, idempotency_key=key)
 
-    _write(options, talk(options, post, progress=Progress("the worker is stopping")))
+    _write(options, run_requests(options, post, progress=Progress("the worker is stopping")))
 
 
 @worker.command()
@@ -181,7 +181,7 @@ def transcript(
     async def get(daemon: DaemonClient) -> Answer:
         return await daemon.get(address.path("transcript"), Answer, params=params)
 
-    answer = talk(options, get)
+    answer = run_requests(options, get)
     if options.as_json:
         write_json(answer)
         return
