@@ -222,7 +222,7 @@ async def test_where_a_replaced_service_ignores_its_end_everything_else_is_taken
     await reload(daemon)
     await daemon.plugins.wait_settled()
     service = daemon.plugins.service("stubborn")
-    released = sys.modules[service.loaded.module].released
+    released = sys.modules[service.installed.loaded.module].released
     change_everything(directories)
     module.write_text(STUBBORN + "changed = True\n")
     refusals: list[Refused] = []

@@ -93,7 +93,7 @@ async def test_a_quarantine_is_told(directories, logged_errors):
             register_metrics(daemon)
             await daemon.plugins.wait_settled()
             assert metric(daemon, "yoi_plugin_quarantined{") == 0
-            loaded = daemon.plugins.service("gen").loaded
+            loaded = daemon.plugins.service("gen").installed.loaded
             assert loaded is not None
             boots.enter("gen", loaded.edition)  # and it ends there
     boots = BootJournal(directories.boots_file, limit=3)

@@ -383,8 +383,8 @@ async def test_a_webhook_comes_back_with_its_headers_and_bytes(
 ) -> None:
     async with home.open() as rig:
         service = rig.add(Gate().plugin)
-        assert service.loaded is not None
-        spec = service.loaded.manifest.ingresses["take"]
+        assert service.installed.manifest is not None
+        spec = service.installed.manifest.ingresses["take"]
         body = b'{"a":1}'
         _, seq = await rig.admission._take(
             service,

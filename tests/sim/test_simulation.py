@@ -132,7 +132,7 @@ def plant_impatience(rig, service) -> None:
         for _ in range(30):
             await trio.lowlevel.checkpoint()
 
-    service._parts.event_log.committed = committed
+    service._host.event_log.committed = committed
     log.committed = committed
 
 

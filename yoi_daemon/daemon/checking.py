@@ -17,7 +17,7 @@ from yoi_daemon.model.settings import Settings
 from yoi_daemon.plugins.loading.discovery import Discovery, Found
 from yoi_daemon.plugins.loading.loader import Loader
 from yoi_daemon.plugins.loading.source import LoadFailed, compile_source
-from yoi_daemon.plugins.supervision.service import LOAD_TIMEOUT_S
+from yoi_daemon.plugins.supervision.installation import LOAD_TIMEOUT_S
 from yoi_daemon.trusted_files import GROUP_WRITABLE, trust_for
 
 T = TypeVar("T")

@@ -84,7 +84,7 @@ class Admission:
         `rate_limited`.
         """
         spec = self._spec(service, ingress)
-        loaded = service.loaded
+        loaded = service.installed.loaded
         source = spec.source
         if not isinstance(source, HookSource) or loaded is None:
             raise Refused(
@@ -136,14 +136,15 @@ class Admission:
         self._append(service, self._delivery(spec, payload, source="timer"), None)
 
     def _spec(self, service: Service, ingress: str) -> IngressDeclaration:
-        if service.loaded is None:
+        manifest = service.installed.manifest
+        if manifest is None:
             raise service.refusal() or Refused(
                 "service_unavailable",
                 "the plugin is still being loaded",
                 retry_after_s=1.0,
                 state=service.lifecycle.state,
             )
-        spec = service.loaded.manifest.ingresses.get(ingress)
+        spec = manifest.ingresses.get(ingress)
         if spec is None or isinstance(spec.source, TimerSource):
             raise Refused(
                 "ingress_not_found",
@@ -159,7 +160,8 @@ class Admission:
         *,
         is_checked: bool = False,
     ) -> None:
-        limit = min(service.settings.event_bytes, service.settings.queue_bytes)
+        settings = service.installed.settings
+        limit = min(settings.event_bytes, settings.queue_bytes)
         if len(payload) > limit:
             raise Refused(
                 "payload_too_large",
@@ -172,8 +174,8 @@ class Admission:
                 check_json(payload)
             except ValueError as error:
                 raise Refused("invalid_event", f"the payload is not JSON: {error}") from error
-        if service.loaded is not None:
-            refused = check_payload(service.loaded, spec.name, payload)
+        if (loaded := service.installed.loaded) is not None:
+            refused = check_payload(loaded, spec.name, payload)
             if refused is not None:
                 raise refused
 

@@ -16,8 +16,8 @@ from yoi_daemon.plugins.lane.ledger import Restored
 from yoi_daemon.plugins.loading.loader import Loader
 from yoi_daemon.plugins.reloading import PluginPlan, load_changed
 from yoi_daemon.plugins.summary import ask_status, record_of
+from yoi_daemon.plugins.supervision.commands import Command
 from yoi_daemon.plugins.supervision.service import Service
-from yoi_daemon.plugins.supervision.supervisor import Command
 
 ONE_BY_ONE_S = 60.0
 """What a careful boot may take in all: one that hangs must not keep the others down for its whole deadline."""
@@ -102,7 +102,7 @@ class PluginHost:
         """
         self.faults = plan.bad_files
         for plugin_id, failure in plan.failed.items():
-            self._services[plugin_id].fail_load(failure)
+            self._services[plugin_id].installation.fail(failure)
         self._retired = self._still_ending()
         commands: dict[str, Command] = {}
         for plugin_id in plan.removed:
@@ -116,7 +116,7 @@ class PluginHost:
                 continue
             service = self._make(change.plugin_id, change.settings)
             service.restore(plan.restored[change.plugin_id])
-            service.adopt(change.loaded)
+            service.installation.adopt(change.loaded)
             self.add(service)
             self._spawn(service)
         if plan.only is None:
@@ -143,7 +143,7 @@ class PluginHost:
     async def wait_loaded(self) -> None:
         """Waits until every module was imported, good or bad."""
         for service in self.services.values():
-            await service.is_loaded.wait()
+            await service.installation.is_loaded.wait()
 
     async def wait_settled(self) -> None:
         """Waits until each was loaded and started once, good or bad."""
@@ -160,7 +160,7 @@ class PluginHost:
     def place_of(self, frame: types.FrameType, line: int) -> tuple[str, str] | None:
         """Whose code a line of a frame is: the plugin's id and `plugins/NAME.py:LINE`. From any thread."""
         for service in self.watched():
-            loaded = service.loaded
+            loaded = service.installed.loaded
             if loaded is not None and (place := place_of(frame, line, loaded)) is not None:
                 return service.plugin_id, place
         return None
@@ -171,7 +171,6 @@ class PluginHost:
         Each has `budget_s` for it; what is accepted and not handled is reported. Cancelling the wait
         forces nothing; leaving `open_plugins` does.
         """
-        self._may_dispatch.set()
         try:
             async with trio.open_nursery() as nursery:
                 for service in self.watched():

@@ -21,7 +21,8 @@ from yoi_daemon.plugins.loading.discovery import Discovery
 from yoi_daemon.plugins.loading.loader import LoadedPlugin, Loader
 from yoi_daemon.plugins.loading.source import LoadFailed
 from yoi_daemon.plugins.sources.timer import run_timers
-from yoi_daemon.plugins.supervision.service import HostServices, Service
+from yoi_daemon.plugins.supervision.parts import HostServices
+from yoi_daemon.plugins.supervision.service import Service
 from yoi_daemon.store.interface import Store
 
 
@@ -54,8 +55,9 @@ async def open_plugins(
             )
         return loader.load(loader.read(found), plugin_settings.config)
 
-    async def timers(service: Service, loaded: LoadedPlugin) -> None:
-        await run_timers(loaded.manifest.ingresses.values(), partial(admission.tick, service))
+    async def timers(plugin_id: str, loaded: LoadedPlugin) -> None:
+        tick = partial(admission.tick, host.service(plugin_id))
+        await run_timers(loaded.manifest.ingresses.values(), tick)
 
     may_dispatch = trio.Event()
     parts = HostServices(
@@ -68,7 +70,7 @@ async def open_plugins(
         uniform=uniform,
         load=load,
         forget=loader.forget,
-        timers=timers,
+        run_timers=timers,
         boots=boots,
         may_dispatch=may_dispatch,
     )
@@ -77,7 +79,7 @@ async def open_plugins(
         async with trio.open_nursery() as nursery:
 
             def spawn(service: Service) -> None:
-                nursery.start_soon(service.supervise, name=f"supervise {service.plugin_id}")
+                nursery.start_soon(service.supervisor.run, name=f"supervise {service.plugin_id}")
 
             def make(plugin_id: str, plugin_settings: PluginSettings) -> Service:
                 return Service(plugin_id, plugin_settings, parts)
@@ -116,10 +118,10 @@ async def _hold_back(host: PluginHost, loader: Loader, boots: Boots, discovery: 
     for plugin_id, service in host.services.items():
         found = boots.quarantined.get(plugin_id)
         if found is not None:
-            table = service.settings.config
+            table = service.installed.settings.config
             with suppress(LoadFailed):  # it says so itself when it is loaded
                 source = await trio.to_thread.run_sync(loader.read, discovery.found[plugin_id])
                 if loader.edition(source, table) == found.edition:
-                    service.hold(in_quarantine(found, plugin_id))
-        if host.safe_mode is not None and service.held is None:
-            service.hold(in_safe_mode())
+                    service.installation.hold(in_quarantine(found, plugin_id))
+        if host.safe_mode is not None and service.installed.held is None:
+            service.installation.hold(in_safe_mode())
