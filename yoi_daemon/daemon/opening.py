@@ -1,7 +1,7 @@
 """The composition root: names the concrete classes. Start order is indentation, stop order its reverse."""
 
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -26,7 +26,7 @@ from yoi_daemon.runtime.embedded import open_embedded_runtime
 from yoi_daemon.runtime.profiles import make_profiles
 from yoi_daemon.store.interface import Store
 from yoi_daemon.store.opening import open_store
-from yoi_daemon.store.tables import IDEMPOTENCY_KEY
+from yoi_daemon.store.tables import IDEMPOTENCY_KEY, IdempotencyKeyRow
 from yoi_daemon.trusted_files import Trust, trust_for
 
 
@@ -44,11 +44,9 @@ async def open_daemon(
     safe: str | None = None,
     wall_clock: Callable[[], float] = time.time,
 ) -> AsyncGenerator[Daemon]:
-    """Opens everything but the listeners. Providers outlive their users: the store is opened first and ends last.
+    """Opens everything but the listeners. Providers outlive their users: the store is opened first.
 
-    A reload reads overrides from `environ`, and files as `trust` allows; `redaction` collects secrets, `boots` what
-    may end the process. `safe` is the reason to load no plugin.
-
+    A reload reads overrides from `environ` and files as `trust` allows. `safe` is the reason to load no plugin.
     Raises `ConfigurationError`, `NotAllowed`, `StorageFailed`.
     """
     ids = IdSource(wall_clock)
@@ -73,7 +71,6 @@ async def open_daemon(
             wall_clock=wall_clock,
         ) as plugins,
     ):
-        kept_keys = await store.rows(IDEMPOTENCY_KEY, owner="")
         daemon = Daemon(
             directories=directories,
             settings=settings,
@@ -81,7 +78,7 @@ async def open_daemon(
             certificates=certificates or {},
             ids=ids,
             store=store,
-            kept_keys=sorted(kept_keys, key=lambda row: row.number),
+            kept_keys=await _kept_keys(store),
             event_log=event_log,
             registry=registry,
             plugins=plugins,
@@ -94,6 +91,10 @@ async def open_daemon(
         )
         daemon.note_safe_mode()
         yield daemon
+
+
+async def _kept_keys(store: Store) -> Sequence[IdempotencyKeyRow]:
+    return sorted(await store.rows(IDEMPOTENCY_KEY, owner=""), key=lambda row: row.number)
 
 
 @asynccontextmanager
