@@ -7,6 +7,7 @@ import structlog
 import trio
 from structlog.typing import FilteringBoundLogger
 
+from yoi_daemon.cancellation import GuardedCall
 from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.events import (
@@ -21,7 +22,7 @@ from yoi_daemon.model.plugins import IngressReceipt
 from yoi_daemon.model.rates import RateLimit
 from yoi_daemon.model.settings import PluginSettings
 from yoi_daemon.plugins.boots import Boots, Hold
-from yoi_daemon.plugins.delivery import Attempt, Delivery, Fault, GuardedCall
+from yoi_daemon.plugins.delivery import Attempt, Delivery, Fault
 from yoi_daemon.plugins.execution.calls import Calls
 from yoi_daemon.plugins.execution.context import CallServices, WorkersFor
 from yoi_daemon.plugins.execution.inline import frame_in
