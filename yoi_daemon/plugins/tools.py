@@ -5,8 +5,7 @@ import msgspec
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.strict_json import check_json
 from yoi_daemon.plugins.delivery import Failure
-from yoi_daemon.plugins.execution.calls import Returned
-from yoi_daemon.plugins.execution.context import CallContext
+from yoi_daemon.plugins.execution.interface import Returned
 from yoi_daemon.plugins.supervision.service import Service
 
 MAX_RESULT_BYTES = 1_048_576
@@ -19,24 +18,21 @@ async def call_tool(service: Service, name: str, arguments: bytes) -> bytes:
     Raises `Refused`: `tool_not_found`, `service_unavailable`, `invalid_request`, `limit_reached`,
     `tool_timeout`, `tool_failed`.
     """
-    calls, loaded = service.side_calls, service.loaded
-    declared = None if loaded is None else loaded.manifest.tools.get(name)
-    if loaded is None:
+    calls, executor = service.side_calls, service.executor
+    if executor is None:
         raise service.refusal() or Refused(
             "service_unavailable",
             "the plugin is still being loaded",
             retry_after_s=1.0,
             state="ready",
         )
+    manifest = executor.manifest
+    declared = manifest.tools.get(name)
     if declared is None or calls is None:
         raise Refused("tool_not_found", f"plugin {service.plugin_id} has no tool {name}")
-    generation = service.generation
-    if (
-        loaded.manifest.has_service
-        and declared.needs_service
-        and (generation is None or service.lifecycle.state != "running")
-    ):
-        state = service.lifecycle.state
+    state = service.lifecycle.state
+    is_running = service.generation is not None and state == "running"
+    if manifest.has_service and declared.needs_service and not is_running:
         raise Refused(
             "service_unavailable",
             f"tool {name} needs its plugin's service, which is {state}; start it, or wait",
@@ -45,19 +41,13 @@ async def call_tool(service: Service, name: str, arguments: bytes) -> bytes:
     limit = service.settings.tool_concurrency
     if calls.count(name) >= limit:
         raise Refused("limit_reached", f"{limit} calls of {name} run already", retry_after_s=1.0)
-    spec = loaded.plugin.tools[name]
     try:
         check_json(arguments)
-        decoded = spec.decoder.decode(arguments)
-    except Exception as error:
+    except ValueError as error:
         raise Refused("invalid_request", f"the arguments do not fit: {error}") from error
-    services = service.services(loaded) if generation is None else generation.services
     outcome = await calls.run(
         name,
-        spec.function,
-        loaded,
-        lambda check: CallContext(services, check),
-        decoded,
+        lambda call: executor.tool(call, name, arguments),
         is_bound=declared.needs_service,
         timeout_s=service.settings.tool_timeout_s,
         grace_s=service.settings.dispatch_grace_s,
@@ -67,6 +57,8 @@ async def call_tool(service: Service, name: str, arguments: bytes) -> bytes:
     if isinstance(outcome, Returned):
         service.settlement.counters["tool_calls"] += 1
         return outcome.encoded
+    if outcome.code == "invalid_arguments":
+        raise Refused("invalid_request", outcome.message)
     service.settlement.counters["tool_failures"] += 1
     service.settlement.note_error(msgspec.structs.replace(outcome, code=f"tool_{outcome.code}"))
     if outcome.outcome == "interrupted":

@@ -19,7 +19,7 @@ import trio
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.settings import PluginSettings
 from yoi_daemon.plugins.delivery import Attempt, Delivery, Failure, LaneLimits
-from yoi_daemon.plugins.execution.inline import Executor
+from yoi_daemon.plugins.execution.interface import Executor
 from yoi_daemon.plugins.lane.ledger import LaneLedger
 
 BATCH_EVENTS = 64

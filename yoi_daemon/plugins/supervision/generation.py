@@ -10,9 +10,9 @@ import trio
 from yoi_daemon.cancellation import reraise_cancellation
 from yoi_daemon.model.settings import PluginSettings
 from yoi_daemon.plugins.boots import Boots
-from yoi_daemon.plugins.delivery import Attempt, Failure, Fault, PluginCall
-from yoi_daemon.plugins.execution.context import CallContext, CallServices, StartContext
-from yoi_daemon.plugins.execution.inline import InlineExecutor, call_function, failure_of
+from yoi_daemon.plugins.delivery import Failure, Fault, PluginCall
+from yoi_daemon.plugins.execution.failures import failure_of
+from yoi_daemon.plugins.execution.interface import Executor
 from yoi_daemon.plugins.lane.dispatcher import Lane
 from yoi_daemon.plugins.loading.loader import LoadedPlugin
 
@@ -83,7 +83,7 @@ class Generation:
         loaded: LoadedPlugin,
         settings: PluginSettings,
         lane: Lane,
-        services: CallServices,
+        executor: Executor,
         *,
         clock: Callable[[], float],
         boots: Boots,
@@ -93,7 +93,7 @@ class Generation:
         timers: Callable[[], Awaitable[None]],
     ) -> None:
         self.loaded = loaded
-        self.services = services
+        self.executor = executor
         self._settings = settings
         self._lane = lane
         self._clock = clock
@@ -145,7 +145,9 @@ class Generation:
         """Runs to the end; `end` says how it came. Raises only a cancellation from outside."""
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._live, nursery, name=f"service {self.services.plugin_id}")
+                nursery.start_soon(
+                    self._live, nursery, name=f"service {self.executor.manifest.name}"
+                )
         except BaseException as error:  # noqa: ASYNC103, BLE001 (a plugin ends itself, not the daemon)
             reraise_cancellation(error)
             if self.end is END_ASKED:
@@ -176,7 +178,7 @@ class Generation:
                     with self._dispatch:
                         if not self._may_dispatch.is_set():
                             await self._may_dispatch.wait()
-                        await self._lane.run(self._executor(), self._interruption)
+                        await self._lane.run(self.executor, self._interruption)
                 finally:
                     # Also when a resource's own task failed: what closes now has a deadline too.
                     self._dispatched.set()
@@ -218,36 +220,24 @@ class Generation:
         return INTERRUPTED if self._stop_asked.is_set() else CRASHED
 
     async def _start(self, stack: AsyncExitStack) -> None:
-        function = self.loaded.plugin.on_start
-        if function is None:
-            return
-        context = StartContext(self.services, stack, self.life.check)
-        plugin_id = self.services.plugin_id
+        manifest = self.executor.manifest
         try:
-            await self._boots.enter_start(plugin_id, self.loaded.edition)
-            await call_function(function, context)
-        except BaseException as error:  # noqa: ASYNC103, BLE001 (a plugin ends itself, not the daemon)
-            reraise_cancellation(error)
-            failure = failure_of(error, self.loaded)
+            if manifest.has_start:
+                await self._boots.enter_start(manifest.name, self.loaded.edition)
+            failure = await self.executor.start(self.life, stack)
+        finally:
+            if manifest.has_start:
+                self._boots.leave(manifest.name)
+        if failure is None and self.life.scope.cancel_called:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            raise _StartFailed  # given up, and came back after all
+        if failure is not None:
             self.end = GenerationEnd(
                 failed=True,
-                code="start_failed",
+                code=failure.code,
                 message=failure.message,
                 where=failure.where,
                 traceback=failure.traceback,
-            )
-            raise _StartFailed from None  # noqa: ASYNC104 (a cancellation was raised above)
-        finally:
-            self._boots.leave(plugin_id)
-        context.end()
-        if self.life.scope.cancel_called:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            raise _StartFailed  # given up, and came back after all
-        if context.left_behind():
-            self.end = GenerationEnd(
-                failed=True,
-                code="start_left_task",
-                message="start returned and left a nursery open; enter it with ctx.enter",
             )
             raise _StartFailed
 
@@ -272,29 +262,11 @@ class Generation:
         self._dispatch.cancel()
 
     async def _call_stop_hook(self) -> None:
-        function = self.loaded.plugin.on_stop
-        if function is None:
-            return
-        context = CallContext(self.services, self.life.check)
         with trio.CancelScope(deadline=self._clock() + self._times.hook_s) as scope:
-            try:
-                await call_function(function, context)
-            except BaseException as error:  # noqa: ASYNC103, BLE001 (a plugin ends itself, not the daemon)
-                reraise_cancellation(error)
-                failure = failure_of(error, self.loaded)
-                self.hook_failure = msgspec.structs.replace(failure, code="stop_failed")
+            self.hook_failure = await self.executor.stop(self.life)
         if scope.cancelled_caught:
             self.hook_failure = Failure(
                 outcome="handler_failed",
                 code="stop_timeout",
                 message=f"the stop hook did not return within {self._times.hook_s:g} s",
             )
-
-    def _executor(self) -> InlineExecutor:
-        services = self.services
-
-        def context_for(attempt: Attempt) -> CallContext:
-            delivery = attempt.delivery
-            return CallContext(services, attempt.check, delivery.correlation_id, delivery.event_id)
-
-        return InlineExecutor(self.loaded, context_for)

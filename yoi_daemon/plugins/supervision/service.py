@@ -25,7 +25,9 @@ from yoi_daemon.plugins.boots import Boots, Hold
 from yoi_daemon.plugins.delivery import Attempt, Delivery, Fault
 from yoi_daemon.plugins.execution.calls import Calls
 from yoi_daemon.plugins.execution.context import CallServices, WorkersFor
-from yoi_daemon.plugins.execution.inline import frame_in
+from yoi_daemon.plugins.execution.failures import frame_in
+from yoi_daemon.plugins.execution.inline import InlineExecutor
+from yoi_daemon.plugins.execution.interface import Executor
 from yoi_daemon.plugins.execution.state import PluginState
 from yoi_daemon.plugins.lane.deadletters import DeadLetters
 from yoi_daemon.plugins.lane.dispatcher import Lane, lane_limits
@@ -130,6 +132,11 @@ class Service:
         return self._supervisor.loaded
 
     @property
+    def executor(self) -> Executor | None:
+        """What runs the plugin's functions, once it is loaded."""
+        return self._supervisor.executor
+
+    @property
     def generation(self) -> Generation | None:
         """The run that is under way."""
         return self._supervisor.generation
@@ -173,17 +180,17 @@ class Service:
             return Refused("plugin_not_found", "this plugin was removed")
         return self.lifecycle.refusal()
 
-    def services(self, loaded: LoadedPlugin) -> CallServices:
-        """What the contexts of this plugin's calls share."""
-        return CallServices(
+    def _make_executor(self, loaded: LoadedPlugin, settings: PluginSettings) -> Executor:
+        services = CallServices(
             plugin_id=self.plugin_id,
             config=loaded.config,
-            grants=self.settings.grants,
+            grants=settings.grants,
             event_log=self._parts.event_log,
             state=self._state,
             logger=self._logger,
             workers_for=self._parts.workers_for,
         )
+        return InlineExecutor(loaded, services)
 
     # -- commands; each is carried out whatever becomes of the caller
 
@@ -316,6 +323,7 @@ class Service:
         supervisor = self._supervisor
         before = supervisor.loaded
         supervisor.loaded, supervisor.settings = loaded, settings
+        supervisor.executor = self._make_executor(loaded, settings)
         supervisor.policy.settings = settings
         supervisor.held = None
         if before is not None and before.module != loaded.module:
@@ -336,13 +344,14 @@ class Service:
             self.lane.resize(lane_limits(settings))
 
     def _make_generation(self) -> Generation:
-        loaded = self.loaded
+        loaded, executor = self.loaded, self.executor
         assert loaded is not None
+        assert executor is not None
         return Generation(
             loaded,
             self.settings,
             self.lane,
-            self.services(loaded),
+            executor,
             clock=self._parts.clock,
             boots=self._parts.boots,
             may_dispatch=self._parts.may_dispatch,
@@ -404,6 +413,8 @@ class Service:
             if self.side_calls is not None:
                 self.side_calls.note_wedged(call)
             return
+        if generation.executor.kill():
+            return  # what ran in it has ended, and its calls return
         if isinstance(call, Attempt):
             self.settlement.judge_wedged(call, self._parts.clock() - call.started_s)
         task = generation.task

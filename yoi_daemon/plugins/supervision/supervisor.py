@@ -14,6 +14,7 @@ from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.settings import PluginSettings
 from yoi_daemon.plugins.boots import Hold
 from yoi_daemon.plugins.execution.calls import Calls
+from yoi_daemon.plugins.execution.interface import Executor
 from yoi_daemon.plugins.lane.dispatcher import Lane
 from yoi_daemon.plugins.lane.settlement import Settlement
 from yoi_daemon.plugins.loading.loader import LoadedPlugin
@@ -61,6 +62,7 @@ class Supervisor:
     ) -> None:
         self.settings = settings
         self.loaded: LoadedPlugin | None = None
+        self.executor: Executor | None = None
         self.held: Hold | None = None
         """Why it is not loaded, until it is taken or a command says otherwise."""
         self.policy = RestartPolicy(settings, uniform)
