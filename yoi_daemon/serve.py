@@ -32,8 +32,9 @@ from yoi_daemon.daemon.token_file import TokenFile
 from yoi_daemon.front.access import names_of
 from yoi_daemon.front.binding import Bound, listen_on, refuse_unused
 from yoi_daemon.front.descriptors import API_PART, connections, raise_limit
+from yoi_daemon.front.failed_attempts import FailedAttempts
 from yoi_daemon.front.http import HttpLimits, serve_http
-from yoi_daemon.front.tokens import FailedAttempts, Tokens
+from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.addresses import TcpAddress, url
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import ConfigFault, ConfigurationError
@@ -309,7 +310,8 @@ async def _announce(daemon: Daemon, bound: Bound, announce: Callable[[str], None
         "epoch": daemon.event_log.cursors.epoch,
         "version": daemon.version,
     }
-    daemon.tell_where(content)
+    pems = [certificate.pem for certificate in certificates.values()]
+    daemon.daemon_file.write(content, pems)
     await daemon.note_ready()
     announce(f"ready api={api} observe={observe or 'off'}")
 

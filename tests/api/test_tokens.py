@@ -10,7 +10,9 @@ from tests.api.conftest import NAMES, TOKEN
 from yoi_daemon.api.app import Application
 from yoi_daemon.api.routing import Answer, Route
 from yoi_daemon.daemon.opening import open_daemon
-from yoi_daemon.front.tokens import ADMIN, FailedAttempts, Tokens
+from yoi_daemon.front.failed_attempts import FailedAttempts
+from yoi_daemon.front.principal import ADMIN
+from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.cursor import decode_cursor
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.settings import ApiSettings, Settings, StoreSettings

@@ -36,6 +36,11 @@ def place(mark: str, module: ModuleType = executor_plugin) -> str:
     return f"plugins/{file.name}:{line}"
 
 
+def a_call() -> PluginCall:
+    """A call that is no attempt, from now on."""
+    return PluginCall(trio.current_time(), timeout_s=30, grace_s=5)
+
+
 class Bench:
     """One executor, and what its plugin emitted."""
 
@@ -50,15 +55,23 @@ class Bench:
     @asynccontextmanager
     async def started(self) -> AsyncGenerator[None]:
         """A run of the service: `start`, then `stop` and the closing of what was entered."""
-        async with AsyncExitStack() as resources:
-            assert await self.make(lambda call: self.executor.start(call, resources)) is None
+        async with self.life() as (life, resources):
+            assert await self.executor.start(life, resources) is None
             yield
             assert await self.make(self.executor.stop) is None
 
     async def start(self):
         """`start` alone, whatever comes of it; what it entered is closed."""
-        async with AsyncExitStack() as resources:
-            return await self.make(lambda call: self.executor.start(call, resources))
+        async with self.life() as (life, resources):
+            return await self.executor.start(life, resources)
+
+    @asynccontextmanager
+    async def life(self) -> AsyncGenerator[tuple[PluginCall, AsyncExitStack]]:
+        """The call and the resources of a run: one scope around all of it, for what `start` enters outlives `start`."""
+        self.call = life = a_call()
+        with life.scope, life.give_up:
+            async with AsyncExitStack() as resources:
+                yield life, resources
 
     async def tool(self, name: str, arguments):
         encoded = msgspec.json.encode(arguments)
@@ -66,7 +79,7 @@ class Bench:
 
     async def make(self, function):
         """One call of `function` within its scopes, as the daemon makes it."""
-        self.call = call = PluginCall(trio.current_time(), timeout_s=30, grace_s=5)
+        self.call = call = a_call()
         with call.scope, call.give_up:
             try:
                 return await function(call)

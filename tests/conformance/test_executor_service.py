@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from tests.conformance import executor_plain
-from tests.conformance.executors import EXECUTORS, Bench, make_bench, place
+from tests.conformance.executors import EXECUTORS, Bench, a_call, make_bench, place
 from yoi_daemon.plugins.execution.interface import Returned
 
 KILLS = {"inline": False}
@@ -83,9 +83,10 @@ async def test_a_start_that_leaves_a_nursery_open_has_failed(make):
     bench, failures = make(start="leaves_a_nursery"), []
 
     async def run() -> None:
-        failures.append(await bench.start())
+        async with AsyncExitStack() as resources:
+            failures.append(await bench.executor.start(a_call(), resources))
 
-    with pytest.raises(RuntimeError):  # Trio ends a task whose nursery nobody closed
+    with pytest.RaisesGroup(RuntimeError):  # Trio ends a task whose nursery nobody closed
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run)
     (failure,) = failures
@@ -94,8 +95,8 @@ async def test_a_start_that_leaves_a_nursery_open_has_failed(make):
 
 async def test_a_stop_that_raises_has_failed(make):
     bench = make(stop="fails")
-    async with AsyncExitStack() as resources:
-        assert await bench.make(lambda call: bench.executor.start(call, resources)) is None
+    async with bench.life() as (life, resources):
+        assert await bench.executor.start(life, resources) is None
         failure = await bench.make(bench.executor.stop)
     assert (failure.code, failure.message) == ("stop_failed", "ConnectionError: nobody answers")
     assert failure.where == place("fails")

@@ -18,7 +18,9 @@ from yoi_daemon.api.routing import Answer, Call, Route
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.opening import open_daemon
 from yoi_daemon.front.access import names_of
-from yoi_daemon.front.tokens import ADMIN, FailedAttempts, Tokens
+from yoi_daemon.front.failed_attempts import FailedAttempts
+from yoi_daemon.front.principal import ADMIN
+from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.addresses import TcpAddress
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import Refused

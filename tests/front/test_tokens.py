@@ -7,17 +7,9 @@ from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
 from tests.clocks import ManualClock
-from yoi_daemon.front.tokens import (
-    ADMIN,
-    MAX_TOKENS,
-    TOKEN_FORM,
-    USE_KEPT_S,
-    FailedAttempts,
-    NotKept,
-    Principal,
-    Tokens,
-    make_secret,
-)
+from yoi_daemon.front.failed_attempts import FailedAttempts
+from yoi_daemon.front.principal import ADMIN, TOKEN_FORM, Principal, make_secret
+from yoi_daemon.front.tokens import MAX_TOKENS, USE_KEPT_S, NotKept, Tokens
 from yoi_daemon.model.errors import Refused, StorageFailed
 from yoi_daemon.model.tokens import PERMISSIONS
 

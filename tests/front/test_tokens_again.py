@@ -8,7 +8,8 @@ from trio.testing import wait_all_tasks_blocked
 from tests.front.test_tokens import Kept, refused_code, whose
 from tests.front.test_tokens import kept as kept
 from tests.front.test_tokens import tokens as tokens
-from yoi_daemon.front.tokens import ADMIN, Tokens
+from yoi_daemon.front.principal import ADMIN
+from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.errors import StorageFailed
 
 

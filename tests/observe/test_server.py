@@ -14,7 +14,8 @@ from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.opening import open_daemon
 from yoi_daemon.front.access import names_of
 from yoi_daemon.front.connection import UpgradeRequest
-from yoi_daemon.front.tokens import ADMIN, Tokens
+from yoi_daemon.front.principal import ADMIN
+from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.addresses import TcpAddress
 from yoi_daemon.model.cursor import CursorCodec, decode_cursor
 from yoi_daemon.model.directories import Directories

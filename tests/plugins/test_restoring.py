@@ -372,7 +372,7 @@ async def test_dead_letters_come_back_byte_exact(mock_clock: MockClock, home: Ho
         assert service.settlement.counters["restored"] == 0
         again = [detail_of(service.dead_letters.get(one.event_id)) for one in summaries]
         assert again == told
-        service.dead_letters.remove(summaries[0].event_id)
+        service.settlement.discard(summaries[0].event_id)
     async with home.open() as rig:
         service = await rig.add_restored(plugin, attempts=1)
         assert service.dead_letters.page(None, 10)[0] == summaries[1:]
@@ -383,8 +383,8 @@ async def test_a_webhook_comes_back_with_its_headers_and_bytes(
 ) -> None:
     async with home.open() as rig:
         service = rig.add(Gate().plugin)
-        assert service.loaded is not None
-        spec = service.loaded.manifest.ingresses["take"]
+        assert service.installed.manifest is not None
+        spec = service.installed.manifest.ingresses["take"]
         body = b'{"a":1}'
         _, seq = await rig.admission._take(
             service,

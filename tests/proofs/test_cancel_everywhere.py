@@ -73,7 +73,7 @@ VICTIMS = {
         Victim("stopper", "stopper", drains=True),
         # Through a resource of its own, as a crash would: it is started again and loses nothing.
         Victim("service", "service p", drains=True),
-        Victim("supervisor", "supervise", drains=False),
+        Victim("supervisor", "supervise p", drains=False),
         Victim("whole", None, drains=False),
     )
 }

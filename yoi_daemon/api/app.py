@@ -45,7 +45,7 @@ from yoi_daemon.api.routing import (
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.front.access import Names, joined, refuse_token_in_query
 from yoi_daemon.front.head import loggable
-from yoi_daemon.front.tokens import Principal
+from yoi_daemon.front.principal import Principal
 from yoi_daemon.model.errors import Refused, YoiError
 from yoi_daemon.model.problem import CONTENT_TYPE, internal_problem, problem
 from yoi_daemon.model.rates import RateLimits
@@ -78,7 +78,7 @@ class Application:
     def __init__(self, daemon: Daemon, names: Names, routes: Sequence[Route] = ROUTES) -> None:
         self._daemon = daemon
         self._names = names
-        keys = DeliveryKeys("", Answer, daemon.event_log.record, age_s=daemon.store.age_s)
+        keys = DeliveryKeys("", Answer, daemon.event_log, age_s=daemon.store.age_s)
         keys.restore(daemon.kept_keys)
         self._replies = Replies(keys, daemon.event_log, daemon.draining)
         self._commands = RateLimits()

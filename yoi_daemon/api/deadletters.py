@@ -3,7 +3,6 @@
 from yoi_daemon.api.routing import Answer, Call, Route
 from yoi_daemon.api.shapes import Limit, Listing
 from yoi_daemon.model.errors import Code
-from yoi_daemon.model.events import Draft, IngressDiscarded
 from yoi_daemon.model.plugins import (
     DeadLetterDetail,
     DeadLetterSummary,
@@ -38,18 +37,8 @@ async def redeliver(call: Call) -> Answer:
 
 async def discard(call: Call) -> Answer:
     """Lets go of a dead letter for good."""
-    service, log = _service(call), call.daemon.event_log
-    delivery = service.dead_letters.remove(call.params["event_id"]).delivery
-    service.settlement.counters["discarded"] += 1
-    data = IngressDiscarded(event_id=delivery.event_id, ingress=delivery.ingress)
-    seq = log.append(
-        Draft(
-            kind="plugin.ingress.discarded",
-            plugin_id=service.plugin_id,
-            correlation_id=delivery.correlation_id,
-            data=data,
-        )
-    )
+    log = call.daemon.event_log
+    delivery, seq = _service(call).settlement.discard(call.params["event_id"])
     await log.committed(seq)
     return Answer({"event_id": delivery.event_id, "cursor": log.cursors.encode(seq)})
 

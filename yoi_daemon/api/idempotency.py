@@ -46,7 +46,8 @@ class Replies:
             assert isinstance(answer, Answer), "streamed answers are not keyed"
             kept = answer.value if answer.kept is msgspec.UNSET else answer.kept
             first = Answer(msgspec.Raw(msgspec.json.encode(kept)), answer.status)
-            await self._event_log.recorded(self._keys.record(at, key, body, first))
+            ticket = self._keys.record(self._event_log, at, key, body, first)
+            await self._event_log.recorded(ticket)
             return answer
         finally:
             if first is None:

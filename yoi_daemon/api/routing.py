@@ -14,7 +14,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTim
 from werkzeug.local import LocalProxy
 
 from yoi_daemon.daemon.daemon import Daemon
-from yoi_daemon.front.tokens import Principal
+from yoi_daemon.front.principal import Principal
 from yoi_daemon.model.errors import Code, Refused
 from yoi_daemon.model.problem import CONTENT_TYPE
 from yoi_daemon.model.strict_json import check_json

@@ -14,9 +14,10 @@ async def list_tools(call: Call) -> Answer:
     """Every tool this token may call, with the JSON Schemas of its arguments and its result."""
     items: list[dict[str, Any]] = []
     for plugin_id, service in call.daemon.plugins.services.items():
-        if service.loaded is None or not call.principal.may("tools:call", plugin_id):
+        loaded = service.installed.loaded
+        if loaded is None or not call.principal.may("tools:call", plugin_id):
             continue
-        tools = service.loaded.manifest.tools
+        tools = loaded.manifest.tools
         items.extend(
             {
                 "plugin_id": plugin_id,
@@ -55,6 +56,7 @@ ROUTES = (
             "service_unavailable",
             "service_failed",
             "safe_mode",
+            "draining",
             "tool_failed",
             "tool_timeout",
         ),

@@ -3,15 +3,19 @@
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterable
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
 import click
+import trio
 
 import yoi_daemon
+from yoi_daemon.children.child import inherited
+from yoi_daemon.children.failures import ChildError
+from yoi_daemon.children.running import run
 from yoi_daemon.cli.options import Common, common_options
 from yoi_daemon.cli.output import write_json
 from yoi_daemon.model.errors import NotAllowed
@@ -118,14 +122,16 @@ def _daemon_reload() -> None:
     # Without a running systemd, as in an image that is being built, it reads them when it starts.
     if program is None or not Path("/run/systemd/system").is_dir():
         return
+    command = partial(
+        run,
+        [program, "daemon-reload"],
+        environment=inherited(os.environ),
+        timeout_s=COMMAND_TIMEOUT_S,
+    )
     try:
-        subprocess.run(
-            [program, "daemon-reload"],
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_TIMEOUT_S,
-        )
-    except (subprocess.SubprocessError, OSError) as error:
-        told = getattr(error, "stderr", None) or str(error)
-        raise NotAllowed(f"systemd did not read the units: {str(told).strip()}") from error
+        completed = trio.run(command)
+    except ChildError as error:
+        raise NotAllowed(f"systemd did not read the units: {error}") from error
+    if not completed.exit.is_success:
+        reason = completed.stderr.strip() or completed.exit
+        raise NotAllowed(f"systemd did not read the units: {reason}")

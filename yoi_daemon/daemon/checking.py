@@ -15,7 +15,7 @@ from yoi_daemon.model.redaction import Redaction
 from yoi_daemon.plugins.loading.discovery import Found
 from yoi_daemon.plugins.loading.loader import Loader
 from yoi_daemon.plugins.loading.source import LoadFailed, compile_source
-from yoi_daemon.plugins.supervision.service import LOAD_TIMEOUT_S
+from yoi_daemon.plugins.supervision.installation import LOAD_TIMEOUT_S
 from yoi_daemon.trusted_files import GROUP_WRITABLE, trust_for
 
 LAST_RESORT_S = 5.0

@@ -9,7 +9,13 @@ import trio
 from yoi_daemon.eventlog.entry import Entry
 from yoi_daemon.eventlog.filter import Filter, retention_of
 from yoi_daemon.eventlog.framing import Framer
-from yoi_daemon.eventlog.interface import LogStatistics, Window
+from yoi_daemon.eventlog.interface import (
+    Commit,
+    CommitClosedError,
+    CommitCutError,
+    LogStatistics,
+    Window,
+)
 from yoi_daemon.eventlog.ring import Ring
 from yoi_daemon.model.cursor import CursorCodec
 from yoi_daemon.model.errors import Refused, StorageFailed
@@ -36,7 +42,7 @@ class GroupCommitLog:
         self.cursors = CursorCodec(store.epoch)
         self.durable = store.durable
         self._store = store
-        self._earlier_epochs = frozenset(earlier_epochs) - {store.epoch}
+        self.earlier_epochs = frozenset(earlier_epochs) - {store.epoch}
         self._ring = ring
         self._framer = Framer(self.cursors, wall_clock)
         self._clock = store.age_s
@@ -45,6 +51,7 @@ class GroupCommitLog:
         self._changes: list[Change] = []
         # How many calls of `record` there were, and how many of them are committed.
         self._recorded = self._kept = 0
+        self._group = Group(self)
         self._pending: list[Entry] = []
         self._on_commit: list[Callable[[], None]] = []
         self._pending_bytes = 0
@@ -101,6 +108,9 @@ class GroupCommitLog:
             self._writer.unpark()
         return self._recorded
 
+    def together(self) -> "Group":
+        return self._group  # blocks are synchronous, so one is enough
+
     async def recorded(self, ticket: int) -> None:
         while self._kept < ticket:
             await self._next_turn()
@@ -151,9 +161,6 @@ class GroupCommitLog:
     def soon(self, wanted: Filter) -> int:
         return self._ring.soon(wanted)
 
-    def is_earlier(self, epoch: str) -> bool:
-        return epoch in self._earlier_epochs
-
     def forget_worker(self, runtime_id: str, worker_id: str) -> None:
         worker = (runtime_id, worker_id)
         self._worker_seqs.pop(worker, None)
@@ -200,6 +207,10 @@ class GroupCommitLog:
 
     async def _commit(self) -> None:
         """Commits all there is, then shows it in order of number, in one stretch without a checkpoint."""
+        if self._group.depth:
+            raise CommitCutError(
+                "a task yielded inside `together`, and half of it would be committed"
+            )
         batch, self._pending = self._pending, []
         announced, self._on_commit = self._on_commit, []
         numbered, self._numbered = self._numbered, {}
@@ -234,6 +245,35 @@ class GroupCommitLog:
 
     def _raise_failed(self) -> NoReturn:
         raise StorageFailed("the event log is closed") from self._failure
+
+
+class Group:
+    """The `Commit` of whichever block is open, and the block itself."""
+
+    __slots__ = ("_log", "depth")
+
+    def __init__(self, log: "GroupCommitLog") -> None:
+        self._log = log
+        self.depth = 0
+        """How many blocks are open, one inside the other."""
+
+    def __enter__(self) -> Commit:
+        self.depth += 1
+        return self
+
+    # Three names, not `*_`: there is a block for every event.
+    def __exit__(self, _type: object, _error: object, _traceback: object) -> None:
+        self.depth -= 1
+
+    def append(self, draft: Draft, on_commit: Callable[[], None] | None = None) -> int:
+        if not self.depth:
+            raise CommitClosedError(f"{draft.kind} is appended outside the block of its commit")
+        return self._log.append(draft, on_commit)
+
+    def record(self, changes: Changes) -> int:
+        if not self.depth:
+            raise CommitClosedError("rows are recorded outside the block of their commit")
+        return self._log.record(changes)
 
 
 NOTHING = Batch({}, (), {})

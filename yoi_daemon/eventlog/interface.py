@@ -4,7 +4,8 @@ An event is encoded once, in the same synchronous step that numbers it. It is sh
 commit, in order of number: nothing a subscriber, a cursor or a receipt tells was not committed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import msgspec
@@ -60,12 +61,37 @@ class PositionExpiredError(Exception):
         self.floor = floor
 
 
+class Commit(Protocol):
+    """Appends and rows that are one commit: all of them last, or none. See `EventLog.together`."""
+
+    def append(self, draft: Draft, on_commit: Callable[[], None] | None = None) -> int:
+        """See `EventLog.append`. Raises `CommitClosedError` outside its block."""
+        ...
+
+    def record(self, changes: Changes) -> int:
+        """See `EventLog.record`. Raises `CommitClosedError` outside its block."""
+        ...
+
+
+class CommitClosedError(RuntimeError):
+    """A commit was used outside its block."""
+
+
+class CommitCutError(RuntimeError):
+    """A task yielded between the appends and rows of one commit."""
+
+
 class EventLog(Protocol):
     """The log of one daemon."""
 
     @property
     def cursors(self) -> CursorCodec:
         """Writes this log's cursors; its `epoch` names the log."""
+        ...
+
+    @property
+    def earlier_epochs(self) -> Collection[str]:
+        """The epochs of the logs that this daemon kept before."""
         ...
 
     @property
@@ -94,10 +120,18 @@ class EventLog(Protocol):
         ...
 
     def record(self, changes: Changes) -> int:
-        """Has changes of the store committed; gives what `recorded` waits for.
+        """Has changes of the store committed and returns the ticket that `recorded` waits for.
 
-        Synchronous. They are in one commit with what is appended before and after them in the same
-        stretch without a checkpoint. Raises `StorageFailed`.
+        Synchronous. Raises `StorageFailed`.
+        """
+        ...
+
+    def together(self) -> AbstractContextManager[Commit]:
+        """Opens a commit: what its block appends and records lasts as a whole or not at all.
+
+        Entering and leaving are synchronous, and the block must be: if a task yields in it and the
+        writer runs meanwhile, the log fails with `CommitCutError`. A block inside another joins it.
+        What was appended before the block raised is committed.
         """
         ...
 
@@ -151,10 +185,6 @@ class EventLog(Protocol):
 
     def soon(self, wanted: Filter) -> int:
         """What `floor_of` may rise to before long: a subscriber told of less is to be told of more."""
-        ...
-
-    def is_earlier(self, epoch: str) -> bool:
-        """Whether `epoch` was this daemon's, in an earlier run."""
         ...
 
     async def wait_beyond(self, position: int) -> None:

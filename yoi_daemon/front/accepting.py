@@ -9,6 +9,7 @@ import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from typing import Any, cast
 
 import structlog
 import trio
@@ -17,6 +18,7 @@ from yoi_daemon.cancellation import leaves_of
 from yoi_daemon.front.head import problem_response
 from yoi_daemon.front.tls import Certificate, TlsStream, spoke_plain_http
 from yoi_daemon.model.errors import Refused
+from yoi_daemon.model.frames import Write
 
 AcceptedStream = trio.SocketStream | TlsStream
 ServeConnection = Callable[[AcceptedStream], Awaitable[None]]
@@ -268,3 +270,18 @@ async def close_gently(stream: AcceptedStream, linger_s: float) -> None:
         pass
     finally:
         stream.socket.close()
+
+
+def plain_descriptor(stream: AcceptedStream) -> int | None:
+    """Returns the descriptor that takes bytes as they are; None under TLS."""
+    return None if isinstance(stream, TlsStream) else stream.socket.fileno()
+
+
+def plain_send(stream: AcceptedStream) -> Write | None:
+    """Returns the socket's own non-blocking `send`; None under TLS. Uses Trio's private name `_sock`."""
+    if isinstance(stream, TlsStream):
+        return None
+    # The standard library's socket behind Trio's: it fails once that is closed, where the number of
+    # its descriptor may be another connection's by then, and it is the cheapest way to the kernel.
+    behind: socket.socket = cast("Any", stream.socket)._sock
+    return behind.send

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import parse_qsl, unquote
 
-from yoi_daemon.front.tokens import TOKEN_FORM
+from yoi_daemon.front.principal import TOKEN_FORM
 from yoi_daemon.model.addresses import Address, TcpAddress
 from yoi_daemon.model.errors import Refused
 

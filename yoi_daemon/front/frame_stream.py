@@ -129,12 +129,12 @@ class FrameStream(trio.abc.Stream):
         try:
             with trio.move_on_after(self._close_s):
                 await self._outbox.wait_ended()
-                if not self._outbox.lost or self._outbox.parted:
+                if self._outbox.phase in ("finished", "parted"):
                     # Only one task may read, and from here it is `close_gently`.
                     trio.lowlevel.notify_closing(self._stream.socket)
                     await close_gently(self._stream, self._linger_s)
         finally:
-            if self._outbox.stalled and not self._outbox.parted:
+            if self._outbox.phase in ("parting", "stalled"):
                 abort(self._stream)
             self._stream.socket.close()
             self._closed.set()

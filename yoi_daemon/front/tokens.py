@@ -1,8 +1,6 @@
 """Whose token it is, and for how long: made, checked, revoked, and what is open by it closed with it."""
 
 import hashlib
-import re
-import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -13,57 +11,26 @@ import msgspec
 import structlog
 import trio
 
+from yoi_daemon.front.failed_attempts import FailedAttempts
+from yoi_daemon.front.principal import ADMIN, Principal, make_secret
 from yoi_daemon.model.errors import Refused, StorageFailed, YoiError
 from yoi_daemon.model.ids import IdSource
-from yoi_daemon.model.rates import RateLimit, RateLimits
 from yoi_daemon.model.tokens import (
     ADMIN_ID,
-    PERMISSIONS,
     SCOPE_RULE,
-    Permission,
     TokenInfo,
     TokenRecord,
-    allows,
     info_of,
     is_scope,
     may_grant,
 )
 
-TOKEN_PREFIX = "yoi_"
-"""So that a person, and a scanner of leaked secrets, can tell what it is."""
-TOKEN_BYTES = 32
-TOKEN_FORM = re.compile(TOKEN_PREFIX + "[A-Za-z0-9_-]{43}")
 MAX_TOKENS = 1000
 TICK_S = 0.5
 """How late an expiry is noticed by what is open."""
 USE_S = 60.0
 """To which a token's last use is true; it is written down with other changes, or after `USE_KEPT_S`."""
 USE_KEPT_S = 300.0
-
-
-def make_secret() -> str:
-    """A new token: the prefix and 256 random bits."""
-    return TOKEN_PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
-
-
-class Principal(msgspec.Struct, frozen=True):
-    """Whose token a request showed, what it may do, and until when (Unix seconds)."""
-
-    token_id: str
-    scopes: frozenset[str]
-    expires_s: float | None = None
-
-    def may(self, permission: Permission, plugin_id: str | None = None) -> bool:
-        """See `model.tokens.allows`."""
-        return allows(self.scopes, permission, plugin_id)
-
-    def require(self, permission: Permission, plugin_id: str | None = None) -> None:
-        """Raises `Refused` (`forbidden`) without the permission."""
-        if not self.may(permission, plugin_id):
-            raise Refused("forbidden", f"this token lacks the scope {permission}", scope=permission)
-
-
-ADMIN = Principal(ADMIN_ID, PERMISSIONS)
 
 
 class TokenKeeper(Protocol):
@@ -90,40 +57,6 @@ class NotKept:
 
     def save(self, records: Sequence[TokenRecord]) -> None:
         return
-
-
-class FailedAttempts:
-    """Bounds how often a stranger is told that a token is wrong; a right one never meets this.
-
-    `per_s` is for one address, `total_per_s` for all of them. `clock` gives monotonic seconds.
-    """
-
-    def __init__(
-        self,
-        *,
-        per_s: float = 5,
-        total_per_s: float = 100,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._per_s = per_s
-        self._total_per_s = total_per_s
-        self._clock = clock
-        self._total = RateLimit(clock())
-        self._by_address = RateLimits()
-
-    def refusal(self, address: str, refused: Refused) -> Refused:
-        """What to tell this address for one more failure: `refused`, or `rate_limited`."""
-        now = self._clock()
-        of_address = self._by_address.of(address, now)
-        what = "failed authentications"
-        try:
-            of_address.check(now, self._per_s, f"{what} from this address")
-            self._total.check(now, self._total_per_s, what)
-        except Refused as limited:
-            return limited
-        of_address.count()
-        self._total.count()
-        return refused
 
 
 class _Token:

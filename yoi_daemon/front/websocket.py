@@ -1,18 +1,16 @@
 """The observation listener: trio-websocket on a stream of our own.
 
 Our reader takes the client's head and the gate decides on it; only then trio-websocket comes in, and
-sees a request that we composed (`FrameStream`). It is used by its public names but for one, `_wsproto`;
-of Trio's socket too one private name is used, `_sock`.
+sees a request that we composed (`FrameStream`). It is used by its public names but for one, `_wsproto`.
 """
 
 import os
-import re
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import h11
 import trio
@@ -26,14 +24,16 @@ from yoi_daemon.front.accepting import (
     close_gently,
     log_faults,
     peer_name,
+    plain_descriptor,
+    plain_send,
     random_request_id,
     serve_connections,
 )
 from yoi_daemon.front.connection import (
+    ORDERLY_CLOSE_CODES,
     ConnectionGone,
     Gate,
     SessionHandler,
-    UpgradeRequest,
     close_frame,
 )
 from yoi_daemon.front.frame_stream import FrameStream
@@ -44,12 +44,12 @@ from yoi_daemon.front.head import (
     problem_response,
 )
 from yoi_daemon.front.outbox import Outbox
-from yoi_daemon.front.tls import Certificate, TlsStream
+from yoi_daemon.front.tls import Certificate
+from yoi_daemon.front.upgrade import NoUpgrade, read_request, upgrade_key, upgrade_request
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.model.frames import text_frame
+from yoi_daemon.model.frames import Write, text_frame
 from yoi_daemon.model.problem import internal_problem
 
-_KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 _RECEIVE_BYTES = 4096
 _DISCARD = "discard messages"
 _GONE = "the connection is closed or closing"
@@ -81,6 +81,7 @@ async def serve_websocket(
     gate: Gate,
     *,
     draining: trio.Event,
+    close_codes: Mapping[str, int] = ORDERLY_CLOSE_CODES,
     handshake_s: float = 5,
     limits: WebSocketLimits | None = None,
     certificate: Certificate | None = None,
@@ -96,11 +97,15 @@ async def serve_websocket(
     away; when it returns the connection is closed with 1000, when it raises with 1011. Request and
     gate together have `handshake_s` seconds.
 
+    `close_codes` are the Close codes of the reasons that handlers close with.
+
     After `draining` was set no more is accepted, and this returns when every handler has: they
     watch `draining` themselves. Cancelled, it ends them by force, with a Close 1012 where that
     can be written at once. Raises nothing that a client or a handler caused.
     """
-    listener = _Listener(gate, handshake_s, limits or WebSocketLimits(), new_request_id)
+    listener = _Listener(
+        gate, handshake_s, limits or WebSocketLimits(), close_codes, new_request_id
+    )
     await serve_connections(
         sockets,
         listener.serve,
@@ -122,9 +127,11 @@ class _Listener:
         gate: Gate,
         handshake_s: float,
         limits: WebSocketLimits,
+        close_codes: Mapping[str, int],
         new_request_id: Callable[[], str],
     ) -> None:
         self.limits = limits
+        self._close_codes = close_codes
         self._gate = gate
         self._handshake_s = handshake_s
         self._new_request_id = new_request_id
@@ -135,7 +142,7 @@ class _Listener:
         peer = peer_name(stream)
         admitted = await self._open(stream, peer)
         if isinstance(admitted, _Admitted):
-            await _Session(stream, peer, self.limits).run(admitted)
+            await _Session(stream, self.limits, self._close_codes).run(admitted)
         elif admitted:
             await self._answer(stream, admitted)
 
@@ -151,15 +158,15 @@ class _Listener:
     ) -> "_Admitted | bytes":
         """The session to open, or the answer instead; none (empty) to a peer that is gone."""
         try:
-            request = await _read_request(stream, reader)
+            request = await read_request(stream, reader)
             if request is None:
                 return b""
-            key = _upgrade_key(request)
-            handler = await self._gate(_upgrade_request(request, peer))
+            key = upgrade_key(request)
+            handler = await self._gate(upgrade_request(request, peer))
         except h11.RemoteProtocolError:
             refused = reader.refused or Refused("invalid_request", "unreadable")
             return problem_response(refused, self._new_request_id())
-        except _NoUpgrade as error:
+        except NoUpgrade as error:
             extra = (("sec-websocket-version", "13"),)
             return problem_response(error.refused, self._new_request_id(), extra)
         except Refused as refused:
@@ -187,53 +194,6 @@ class _Admitted:
     early: bytes
 
 
-class _NoUpgrade(Exception):
-    def __init__(self, detail: str) -> None:
-        super().__init__(detail)
-        self.refused = Refused("invalid_request", detail)
-
-
-async def _read_request(stream: AcceptedStream, reader: HeadReader) -> h11.Request | None:
-    """The head of the one request of this connection; None if the peer goes before its end."""
-    while True:
-        event = reader.next_event()
-        if isinstance(event, h11.Request):
-            return event
-        if event is not h11.NEED_DATA:
-            return None
-        try:
-            data = await stream.receive_some(_RECEIVE_BYTES)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return None
-        if not data:
-            return None
-        reader.receive_data(data)
-
-
-def _upgrade_key(request: h11.Request) -> str:
-    """The handshake's key, if the request is one of RFC 6455 section 4.2.1."""
-    headers = {name: value.decode("latin-1") for name, value in request.headers}
-    if request.method != b"GET" or request.http_version != b"1.1":
-        raise _NoUpgrade("a stream is opened with GET and HTTP/1.1")
-    connection = {token.strip() for token in headers.get(b"connection", "").lower().split(",")}
-    if headers.get(b"upgrade", "").strip().lower() != "websocket" or "upgrade" not in connection:
-        raise _NoUpgrade("this listener serves WebSocket streams: open one with a WebSocket client")
-    if headers.get(b"sec-websocket-version") != "13":
-        raise _NoUpgrade("the WebSocket version spoken here is 13")
-    if b"transfer-encoding" in headers or headers.get(b"content-length", "0") != "0":
-        raise _NoUpgrade("a request that opens a stream has no body")
-    key = headers.get(b"sec-websocket-key", "")
-    if not _KEY.fullmatch(key):
-        raise _NoUpgrade("sec-websocket-key must be 16 bytes in base64")
-    return key
-
-
-def _upgrade_request(request: h11.Request, peer: str) -> UpgradeRequest:
-    path, _, query = request.target.decode("ascii").partition("?")
-    headers = [(name.decode("ascii"), value.decode("latin-1")) for name, value in request.headers]
-    return UpgradeRequest(path, query, headers, peer)
-
-
 class _HandshakeOver:
     """What wsproto's `WSConnection` needs of its handshake once the connection is open."""
 
@@ -248,6 +208,7 @@ class _Session:
     """An open connection: trio-websocket's reader, our writer, a drain, and the handler."""
 
     __slots__ = (
+        "_close_codes",
         "_closing",
         "_frames",
         "_handling",
@@ -258,21 +219,22 @@ class _Session:
         "_stream",
         "_waits_gone",
         "_websocket",
-        "peer",
     )
     _frames: FrameStream
     _websocket: WebSocketConnection
 
-    def __init__(self, stream: AcceptedStream, peer: str, limits: WebSocketLimits) -> None:
-        self.peer = peer
+    def __init__(
+        self, stream: AcceptedStream, limits: WebSocketLimits, close_codes: Mapping[str, int]
+    ) -> None:
+        self._close_codes = close_codes
         self._stream = stream
         self._limits = limits
         self._outbox = Outbox(
             stream,
             stall_s=limits.stall_s,
             on_lost=self._peer_gone,
-            descriptor=_plain_descriptor(stream),
-            send=_plain_send(stream),
+            descriptor=plain_descriptor(stream),
+            send=plain_send(stream),
         )
         self._handling = trio.CancelScope()
         self._closing = False
@@ -331,8 +293,8 @@ class _Session:
 
     def _say_shutting_down(self) -> None:
         """Ended by force: no time to wait for anything, but one frame may still fit."""
-        descriptor = _plain_descriptor(self._stream)
-        if descriptor is not None and not (self._outbox.cut or self._frames.close_sent):
+        descriptor = plain_descriptor(self._stream)
+        if descriptor is not None and not (self._outbox.dropped or self._frames.close_sent):
             with suppress(OSError):
                 os.write(descriptor, close_frame(1012, "shutting_down"))
 
@@ -347,7 +309,7 @@ class _Session:
         except* Exception as group:  # noqa: BLE001 - told to the client, and logged
             log_faults("session_failed", group, listener="observe")
             ended = 1011, "internal"
-        await self.close(*ended)
+        await self._close(*ended)
 
     async def _discard_messages(self) -> None:
         """Take every message, or trio-websocket stops reading, pings and Close with it."""
@@ -376,23 +338,15 @@ class _Session:
     def stalled(self) -> bool:
         return self._outbox.stalled
 
-    def when_stalled(self, message: Callable[[], bytes], code: int, reason: str) -> None:
-        self._outbox.farewell = partial(_farewell, message, code, reason)
-
-    async def send(self, data: bytes | str) -> None:
-        await self.send_frames(text_frame(data.encode() if isinstance(data, str) else data))
-
-    async def send_frames(self, frames: bytes) -> None:
-        await trio.lowlevel.checkpoint()
-        await self._outbox.room()
-        self.offer(frames)
+    def when_stalled(self, message: Callable[[], bytes], reason: str) -> None:
+        self._outbox.farewell = partial(_farewell, message, self._close_codes[reason], reason)
 
     def offer(self, frames: bytes) -> bool:
         if self._is_shut:
             raise ConnectionGone(_GONE)
         return self._outbox.put(frames)
 
-    def lend(self, take_back: Callable[[], None]) -> Callable[[bytes], int] | None:
+    def lend(self, take_back: Callable[[], None]) -> Write | None:
         return None if self._is_shut else self._outbox.lend(take_back)
 
     def keep(self, frames: bytes, taken: int) -> None:
@@ -404,7 +358,10 @@ class _Session:
         if self._is_shut:
             raise ConnectionGone(_GONE)
 
-    async def close(self, code: int, reason: str) -> None:
+    async def close(self, reason: str) -> None:
+        await self._close(self._close_codes[reason], reason)
+
+    async def _close(self, code: int, reason: str) -> None:
         if self._closing:
             await self.wait_gone()
             return
@@ -438,17 +395,3 @@ class _Session:
 
 def _farewell(message: Callable[[], bytes], code: int, reason: str) -> bytes:
     return text_frame(message()) + close_frame(code, reason)
-
-
-def _plain_descriptor(stream: AcceptedStream) -> int | None:
-    """Where bytes may be written as they are; under TLS nowhere."""
-    return None if isinstance(stream, TlsStream) else stream.socket.fileno()
-
-
-def _plain_send(stream: AcceptedStream) -> Callable[[bytes], int] | None:
-    if isinstance(stream, TlsStream):
-        return None
-    # The standard library's socket behind Trio's: it fails once that is closed, where the number of
-    # its descriptor may be another connection's by then, and it is the cheapest way to the kernel.
-    behind: socket.socket = cast("Any", stream.socket)._sock
-    return behind.send

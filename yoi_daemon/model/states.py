@@ -37,6 +37,13 @@ class UndefinedTransitionError(YoiError):
     """The program asked for a transition that its table does not have."""
 
 
+def transition(table: Mapping[State, frozenset[State]], before: State, to: State) -> State:
+    """Returns `to`, if `table` has the transition. Raises `UndefinedTransitionError`."""
+    if to not in table[before]:
+        raise UndefinedTransitionError(f"{before} → {to} is not in the table")
+    return to
+
+
 class Machine(Generic[State]):
     """A state that moves only along its table."""
 
@@ -45,9 +52,7 @@ class Machine(Generic[State]):
         self.state: State = state
 
     def move(self, to: State) -> State:
-        """Goes to `to` and gives the state that was left. Raises `UndefinedTransitionError`."""
+        """Goes to `to` and returns the state that was left. Raises `UndefinedTransitionError`."""
         before = self.state
-        if to not in self._table[before]:
-            raise UndefinedTransitionError(f"{before} → {to} is not in the table")
-        self.state = to
+        self.state = transition(self._table, before, to)
         return before

@@ -237,7 +237,8 @@ def _plugins(services: Iterable[Service]) -> Iterator[Metric]:
     for service in services:
         for state in get_args(ServiceState):
             states.add_metric([service.plugin_id, state], state == service.lifecycle.state)
-        is_held = service.held is not None and service.held.code == "quarantined"
+        held = service.installed.held
+        is_held = held is not None and held.code == "quarantined"
         quarantined.add_metric([service.plugin_id], is_held)
         letters.add_metric([service.plugin_id], len(service.dead_letters))
         for key, counter in counters.items():

@@ -83,7 +83,7 @@ class Admission:
         `rate_limited`.
         """
         spec = self._spec(service, ingress)
-        loaded = service.loaded
+        loaded = service.installed.loaded
         source = spec.source
         if not isinstance(source, HookSource) or loaded is None:
             raise Refused(
@@ -135,14 +135,15 @@ class Admission:
         self._append(service, self._delivery(spec, payload, source="timer"), None)
 
     def _spec(self, service: Service, ingress: str) -> IngressDeclaration:
-        if service.loaded is None:
+        manifest = service.installed.manifest
+        if manifest is None:
             raise service.refusal() or Refused(
                 "service_unavailable",
                 "the plugin is still being loaded",
                 retry_after_s=1.0,
                 state=service.lifecycle.state,
             )
-        spec = service.loaded.manifest.ingresses.get(ingress)
+        spec = manifest.ingresses.get(ingress)
         if spec is None or isinstance(spec.source, TimerSource):
             raise Refused(
                 "ingress_not_found",
@@ -158,7 +159,8 @@ class Admission:
         *,
         is_checked: bool = False,
     ) -> None:
-        limit = min(service.settings.event_bytes, service.settings.queue_bytes)
+        settings = service.installed.settings
+        limit = min(settings.event_bytes, settings.queue_bytes)
         if len(payload) > limit:
             raise Refused(
                 "payload_too_large",
@@ -171,7 +173,7 @@ class Admission:
                 check_json(payload)
             except ValueError as error:
                 raise Refused("invalid_event", f"the payload is not JSON: {error}") from error
-        executor = service.executor
+        executor = service.installed.executor
         if executor is not None and (refused := executor.check(spec.name, payload)) is not None:
             raise refused
 
@@ -284,6 +286,18 @@ class Admission:
     ) -> tuple[IngressReceipt, int]:
         """Numbers the acceptance. The log delivers at the commit, whatever becomes of the requester."""
         depth = service.lane.depth
+        draft = Draft(
+            kind="plugin.ingress.accepted",
+            plugin_id=service.plugin_id,
+            correlation_id=delivery.correlation_id,
+            data=IngressAccepted(
+                event_id=delivery.event_id,
+                ingress=delivery.ingress,
+                source=delivery.source,
+                queue_depth=depth,
+                redelivery_of=delivery.redelivery_of,
+            ),
+        )
 
         def deliver() -> None:
             if delivery.redelivery_of is None:
@@ -292,37 +306,23 @@ class Admission:
             if key is not None:
                 service.delivery_keys.settle(delivery.ingress, key, delivery.payload, receipt)
 
-        seq = -1
-        try:
-            seq = self._event_log.append(
-                Draft(
-                    kind="plugin.ingress.accepted",
-                    plugin_id=service.plugin_id,
-                    correlation_id=delivery.correlation_id,
-                    data=IngressAccepted(
-                        event_id=delivery.event_id,
-                        ingress=delivery.ingress,
-                        source=delivery.source,
-                        queue_depth=depth,
-                        redelivery_of=delivery.redelivery_of,
-                    ),
-                ),
-                deliver,
-            )
-        finally:
-            if seq < 0:
+        with self._event_log.together() as commit:
+            try:
+                seq = commit.append(draft, deliver)
+            except BaseException:
                 service.lane.release(delivery.size)
-        receipt = IngressReceipt(
-            event_id=delivery.event_id,
-            correlation_id=delivery.correlation_id,
-            queue_depth=depth,
-            cursor=self._event_log.cursors.encode(seq),
-        )
-        # No checkpoint since the number: event, key and place in the queue are in one commit.
-        delivery.position = seq
-        if delivery.redelivery_of is None:
-            delivery.number = seq
-        service.ledger.accepted(delivery)
-        if key is not None:
-            service.delivery_keys.record(delivery.ingress, key, delivery.payload, receipt)
+                raise
+            delivery.position = seq
+            if delivery.redelivery_of is None:
+                delivery.number = seq
+            receipt = IngressReceipt(
+                event_id=delivery.event_id,
+                correlation_id=delivery.correlation_id,
+                queue_depth=depth,
+                cursor=self._event_log.cursors.encode(seq),
+            )
+            service.ledger.accepted(commit, delivery)
+            if key is not None:
+                keys = service.delivery_keys
+                keys.record(commit, delivery.ingress, key, delivery.payload, receipt)
         return receipt, seq

@@ -16,12 +16,13 @@ from yoi_daemon.plugins.boots import Boots, in_quarantine, in_safe_mode
 from yoi_daemon.plugins.execution.context import WorkersFor
 from yoi_daemon.plugins.execution.watchdog import run_watchdog
 from yoi_daemon.plugins.host import PluginHost
-from yoi_daemon.plugins.lane.ledger import restore
+from yoi_daemon.plugins.lane.ledger import Restored, restore
 from yoi_daemon.plugins.loading.discovery import Discovery
 from yoi_daemon.plugins.loading.loader import LoadedPlugin, Loader
 from yoi_daemon.plugins.loading.source import LoadFailed
 from yoi_daemon.plugins.sources.timer import run_timers
-from yoi_daemon.plugins.supervision.service import HostServices, Service
+from yoi_daemon.plugins.supervision.parts import HostServices
+from yoi_daemon.plugins.supervision.service import Service
 from yoi_daemon.store.interface import Store
 
 
@@ -54,8 +55,9 @@ async def open_plugins(
             )
         return loader.load(loader.read(found), plugin_settings.config)
 
-    async def timers(service: Service, loaded: LoadedPlugin) -> None:
-        await run_timers(loaded.manifest.ingresses.values(), partial(admission.tick, service))
+    async def timers(plugin_id: str, loaded: LoadedPlugin) -> None:
+        tick = partial(admission.tick, host.service(plugin_id))
+        await run_timers(loaded.manifest.ingresses.values(), tick)
 
     may_dispatch = trio.Event()
     parts = HostServices(
@@ -68,7 +70,7 @@ async def open_plugins(
         uniform=uniform,
         load=load,
         forget=loader.forget,
-        timers=timers,
+        run_timers=timers,
         boots=boots,
         may_dispatch=may_dispatch,
     )
@@ -77,16 +79,17 @@ async def open_plugins(
         async with trio.open_nursery() as nursery:
 
             def spawn(service: Service) -> None:
-                nursery.start_soon(service.supervise, name=f"supervise {service.plugin_id}")
+                nursery.start_soon(service.supervisor.run, name=f"supervise {service.plugin_id}")
 
-            async def make(plugin_id: str, plugin_settings: PluginSettings) -> Service:
-                service = Service(plugin_id, plugin_settings, parts)
+            def make(plugin_id: str, plugin_settings: PluginSettings) -> Service:
+                return Service(plugin_id, plugin_settings, parts)
+
+            async def restore_added(plugin_id: str) -> Restored:
                 # Of one that was here before, the last words may still be on their way.
                 await event_log.recorded(event_log.record(()))
-                service.restore(await restore(store, plugin_id, trio.current_time()))
-                return service
+                return await restore(store, plugin_id, trio.current_time())
 
-            host = PluginHost(loader, admission, spawn, make, may_dispatch)
+            host = PluginHost(loader, admission, spawn, make, restore_added, may_dispatch)
             host.faults = discovery.faults
             nursery.start_soon(run_watchdog, host.watched)
             enabled = [name for name in discovery.found if settings.is_enabled(name)]
@@ -97,7 +100,7 @@ async def open_plugins(
             )
             host.safe_mode = safe or verdict.safe
             for plugin_id, restored in kept.items():
-                service = Service(plugin_id, settings.for_plugin(plugin_id), parts)
+                service = make(plugin_id, settings.for_plugin(plugin_id))
                 service.restore(restored)
                 host.add(service)
             # What was in hand is judged for good before anything may end the process again.
@@ -115,10 +118,10 @@ async def _hold_back(host: PluginHost, loader: Loader, boots: Boots, discovery: 
     for plugin_id, service in host.services.items():
         found = boots.quarantined.get(plugin_id)
         if found is not None:
-            table = service.settings.config
+            table = service.installed.settings.config
             with suppress(LoadFailed):  # it says so itself when it is loaded
                 source = await trio.to_thread.run_sync(loader.read, discovery.found[plugin_id])
                 if loader.edition(source, table) == found.edition:
-                    service.hold(in_quarantine(found, plugin_id))
-        if host.safe_mode is not None and service.held is None:
-            service.hold(in_safe_mode())
+                    service.installation.hold(in_quarantine(found, plugin_id))
+        if host.safe_mode is not None and service.installed.held is None:
+            service.installation.hold(in_safe_mode())

@@ -1,14 +1,20 @@
-"""Reads plugins again. First everything that changed is loaded; only when all of it is good is any taken."""
+"""Prepares a reload of plugins: loads everything that changed, and changes nothing."""
+
+from collections.abc import Mapping
+from contextlib import suppress
 
 import msgspec
 import trio
 
 from yoi_daemon.model.errors import ConfigFault, Refused
 from yoi_daemon.model.settings import PluginSettings, Settings
+from yoi_daemon.plugins.lane.ledger import Restored
 from yoi_daemon.plugins.loading.discovery import Found
 from yoi_daemon.plugins.loading.loader import LoadedPlugin, Loader
 from yoi_daemon.plugins.loading.source import LoadFailed
-from yoi_daemon.plugins.supervision.service import LOAD_TIMEOUT_S, Service
+from yoi_daemon.plugins.supervision.installation import LOAD_TIMEOUT_S, Installed
+from yoi_daemon.plugins.supervision.service import Service
+from yoi_daemon.sdk.config import Config
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -19,29 +25,36 @@ class Change(msgspec.Struct, frozen=True):
     settings: PluginSettings
 
 
-class Plan(msgspec.Struct, frozen=True):
-    """What a reload will do; making it touched nothing."""
+class PluginPlan(msgspec.Struct, frozen=True):
+    """What a reload of plugins will do, all of them or `only` one."""
 
+    only: str | None
     changes: tuple[Change, ...]
     removed: tuple[str, ...]
-    failed: dict[str, LoadFailed]
-    """Those that could not be loaded before and still cannot be."""
+    failed: Mapping[str, LoadFailed]
+    """Plugins that could not be loaded before and still cannot be."""
     bad_files: tuple[ConfigFault, ...]
+    restored: Mapping[str, Restored] = {}
+    """What the store keeps of each plugin that is new."""
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """The ids of the plugins that go, come or change."""
+        return (*self.removed, *(change.plugin_id for change in self.changes))
 
 
-async def plan_reload(
+async def load_changed(
     loader: Loader,
     settings: Settings,
-    services: dict[str, Service],
+    services: Mapping[str, Service],
     only: str | None = None,
-) -> Plan:
+) -> PluginPlan:
     """Loads what changed, of all plugins or `only` one. Raises `Refused` (`invalid_state`) with every fault.
 
     A plugin that could not be loaded before and still cannot be is no fault: there is nothing to keep.
-    Cancelled, nothing was changed.
     """
 
-    def load_all() -> Plan:
+    def load_all() -> PluginPlan:
         return _load_changed(loader, settings, services, only)
 
     with trio.move_on_after(LOAD_TIMEOUT_S):
@@ -53,8 +66,8 @@ async def plan_reload(
 
 
 def _load_changed(
-    loader: Loader, settings: Settings, services: dict[str, Service], only: str | None
-) -> Plan:
+    loader: Loader, settings: Settings, services: Mapping[str, Service], only: str | None
+) -> PluginPlan:
     discovery = loader.discover()
     found = {
         plugin_id: one
@@ -74,14 +87,15 @@ def _load_changed(
         service = services.get(plugin_id)
         wanted = settings.for_plugin(plugin_id)
         try:
-            loaded = _load_if_changed(one, wanted, service, loader, is_named=only is not None)
+            installed = None if service is None else service.installed
+            loaded = _load_if_changed(one, wanted, installed, loader, is_named=only is not None)
         except LoadFailed as failure:
-            if service is None or service.loaded is not None or only is not None:
+            if service is None or service.installed.loaded is not None or only is not None:
                 faults.append(f"{failure.code}: {failure.message}")
             else:
                 failed[plugin_id] = failure
             continue
-        if loaded is not None and service is not None and service.is_wedged:
+        if loaded is not None and service is not None and service.supervisor.is_wedged:
             faults.append(
                 f"wedged: {plugin_id}: {service.lifecycle.reason.message}; restart the daemon"
             )
@@ -94,27 +108,33 @@ def _load_changed(
             faults=faults,
         )
     removed = tuple(name for name in services if name not in found and only in (None, name))
-    return Plan(tuple(changes), removed, failed, discovery.faults)
+    return PluginPlan(only, tuple(changes), removed, failed, discovery.faults)
 
 
 def _load_if_changed(
     found: Found,
     wanted: PluginSettings,
-    service: Service | None,
+    installed: Installed | None,
     loader: Loader,
     *,
     is_named: bool,
 ) -> LoadedPlugin | None:
     source = loader.read(found)
-    held = None if service is None else service.held
+    held = None if installed is None else installed.held
     if held is not None and not is_named and held.edition == loader.edition(source, wanted.config):
         return None  # only what was corrected, or is asked for by name, comes out of a quarantine
-    before = None if service is None else service.loaded
-    if service is None or before is None or source.digest != before.digest:
+    before = None if installed is None else installed.loaded
+    if installed is None or before is None or source.digest != before.digest:
         return loader.load(source, wanted.config)
     # The same code: not run again. A secret's file may have changed though the table did not.
     config = loader.configure(before.plugin, wanted.config)
-    if config == before.config and wanted == service.settings:
+    if _is_same(config, before.config) and wanted == installed.settings:
         return None
     edition = loader.edition(source, wanted.config)
     return msgspec.structs.replace(before, config=config, edition=edition)
+
+
+def _is_same(config: Config, before: Config) -> bool:
+    with suppress(BaseException):  # an author's comparison, in a thread: no cancellation comes here
+        return config == before
+    return False

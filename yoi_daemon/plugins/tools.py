@@ -15,30 +15,35 @@ MAX_RESULT_BYTES = 1_048_576
 async def call_tool(service: Service, name: str, arguments: bytes) -> bytes:
     """Runs a tool at once and gives its result as JSON. Cancelled, the tool is cancelled.
 
-    Raises `Refused`: `tool_not_found`, `service_unavailable`, `invalid_request`, `limit_reached`,
+    Raises `Refused`: `tool_not_found`, `service_unavailable`, `draining`, `invalid_request`, `limit_reached`,
     `tool_timeout`, `tool_failed`.
     """
-    calls, executor = service.side_calls, service.executor
-    if executor is None:
-        raise service.refusal() or Refused(
-            "service_unavailable",
-            "the plugin is still being loaded",
-            retry_after_s=1.0,
-            state="ready",
+    supervisor, settings = service.supervisor, service.installed.settings
+    calls, executor = supervisor.calls, service.installed.executor
+    if executor is None or calls is None:
+        raise (
+            supervisor.refusal()
+            or service.refusal()
+            or Refused(
+                "service_unavailable",
+                "the plugin is still being loaded",
+                retry_after_s=1.0,
+                state="ready",
+            )
         )
     manifest = executor.manifest
     declared = manifest.tools.get(name)
-    if declared is None or calls is None:
+    if declared is None:
         raise Refused("tool_not_found", f"plugin {service.plugin_id} has no tool {name}")
-    state = service.lifecycle.state
-    is_running = service.generation is not None and state == "running"
-    if manifest.has_service and declared.needs_service and not is_running:
+    needs_service = manifest.has_service and declared.needs_service
+    if needs_service and service.lifecycle.state != "running":
+        state = service.lifecycle.state
         raise Refused(
             "service_unavailable",
             f"tool {name} needs its plugin's service, which is {state}; start it, or wait",
             state=state,
         )
-    limit = service.settings.tool_concurrency
+    limit = settings.tool_concurrency
     if calls.count(name) >= limit:
         raise Refused("limit_reached", f"{limit} calls of {name} run already", retry_after_s=1.0)
     try:
@@ -49,8 +54,8 @@ async def call_tool(service: Service, name: str, arguments: bytes) -> bytes:
         name,
         lambda call: executor.tool(call, name, arguments),
         is_bound=declared.needs_service,
-        timeout_s=service.settings.tool_timeout_s,
-        grace_s=service.settings.dispatch_grace_s,
+        timeout_s=settings.tool_timeout_s,
+        grace_s=settings.dispatch_grace_s,
     )
     if isinstance(outcome, Returned):
         outcome = _bounded(outcome)

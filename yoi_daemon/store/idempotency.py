@@ -9,7 +9,8 @@ import msgspec
 import trio
 
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.store.tables import IDEMPOTENCY_KEY, Changes, IdempotencyKeyRow
+from yoi_daemon.store.interface import Recorder
+from yoi_daemon.store.tables import IDEMPOTENCY_KEY, IdempotencyKeyRow
 
 R = TypeVar("R", bound=msgspec.Struct)
 """The first answer."""
@@ -31,14 +32,14 @@ class DeliveryKeys(Generic[R]):
     """The keys of one plugin (`owner`), or of the API, where it is empty.
 
     A key belongs to an ingress, or to a token and an address. `receipt_type` is the answers' type,
-    which is JSON in the store; `record` has changes committed and gives a ticket; `age_s` gives the seconds they age by.
+    which is JSON in the store; `recorder` has evicted keys committed; `age_s` gives the seconds they age by.
     """
 
     def __init__(
         self,
         owner: str,
         receipt_type: type[R],
-        record: Callable[[Changes], int],
+        recorder: Recorder,
         *,
         age_s: Callable[[], float],
         max_keys: int = MAX_KEYS,
@@ -46,7 +47,7 @@ class DeliveryKeys(Generic[R]):
     ) -> None:
         self._owner = owner
         self._decoder = msgspec.json.Decoder(receipt_type)
-        self._record = record
+        self._recorder = recorder
         self._age_s = age_s
         self._number = 0
         self._max_keys = max_keys
@@ -94,8 +95,8 @@ class DeliveryKeys(Generic[R]):
             self._let_go_oldest()
         self.abandon(ingress, key)
 
-    def record(self, ingress: str, key: str, body: bytes, receipt: R) -> int:
-        """Has the key and its answer committed; gives the ticket. Synchronous; `settle` is to follow."""
+    def record(self, commit: Recorder, ingress: str, key: str, body: bytes, receipt: R) -> int:
+        """Writes the key and its answer into `commit` and returns its ticket. `settle` is to follow."""
         self._number += 1
         row = IdempotencyKeyRow(
             self._owner,
@@ -106,7 +107,7 @@ class DeliveryKeys(Generic[R]):
             self._age_s(),
             msgspec.json.encode(receipt),
         )
-        return self._record((IDEMPOTENCY_KEY.put(row),))
+        return commit.record((IDEMPOTENCY_KEY.put(row),))
 
     def abandon(self, ingress: str, key: str) -> None:
         """The event was not accepted; the key is free. Synchronous."""
@@ -119,7 +120,7 @@ class DeliveryKeys(Generic[R]):
 
     def _let_go_oldest(self) -> None:
         (ingress, key), _ = self._known.popitem(last=False)
-        self._record((IDEMPOTENCY_KEY.drop(self._owner, ingress, key),))
+        self._recorder.record((IDEMPOTENCY_KEY.drop(self._owner, ingress, key),))
 
 
 def _digest(body: bytes) -> bytes:

@@ -56,6 +56,14 @@ class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
     low: bool
 
 
+class Recorder(Protocol):
+    """Has rows committed: the event log, or a commit of it that is open."""
+
+    def record(self, changes: Changes) -> int:
+        """Has `changes` committed and returns the ticket of that commit. Raises `StorageFailed`."""
+        ...
+
+
 class Store(Protocol):
     """Keeps what the daemon may not forget. One commit at a time; its caller is the event log's writer."""
 

@@ -184,7 +184,8 @@ class StartContext(CallContext):
 
     def __init__(self, services: CallServices, stack: AsyncExitStack, check: Check) -> None:
         super().__init__(services, check, stack=stack)
-        self._entered: set[trio.Nursery] = set()
+        # Those of whoever calls `start` are not its own.
+        self._entered = set(trio.lowlevel.current_task().child_nurseries)
         self._open = True
 
     async def enter(self, manager: AbstractAsyncContextManager[T]) -> T:

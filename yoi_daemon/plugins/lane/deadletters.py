@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from yoi_daemon.eventlog.interface import Commit
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.plugins import DeadLetterDetail, DeadLetterSummary
 from yoi_daemon.plugins.delivery import Delivery
@@ -16,9 +17,7 @@ from yoi_daemon.store.tables import DeadLetterRow
 MAX_DEAD_LETTERS = 10_000
 MAX_DEAD_LETTER_BYTES = 104_857_600
 MAX_DEAD_LETTER_AGE_S = 1_209_600.0
-"""10,000, 100 MiB and 14 days for each plugin; beyond any of them the oldest is let go, and counted."""
-
-
+"""10,000, 100 MiB and 14 days for each plugin; beyond any of them the oldest is evicted, and counted."""
 EXPIRED_AT_ONCE = 100
 
 
@@ -53,14 +52,14 @@ class DeadLetters:
         self._max_bytes = max_bytes
         self._letters: dict[str, DeadLetter] = {}
         self._bytes = 0
-        self.let_go = 0
-        """Letters dropped because a bound was reached."""
+        self.evicted = 0
+        """Letters that were deleted because a bound was reached."""
 
     def __len__(self) -> int:
         return len(self._letters)
 
-    def add(self, delivery: Delivery, digest: str, died_at: str) -> None:
-        """Keeps an event; lets the oldest go beyond a bound."""
+    def add(self, commit: Commit, delivery: Delivery, digest: str, died_at: str) -> None:
+        """Keeps an event and evicts the oldest letters beyond a bound."""
         letter = DeadLetter(
             plugin_id=self._plugin_id,
             delivery=delivery,
@@ -70,14 +69,14 @@ class DeadLetters:
         )
         if delivery.event_id in self._letters:
             self.take(delivery.event_id)
-        self._ledger.died(delivery, digest, died_at, letter.age_s)
+        self._ledger.died(commit, delivery, digest, died_at, letter.age_s)
         self._letters[delivery.event_id] = letter
         self._bytes += delivery.size
         while len(self._letters) > 1 and (
             len(self._letters) > self._max_letters or self._bytes > self._max_bytes
         ):
-            self._let_go_oldest()
-        self.expire()
+            self._evict_oldest(commit)
+        self._expire(commit)
 
     def restore(self, delivery: Delivery, row: DeadLetterRow) -> None:
         """Keeps a letter of an earlier run; they come oldest first."""
@@ -91,16 +90,20 @@ class DeadLetters:
         self._bytes += delivery.size
 
     def expire(self) -> None:
-        """Lets go of a few of the letters that are too old."""
+        """Evicts letters that are too old, up to `EXPIRED_AT_ONCE`."""
+        with self._ledger.together() as commit:
+            self._expire(commit)
+
+    def _expire(self, commit: Commit) -> None:
         oldest_s = self._age_s() - self._max_age_s
         for letter in list(islice(self._letters.values(), EXPIRED_AT_ONCE)):
             if letter.age_s >= oldest_s:
                 return
-            self._let_go_oldest()
+            self._evict_oldest(commit)
 
-    def _let_go_oldest(self) -> None:
-        self.remove(next(iter(self._letters)))
-        self.let_go += 1
+    def _evict_oldest(self, commit: Commit) -> None:
+        self.remove(commit, next(iter(self._letters)))
+        self.evicted += 1
 
     def get(self, event_id: str) -> DeadLetter:
         """One letter. Raises `Refused` (`event_not_found`)."""
@@ -112,10 +115,10 @@ class DeadLetters:
             )
         return letter
 
-    def remove(self, event_id: str) -> DeadLetter:
-        """Lets go of one letter for good. Raises `Refused` (`event_not_found`)."""
+    def remove(self, commit: Commit, event_id: str) -> DeadLetter:
+        """Deletes one letter. Raises `Refused` (`event_not_found`)."""
         letter = self.take(event_id)
-        self._ledger.let_go(letter.delivery)
+        self._ledger.evicted(commit, letter.delivery)
         return letter
 
     def take(self, event_id: str) -> DeadLetter:

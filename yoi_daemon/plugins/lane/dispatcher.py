@@ -279,10 +279,11 @@ class Lane:
 
     def _unclaim(self) -> None:
         """Gives back what was claimed and is not in hand, ahead of all that waits."""
-        for delivery in reversed(self._claimed):
-            delivery.attempt -= 1
-            self._ledger.waits(delivery)
-            self._front.appendleft(delivery)
+        with self._ledger.together() as commit:
+            for delivery in reversed(self._claimed):
+                delivery.attempt -= 1
+                self._ledger.waits(commit, delivery)
+                self._front.appendleft(delivery)
         self._claimed.clear()
 
     def _following(self) -> Delivery | None:

@@ -1,8 +1,10 @@
 """What the store is told of one plugin's events, and what it gives back after a restart."""
 
+from contextlib import AbstractContextManager
+
 import msgspec
 
-from yoi_daemon.eventlog.interface import EventLog
+from yoi_daemon.eventlog.interface import Commit, EventLog
 from yoi_daemon.model.plugins import AttemptRecord
 from yoi_daemon.plugins.delivery import Delivery
 from yoi_daemon.store.interface import Store
@@ -30,7 +32,7 @@ _attempts = msgspec.json.Decoder(list[AttemptRecord])
 
 
 class LaneLedger:
-    """Writes down what becomes of one plugin's events, in the commit of what is appended with it.
+    """Writes one plugin's events into the store, each step into the commit of the event that tells it.
 
     An event handled at its first attempt is one row that comes and goes: most are. The claims of all
     are one row, and only what was tried, or redelivered, has a row that says how far it is.
@@ -55,14 +57,16 @@ class LaneLedger:
         if changes:
             self._event_log.record([*changes, CLAIMED.drop(self._plugin_id)])
 
-    def accepted(self, delivery: Delivery) -> None:
-        """It came in, or again from the dead letters, and has its `number` and `position`."""
+    def together(self) -> AbstractContextManager[Commit]:
+        """See `EventLog.together`."""
+        return self._event_log.together()
+
+    def accepted(self, commit: Commit, delivery: Delivery) -> None:
+        """It was accepted, or queued again from the dead letters; `number` and `position` are set."""
         if not self.durable:
             return
         if delivery.redelivery_of is not None:
-            self._event_log.record(
-                (self._put_progress(delivery), DEAD_LETTER.drop(delivery.number))
-            )
+            commit.record((self._put_progress(delivery), DEAD_LETTER.drop(delivery.number)))
             return
         row = IngressRow(
             delivery.number,
@@ -76,7 +80,7 @@ class LaneLedger:
             msgspec.json.encode(delivery.headers) if delivery.headers else b"{}",
             delivery.source,
         )
-        self._event_log.record((INGRESS_EVENT.put(row),))
+        commit.record((INGRESS_EVENT.put(row),))
 
     async def claim(self, deliveries: list[Delivery]) -> None:
         """Their attempts are about to begin: returns when that is committed."""
@@ -85,16 +89,16 @@ class LaneLedger:
         ticket = self._event_log.record((self._put_claimed(),))
         await self._event_log.recorded(ticket)
 
-    def waits(self, delivery: Delivery) -> None:
+    def waits(self, commit: Commit, delivery: Delivery) -> None:
         """No attempt is under way: it was given back, or is tried again later."""
         if not self.durable:
             return
         changes = self._unclaimed(delivery.number)
         if delivery.attempt or delivery.number in self._tried:
             changes.append(self._put_progress(delivery))
-        self._event_log.record(changes)
+        commit.record(changes)
 
-    def ended(self, delivery: Delivery) -> None:
+    def ended(self, commit: Commit, delivery: Delivery) -> None:
         """It was handled, or has lost its place."""
         if not self.durable:
             return
@@ -102,23 +106,25 @@ class LaneLedger:
         self._claimed.discard(number)  # that the row of claims still names it does no harm
         if number in self._tried:
             self._tried.remove(number)
-            self._event_log.record((INGRESS_EVENT.drop(number), PROGRESS.drop(number)))
+            commit.record((INGRESS_EVENT.drop(number), PROGRESS.drop(number)))
         else:
-            self._event_log.record((INGRESS_EVENT.drop(number),))
+            commit.record((INGRESS_EVENT.drop(number),))
 
-    def died(self, delivery: Delivery, digest: str, died_at: str, age_s: float) -> None:
+    def died(
+        self, commit: Commit, delivery: Delivery, digest: str, died_at: str, age_s: float
+    ) -> None:
         """It is a dead letter."""
         if self.durable:
             row = DeadLetterRow(delivery.number, self._plugin_id, digest, died_at, age_s)
             changes = [DEAD_LETTER.put(row), self._put_progress(delivery)]
-            self._event_log.record(changes + self._unclaimed(delivery.number))
+            commit.record(changes + self._unclaimed(delivery.number))
 
-    def let_go(self, delivery: Delivery) -> None:
-        """A dead letter is no more."""
+    def evicted(self, commit: Commit, delivery: Delivery) -> None:
+        """A dead letter is no longer kept."""
         if self.durable:
             self._tried.discard(delivery.number)
             tables = (DEAD_LETTER, INGRESS_EVENT, PROGRESS)
-            self._event_log.record([table.drop(delivery.number) for table in tables])
+            commit.record([table.drop(delivery.number) for table in tables])
 
     def _put_progress(self, delivery: Delivery, claim: int = NOT_CLAIMED) -> Change:
         self._tried.add(delivery.number)

@@ -9,12 +9,13 @@ from typing import Literal
 import msgspec
 from structlog.typing import FilteringBoundLogger
 
-from yoi_daemon.eventlog.interface import EventLog
+from yoi_daemon.eventlog.interface import Commit, EventLog
 from yoi_daemon.model.events import (
     AttemptOutcome,
     Draft,
     IngressAttempt,
     IngressDead,
+    IngressDiscarded,
     IngressDropped,
     format_time,
 )
@@ -94,16 +95,14 @@ class Settlement:
         self._times_ms.append(duration_ms)
         self.durations.observe(duration_s)
         if failure is None:
-            self.counters["handled"] += 1
-            self._emit("handled", delivery, duration_ms)
-            self._ledger.ended(delivery)
-            lane.finish(delivery)
+            self._settle_handled(lane, delivery, duration_ms)
             return
         if failure.outcome == "interrupted":
             self.counters["interrupted"] += 1
             delivery.attempts.append(self._record(delivery, failure, duration_ms, duration_s))
-            self._emit("interrupted", delivery, duration_ms, failure)
-            self._ledger.waits(delivery)
+            with self._event_log.together() as commit:
+                self._emit(commit, "interrupted", delivery, duration_ms, failure)
+                self._ledger.waits(commit, delivery)
             lane.put_back(delivery)
             return
         delivery.failures += 1
@@ -115,16 +114,38 @@ class Settlement:
         delivery.attempts.append(self._record(delivery, failure, duration_ms, duration_s))
         self.note_error(failure, delivery.event_id, delivery.correlation_id)
         if is_last:
-            self._emit(failure.outcome, delivery, duration_ms, failure)
-            self._bury(delivery, failure.outcome)
+            with self._event_log.together() as commit:
+                self._emit(commit, failure.outcome, delivery, duration_ms, failure)
+                self._bury(commit, delivery, failure.outcome)
             lane.finish(delivery)
             return
         delay_s = self._delay(delivery.failures, failure)
         if failure.outcome != "retry_scheduled":
             self.counters["retry_scheduled"] += 1
-        self._emit(failure.outcome, delivery, duration_ms, failure, delay_s)
-        self._ledger.waits(delivery)
+        with self._event_log.together() as commit:
+            self._emit(commit, failure.outcome, delivery, duration_ms, failure, delay_s)
+            self._ledger.waits(commit, delivery)
         (lane.hold if self._holds(delivery.ingress) else lane.park)(delivery, delay_s)
+
+    def _settle_handled(self, lane: Lane, delivery: Delivery, duration_ms: float) -> None:
+        self.counters["handled"] += 1
+        with self._event_log.together() as commit:
+            # Spelled out, not by `_append`: most attempts end here.
+            commit.append(
+                Draft(
+                    kind="plugin.ingress.handled",
+                    plugin_id=self._plugin_id,
+                    correlation_id=delivery.correlation_id,
+                    data=IngressAttempt(
+                        event_id=delivery.event_id,
+                        ingress=delivery.ingress,
+                        attempt=delivery.attempt,
+                        duration_ms=duration_ms,
+                    ),
+                )
+            )
+            self._ledger.ended(commit, delivery)
+        lane.finish(delivery)
 
     def judge_wedged(self, attempt: Attempt, duration_s: float) -> None:
         """The verdict on a handler that was given up. Its event stays unfinished: the lane ends with it."""
@@ -133,8 +154,9 @@ class Settlement:
         delivery.failures += 1
         self.durations.observe(duration_s)
         delivery.attempts.append(self._record(delivery, LATE, duration_ms, duration_s))
-        self._emit(LATE.outcome, delivery, duration_ms, LATE)
-        self._ledger.waits(delivery)
+        with self._event_log.together() as commit:
+            self._emit(commit, LATE.outcome, delivery, duration_ms, LATE)
+            self._ledger.waits(commit, delivery)
 
     def restore(self, lane: Lane, restored: Restored) -> None:
         """Takes up what an earlier run left. Before any dispatch.
@@ -153,13 +175,15 @@ class Settlement:
                 delivery.failures += 1
                 delivery.attempts.append(self._record(delivery, DIED, 0, 0))
                 self.counters[DIED.outcome] += 1
-                self._emit(DIED.outcome, delivery, 0, DIED)
-                self._ledger.waits(delivery)
+                with self._event_log.together() as commit:
+                    self._emit(commit, DIED.outcome, delivery, 0, DIED)
+                    self._ledger.waits(commit, delivery)
             if delivery.failures < self._settings.attempts:
                 waiting.append(delivery)
             else:
                 last = delivery.attempts[-1] if delivery.attempts else DIED
-                self._bury(delivery, last.outcome)
+                with self._event_log.together() as commit:
+                    self._bury(commit, delivery, last.outcome)
         lane.restore(waiting)
 
     def displace(self, lane: Lane, delivery: Delivery, outcome: Displacement) -> None:
@@ -185,12 +209,11 @@ class Settlement:
                     ingress=ingress, count=len(displaced), last_event_id=displaced[-1].event_id
                 )
                 waiting.deliveries, waiting.reported_s = [], now
-                self._event_log.append(
-                    Draft(kind=f"plugin.ingress.{outcome}", plugin_id=self._plugin_id, data=data)
-                )
-                # Forgotten with the report, so that no crash between the two hides a loss.
-                for delivery in displaced:
-                    self._ledger.ended(delivery)
+                kind = f"plugin.ingress.{outcome}"
+                with self._event_log.together() as commit:
+                    commit.append(Draft(kind=kind, plugin_id=self._plugin_id, data=data))
+                    for delivery in displaced:
+                        self._ledger.ended(commit, delivery)
 
     def note_error(
         self, fault: Fault, event_id: str | None = None, correlation_id: str | None = None
@@ -221,21 +244,31 @@ class Settlement:
         cuts = quantiles(times, n=100, method="inclusive")
         return DispatchTimes(count=len(times), p50_ms=cuts[49], p99_ms=cuts[98], max_ms=times[-1])
 
-    def _bury(self, delivery: Delivery, outcome: AttemptOutcome) -> None:
+    def discard(self, event_id: str) -> tuple[Delivery, int]:
+        """Deletes a dead letter; returns it and the number of the event that tells it.
+
+        Raises `Refused` (`event_not_found`).
+        """
+        with self._event_log.together() as commit:
+            delivery = self._dead_letters.remove(commit, event_id).delivery
+            self.counters["discarded"] += 1
+            data = IngressDiscarded(event_id=event_id, ingress=delivery.ingress)
+            seq = self._append(commit, "plugin.ingress.discarded", delivery, data)
+        return delivery, seq
+
+    def _bury(self, commit: Commit, delivery: Delivery, outcome: AttemptOutcome) -> None:
         self.counters["dead_lettered"] += 1
-        self._dead_letters.add(delivery, self._digest, format_time(self._wall_clock()))
-        if self._dead_letters.let_go > self.counters["dead_letters_let_go"]:
-            self.counters["dead_letters_let_go"] = self._dead_letters.let_go
-            self._logger.warning(
-                "dead letters beyond the bound let go", so_far=self._dead_letters.let_go
-            )
+        self._dead_letters.add(commit, delivery, self._digest, format_time(self._wall_clock()))
+        if self._dead_letters.evicted > self.counters["dead_letters_let_go"]:
+            self.counters["dead_letters_let_go"] = self._dead_letters.evicted
+            self._logger.warning("dead letters evicted", so_far=self._dead_letters.evicted)
         data = IngressDead(
             event_id=delivery.event_id,
             ingress=delivery.ingress,
             attempts=delivery.attempt,
             outcome=outcome,
         )
-        self._append("plugin.ingress.dead_lettered", delivery, data)
+        self._append(commit, "plugin.ingress.dead_lettered", delivery, data)
 
     def _delay(self, failures: int, failure: Failure) -> float:
         settings = self._settings
@@ -259,34 +292,33 @@ class Settlement:
 
     def _emit(
         self,
+        commit: Commit,
         name: str,
         delivery: Delivery,
         duration_ms: float,
-        failure: Failure | None = None,
+        failure: Failure,
         retry_in_s: float | None = None,
     ) -> None:
-        if failure is None:
-            data = IngressAttempt(
-                event_id=delivery.event_id,
-                ingress=delivery.ingress,
-                attempt=delivery.attempt,
-                duration_ms=duration_ms,
-            )
-        else:
-            data = IngressAttempt(
-                event_id=delivery.event_id,
-                ingress=delivery.ingress,
-                attempt=delivery.attempt,
-                duration_ms=duration_ms,
-                code=failure.code,
-                message=failure.message,
-                where=failure.where,
-                retry_in_s=retry_in_s,
-            )
-        self._append(f"plugin.ingress.{name}", delivery, data)
+        data = IngressAttempt(
+            event_id=delivery.event_id,
+            ingress=delivery.ingress,
+            attempt=delivery.attempt,
+            duration_ms=duration_ms,
+            code=failure.code,
+            message=failure.message,
+            where=failure.where,
+            retry_in_s=retry_in_s,
+        )
+        self._append(commit, f"plugin.ingress.{name}", delivery, data)
 
-    def _append(self, kind: str, delivery: Delivery, data: IngressAttempt | IngressDead) -> None:
-        self._event_log.append(
+    def _append(
+        self,
+        commit: Commit,
+        kind: str,
+        delivery: Delivery,
+        data: IngressAttempt | IngressDead | IngressDiscarded,
+    ) -> int:
+        return commit.append(
             Draft(
                 kind=kind,
                 plugin_id=self._plugin_id,
