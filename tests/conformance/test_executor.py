@@ -13,7 +13,7 @@ def bench(request, event_log) -> Bench:
     return make_bench(request.param, event_log)
 
 
-def test_an_executor_tells_what_its_plugin_declares(bench):
+async def test_an_executor_tells_what_its_plugin_declares(bench):
     assert bench.executor.manifest == executor_plugin.plugin.manifest()
 
 
