@@ -11,7 +11,7 @@ from yoi_daemon.model.errors import ConfigFault, Refused
 from yoi_daemon.model.plugins import PluginRecord
 from yoi_daemon.model.settings import PluginSettings, Settings
 from yoi_daemon.plugins.admission import Admission
-from yoi_daemon.plugins.execution.inline import place_of
+from yoi_daemon.plugins.execution.failures import place_of
 from yoi_daemon.plugins.lane.ledger import Restored
 from yoi_daemon.plugins.loading.loader import Loader
 from yoi_daemon.plugins.reloading import PluginPlan, load_changed
