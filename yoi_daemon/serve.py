@@ -184,7 +184,7 @@ async def _serve(
                 force_at = trio.current_time() + budget_s * LISTENERS_SHARE
                 api.cancel_scope.deadline = observe.cancel_scope.deadline = force_at
             with trio.move_on_at(min(deadline, trio.current_time() + budget_s * PLUGINS_SHARE)):
-                await daemon.plugins.stop(budget_s=budget_s * PLUGINS_SHARE)
+                await daemon.plugins.shutdown(budget_s=budget_s * PLUGINS_SHARE)
             await daemon.embedded.shutdown(max(0.0, deadline - trio.current_time()) * WORKERS_SHARE)
             await _leave_wedged(daemon, directories)
             tending.cancel_scope.cancel()
