@@ -16,7 +16,7 @@ from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.cursor import decode_cursor
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.settings import ApiSettings, Settings, StoreSettings
-from yoi_daemon.plugins.batch import IngressBatch
+from yoi_daemon.plugins.batch import EventBatch
 
 TOKENS = "/api/tokens"
 MEMORY = Settings(store=StoreSettings(kind="memory"))
@@ -146,7 +146,7 @@ async def test_a_batch_stops_at_the_line_where_its_token_ended(tmp_path, monkeyp
             await daemon.plugins.wait_loaded()
         client = Client(Application(daemon, NAMES), "127.0.0.1:7420", TOKEN)
         secret, token_id = await make(client, "ingress:write:gen")
-        admit, receipts = IngressBatch.admit, []
+        admit, receipts = EventBatch.admit, []
 
         async def admit_and_revoke(*args, **options):
             receipts.append(await admit(*args, **options))
@@ -154,7 +154,7 @@ async def test_a_batch_stops_at_the_line_where_its_token_ended(tmp_path, monkeyp
                 await daemon.tokens.revoke(token_id)
             return receipts[-1]
 
-        monkeypatch.setattr(IngressBatch, "admit", admit_and_revoke)
+        monkeypatch.setattr(EventBatch, "admit", admit_and_revoke)
         lines = b'{"ingress": "push", "payload": 1}\n' * 5
         kind = "application/x-ndjson"
         told = await client(

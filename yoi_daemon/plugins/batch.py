@@ -11,7 +11,7 @@ MAX_SHARED_EVENTS = 256
 """How many while the queue is less than half full: what fits shall not be refused for coming at once."""
 
 
-class IngressBatch:
+class EventBatch:
     """Events for one plugin, admitted one after another and committed together."""
 
     def __init__(self, service: Service, admission: Admission, event_log: EventLog) -> None:

@@ -20,7 +20,7 @@ from yoi_daemon.model.plugins import (
 )
 from yoi_daemon.model.settings import PluginSettings, Settings
 from yoi_daemon.plugins.admission import Admission
-from yoi_daemon.plugins.batch import IngressBatch
+from yoi_daemon.plugins.batch import EventBatch
 from yoi_daemon.plugins.execution.inline import place_of
 from yoi_daemon.plugins.lane.deadletters import detail_of
 from yoi_daemon.plugins.lane.ledger import Restored
@@ -189,9 +189,9 @@ class PluginHost:
         """
         return await self._admission.accept_hook(self.service(plugin_id), ingress, body, headers)
 
-    def open_batch(self, plugin_id: str) -> IngressBatch:
+    def open_batch(self, plugin_id: str) -> EventBatch:
         """Begins a batch of events for one plugin."""
-        return IngressBatch(self.service(plugin_id), self._admission, self._event_log)
+        return EventBatch(self.service(plugin_id), self._admission, self._event_log)
 
     def dead_letters(
         self, plugin_id: str, *, after: str | None, limit: int
