@@ -309,5 +309,5 @@ async def test_every_stream_is_begun_for_who_may(daemon, credentials, observe):
 def test_no_stream_is_made_without_an_authorisation_that_there_is(observe, access):
     from yoi_daemon.stream.protocol import StreamRoute
 
-    with pytest.raises(ValueError, match="no stream without"):
+    with pytest.raises(ValueError, match="a stream needs a permission"):
         StreamRoute("/v1/leak", access)

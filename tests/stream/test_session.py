@@ -15,15 +15,15 @@ from yoi_daemon.model.errors import StorageFailed
 from yoi_daemon.model.events import Draft, WorkerStateChanged
 from yoi_daemon.model.settings import ObserveSettings
 from yoi_daemon.model.workers import WorkerSummary
-from yoi_daemon.stream.draining import Drain
-from yoi_daemon.stream.protocol import Asked, Loss, Snapshot, Start, StreamRefused, find_start
+from yoi_daemon.stream.draining import DrainSchedule
+from yoi_daemon.stream.protocol import Loss, Snapshot, Start, StreamQuery, StreamRefused, find_start
 from yoi_daemon.stream.session import DatedSnapshot, Scope, Session
 
 HEARTBEAT_S = 15.0
 
 
 def session_on(fanout, transport, draining=None) -> Session:
-    drain = Drain(
+    drain = DrainSchedule(
         trio.Event() if draining is None else draining,
         spread_s=1.0,
         count=lambda: 0,
@@ -33,7 +33,7 @@ def session_on(fanout, transport, draining=None) -> Session:
 
 
 def start_at(cursor: str, log, wanted: Filter = EVERYTHING) -> Start:
-    return find_start(Asked(cursor=cursor), wanted, log)
+    return find_start(StreamQuery(cursor=cursor), wanted, log)
 
 
 def everything(**asks) -> Scope:
@@ -418,7 +418,9 @@ async def test_one_that_is_expired_by_a_burst_is_overrun_and_others_go_on(open_l
 
 
 async def test_closes_are_spread_and_each_goes_on_until_its_own(followed, autojump_clock):
-    drain = Drain(followed.draining, spread_s=2.0, count=lambda: 1000, uniform=lambda _, high: high)
+    drain = DrainSchedule(
+        followed.draining, spread_s=2.0, count=lambda: 1000, uniform=lambda _, high: high
+    )
     session = session_on(followed.fanout, followed.transport)
     session._drain = drain
     followed.draining.set()

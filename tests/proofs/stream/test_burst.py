@@ -146,14 +146,14 @@ from yoi_daemon.eventlog.fanout import Subscriber
 from yoi_daemon.eventlog.interface import PositionExpiredError
 from yoi_daemon.sdk import Plugin
 plugin = Plugin("broken")
-take = Subscriber.take
+take = Subscriber.write_next
 
 def impatient(self, up_to=None):
     if self._fanout.cut - self.position > 128:
         raise PositionExpiredError(self._fanout.cut)
     return take(self, up_to)
 
-Subscriber.take = impatient
+Subscriber.write_next = impatient
 """
 
 
