@@ -131,16 +131,11 @@ async def subscribe(
     the daemon may end the connection as `slow_consumer`, which is a cut like others. Cancelling or
     leaving the block closes the connection within `GOODBYE_S`.
     """
-    wished = {
-        "kinds": ",".join(kinds),
-        "on_gap": on_gap or "",
-        "await": "1" if await_worker else "",
-    }
     send, receive = trio.open_memory_channel[Message](PREFETCH)
     follower = _Follower(
         _Target(url, token),
         path,
-        {name: value for name, value in wished.items() if value},
+        _query(kinds, on_gap, await_worker=await_worker),
         cursor,
         snapshot=snapshot,
         relocate=relocate,
@@ -161,6 +156,15 @@ async def subscribe(
     if raised is not None:
         # Not through the nursery: it would reach the caller inside an exception group.
         raise raised
+
+
+def _query(kinds: Sequence[str], on_gap: str | None, *, await_worker: bool) -> Mapping[str, str]:
+    wanted = {
+        "kinds": ",".join(kinds),
+        "on_gap": on_gap or "",
+        "await": "1" if await_worker else "",
+    }
+    return {name: value for name, value in wanted.items() if value}
 
 
 def worker_path(runtime_id: str, worker_id: str) -> str:
