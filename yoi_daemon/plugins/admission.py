@@ -30,6 +30,14 @@ def value_at(payload: bytes, path: tuple[str, ...]) -> Any:
     return value
 
 
+def coalesce_value(delivery: Delivery, path: tuple[str, ...]) -> Any:
+    """Returns the value at `path` of the payload, which is decoded once for it; None where there is none."""
+    known = delivery.coalesce_value
+    if known is None or known[0] != path:
+        known = delivery.coalesce_value = path, value_at(delivery.payload, path)
+    return known[1]
+
+
 class Admission:
     """Accepts events for services. Clocks give seconds."""
 
@@ -128,12 +136,14 @@ class Admission:
         if service.refusal() is not None or self._event_log.refusal() is not None:
             return
         payload = msgspec.json.encode({"scheduled_at": format_time(self._wall_clock())})
-        if service.lane.is_waiting(spec.name) or not service.lane.has_room(len(payload)):
+        lane = service.lane
+        if lane.has_unfinished(spec.name) or not lane.has_room(len(payload)):
             # Not `dropped`: that counts accepted events, each of which is reported.
             service.settlement.counters["skipped"] += 1
             return
-        service.lane.reserve(len(payload))
-        self._append(service, self._delivery(spec, payload, source="timer"), None)
+        delivery = self._delivery(spec, payload, source="timer")
+        lane.reserve(delivery)
+        self._append(service, delivery, None)
 
     def _spec(self, service: Service, ingress: str) -> IngressDeclaration:
         manifest = service.installed.manifest
@@ -223,10 +233,10 @@ class Admission:
                     for oldest in self._enough_room(lane, spec.name, size):
                         service.settlement.displace(lane, oldest, "dropped")
                 case "coalesce":
-                    twin = self._twin(lane, spec, delivery.payload)
+                    twin = self._twin(lane, spec, delivery)
                     if twin is not None and lane.has_room(size - twin.size, events=0):
                         service.settlement.displace(lane, twin, "coalesced")
-        lane.reserve(size)
+        lane.reserve(delivery)
 
     def _refuse_closed(self, service: Service) -> None:
         if (refused := service.refusal()) is not None:
@@ -236,22 +246,21 @@ class Admission:
         """The oldest events whose places together fit one of `size`; none where none will do."""
         chosen: list[Delivery] = []
         freed = 0
-        for oldest in lane.waiting(ingress):
+        for oldest in lane.fresh(ingress):
             chosen.append(oldest)
             freed += oldest.size
             if lane.has_room(size - freed, events=1 - len(chosen)):
                 return chosen
         return []
 
-    def _twin(self, lane: Lane, spec: IngressDeclaration, payload: bytes) -> Delivery | None:
-        """The waiting event that `payload` may take the place of."""
-        value = value_at(payload, spec.coalesce_by)
+    def _twin(self, lane: Lane, spec: IngressDeclaration, delivery: Delivery) -> Delivery | None:
+        """Returns the oldest waiting event that `delivery` may take the place of."""
+        path = spec.coalesce_by
+        value = coalesce_value(delivery, path)
         if value is None:
             return None  # no key is not the same key
-        waiting = lane.waiting(spec.name)
-        return next(
-            (one for one in waiting if value_at(one.payload, spec.coalesce_by) == value), None
-        )
+        waiting = lane.fresh(spec.name)
+        return next((older for older in waiting if coalesce_value(older, path) == value), None)
 
     async def _wait_for_room(self, service: Service, spec: IngressDeclaration, size: int) -> None:
         """Waits for room, at most as long as the ingress says; then the caller takes it at once, or not."""
@@ -312,7 +321,7 @@ class Admission:
             try:
                 seq = commit.append(draft, deliver)
             except BaseException:
-                service.lane.release(delivery.size)
+                service.lane.release(delivery)
                 raise
             delivery.position = seq
             if delivery.redelivery_of is None:

@@ -89,6 +89,11 @@ class LaneLedger:
         ticket = self._event_log.record((self._put_claimed(),))
         await self._event_log.recorded(ticket)
 
+    def unclaim(self, delivery: Delivery) -> None:
+        """It was displaced before its attempt began: a crash must not count that attempt."""
+        if changes := self._unclaimed(delivery.number):
+            self._event_log.record(changes)
+
     def waits(self, commit: Commit, delivery: Delivery) -> None:
         """No attempt is under way: it was given back, or is tried again later."""
         if not self.durable:

@@ -89,14 +89,41 @@ class Settlement:
     def judge(
         self, lane: Lane, attempt: Attempt, failure: Failure | None, duration_s: float
     ) -> None:
-        """See `lane.Judge`."""
-        delivery = attempt.delivery
+        """See `dispatcher.Judge`."""
         duration_ms = _milliseconds(duration_s)
         self._times_ms.append(duration_ms)
         self.durations.observe(duration_s)
-        if failure is None:
-            self._settle_handled(lane, delivery, duration_ms)
+        if failure is not None:
+            self._judge_failure(lane, attempt.delivery, failure, duration_ms, duration_s)
             return
+        delivery = attempt.delivery
+        self.counters["handled"] += 1
+        with self._event_log.together() as commit:
+            # Spelled out, not by `_append`: most attempts end here.
+            commit.append(
+                Draft(
+                    kind="plugin.ingress.handled",
+                    plugin_id=self._plugin_id,
+                    correlation_id=delivery.correlation_id,
+                    data=IngressAttempt(
+                        event_id=delivery.event_id,
+                        ingress=delivery.ingress,
+                        attempt=delivery.attempt,
+                        duration_ms=duration_ms,
+                    ),
+                )
+            )
+            self._ledger.ended(commit, delivery)
+        lane.finish(delivery)
+
+    def _judge_failure(
+        self,
+        lane: Lane,
+        delivery: Delivery,
+        failure: Failure,
+        duration_ms: float,
+        duration_s: float,
+    ) -> None:
         if failure.outcome == "interrupted":
             self.counters["interrupted"] += 1
             delivery.attempts.append(self._record(delivery, failure, duration_ms, duration_s))
@@ -126,26 +153,6 @@ class Settlement:
             self._emit(commit, failure.outcome, delivery, duration_ms, failure, delay_s)
             self._ledger.waits(commit, delivery)
         (lane.hold if self._holds(delivery.ingress) else lane.park)(delivery, delay_s)
-
-    def _settle_handled(self, lane: Lane, delivery: Delivery, duration_ms: float) -> None:
-        self.counters["handled"] += 1
-        with self._event_log.together() as commit:
-            # Spelled out, not by `_append`: most attempts end here.
-            commit.append(
-                Draft(
-                    kind="plugin.ingress.handled",
-                    plugin_id=self._plugin_id,
-                    correlation_id=delivery.correlation_id,
-                    data=IngressAttempt(
-                        event_id=delivery.event_id,
-                        ingress=delivery.ingress,
-                        attempt=delivery.attempt,
-                        duration_ms=duration_ms,
-                    ),
-                )
-            )
-            self._ledger.ended(commit, delivery)
-        lane.finish(delivery)
 
     def judge_wedged(self, attempt: Attempt, duration_s: float) -> None:
         """The verdict on a handler that was given up. Its event stays unfinished: the lane ends with it."""
@@ -189,7 +196,7 @@ class Settlement:
     def displace(self, lane: Lane, delivery: Delivery, outcome: Displacement) -> None:
         """A newer event takes the place of one that waits: counted now, reported within a second."""
         self.counters[outcome] += 1
-        lane.withdraw(delivery)
+        lane.displace(delivery)
         self._displaced.setdefault((outcome, delivery.ingress), _Displaced()).deliveries.append(
             delivery
         )

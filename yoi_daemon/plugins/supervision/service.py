@@ -171,7 +171,7 @@ class Service:
             self.installed.settings.redeliver_per_s,
             "redeliveries of this plugin",
         )
-        self.lane.reserve(letter.delivery.size)
+        self.lane.reserve(letter.delivery)
         self._redeliveries.count()
         return self.dead_letters.take(event_id).delivery
 
