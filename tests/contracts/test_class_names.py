@@ -16,8 +16,9 @@ TWINS: Mapping[str, str] = {
     "StreamRefused": "the daemon ends a stream with it; the client raises what it was ended with",
     "Window": "the log's window, and what `hello` tells the client of it",
     "DaemonFile": "`daemon.json`: the daemon writes it, client.locate reads it",
+    "Command": "the field's word for both: a program that children starts, and a command of click's",
 }
-"""Each is two ends of one format, which do not import each other: a client knows no daemon's room."""
+"""Most are two ends of one format, which do not import each other: a client knows no daemon's room."""
 
 
 def rooms_of(root: Path) -> dict[str, set[str]]:
