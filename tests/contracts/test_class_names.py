@@ -17,6 +17,7 @@ TWINS: Mapping[str, str] = {
     "Window": "the log's window, and what `hello` tells the client of it",
     "DaemonFile": "`daemon.json`: the daemon writes it, client.locate reads it",
     "Command": "the field's word for both: a program that children starts, and a command of click's",
+    "Group": "click's word for commands under one name; in the log, what is sent or committed together",
 }
 """Most are two ends of one format, which do not import each other: a client knows no daemon's room."""
 
