@@ -1,4 +1,4 @@
-"""The way in: an event is checked, given room, committed and queued; only then is it accepted."""
+"""Admission: an event is checked, has room reserved, is committed and queued; only then is it accepted."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -23,7 +23,7 @@ _any_json = msgspec.json.Decoder(Any)
 
 
 def value_at(payload: bytes, path: tuple[str, ...]) -> Any:
-    """The value at a dotted path of a JSON document; None where there is none."""
+    """Returns the value at a dotted path of a JSON document; None where there is none."""
     value: Any = _any_json.decode(payload)
     for key in path:
         value = cast("dict[str, Any]", value).get(key) if isinstance(value, dict) else None
@@ -31,7 +31,7 @@ def value_at(payload: bytes, path: tuple[str, ...]) -> Any:
 
 
 def coalesce_value(delivery: Delivery, path: tuple[str, ...]) -> Any:
-    """Returns the value at `path` of the payload, which is decoded once for it; None where there is none."""
+    """Returns the value at `path` of the payload, None where there is none. Decodes it once for a path."""
     known = delivery.coalesce_value
     if known is None or known[0] != path:
         known = delivery.coalesce_value = path, value_at(delivery.payload, path)
@@ -75,7 +75,7 @@ class Admission:
         key: str | None = None,
         is_checked: bool = False,
     ) -> tuple[IngressReceipt, int]:
-        """As `accept`, but returns before the commit: nobody may be told of it until that number is committed.
+        """As `accept`, but returns before the commit: the receipt may be shown only after that number is committed.
 
         `is_checked`: `check_json` took it, or a text that it is part of.
         """
@@ -217,9 +217,9 @@ class Admission:
     async def _reserve(
         self, service: Service, spec: IngressDeclaration, delivery: Delivery
     ) -> None:
-        """Takes room for the event, as the ingress says for a full queue.
+        """Reserves room for the event, by the ingress's overflow rule where the queue is full.
 
-        Raises `Refused`: `queue_full`, or that the service takes none. What was displaced stays so.
+        Raises `Refused`: `queue_full`, and as `Service.refusal` says. What was displaced stays so.
         """
         lane, size = service.lane, delivery.size
         self._refuse_closed(service)
@@ -243,7 +243,7 @@ class Admission:
             raise refused
 
     def _enough_room(self, lane: Lane, ingress: str, size: int) -> list[Delivery]:
-        """The oldest events whose places together fit one of `size`; none where none will do."""
+        """Returns the oldest events whose room together fits one of `size`; none where it does not."""
         chosen: list[Delivery] = []
         freed = 0
         for oldest in lane.fresh(ingress):
@@ -263,13 +263,13 @@ class Admission:
         return next((older for older in waiting if coalesce_value(older, path) == value), None)
 
     async def _wait_for_room(self, service: Service, spec: IngressDeclaration, size: int) -> None:
-        """Waits for room, at most as long as the ingress says; then the caller takes it at once, or not."""
+        """Waits for room, at most as long as the ingress says. The caller must reserve it at once."""
         with trio.move_on_after(spec.wait_s):
             async with service.lane.turnstile:  # first come, first served
                 while not service.lane.has_room(size):
                     await service.lane.wait_for_room()
                     self._refuse_closed(service)
-        self._refuse_closed(service)  # it may have stopped while others had their turn
+        self._refuse_closed(service)  # it may have stopped meanwhile
 
     def _delivery(
         self,
@@ -295,7 +295,7 @@ class Admission:
     def _append(
         self, service: Service, delivery: Delivery, key: str | None
     ) -> tuple[IngressReceipt, int]:
-        """Numbers the acceptance. The log delivers at the commit, whatever becomes of the requester."""
+        """Numbers the acceptance. The log delivers it at the commit, also if the requester is cancelled."""
         depth = service.lane.depth
         draft = Draft(
             kind="plugin.ingress.accepted",

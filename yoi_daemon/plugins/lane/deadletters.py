@@ -1,4 +1,4 @@
-"""Events no attempt could handle, kept byte-exact for an operator."""
+"""Events that no attempt could handle, kept byte-exact for an operator."""
 
 import base64
 from bisect import bisect_left, bisect_right, insort
@@ -23,7 +23,7 @@ EXPIRED_AT_ONCE = 100
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """One dead event with what every attempt came to. `digest` is of the plugin's code that buried it."""
+    """One dead event with its attempts. `digest` is that of the plugin's code at its death."""
 
     plugin_id: str
     delivery: Delivery
@@ -33,7 +33,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeadLetters:
-    """The dead letters of one plugin, listed by event id, that is oldest first."""
+    """The dead letters of one plugin. Event ids sort by age, so pages are oldest first."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class DeadLetters:
         self.evicted += 1
 
     def get(self, event_id: str) -> DeadLetter:
-        """One letter. Raises `Refused` (`event_not_found`)."""
+        """Returns one letter. Raises `Refused` (`event_not_found`)."""
         letter = self._letters.get(event_id)
         if letter is None:
             raise Refused(
@@ -132,7 +132,7 @@ class DeadLetters:
         return letter
 
     def take(self, event_id: str) -> DeadLetter:
-        """Takes one letter out, for another delivery. Raises `Refused` (`event_not_found`)."""
+        """Takes one letter out for redelivery. Raises `Refused` (`event_not_found`)."""
         letter = self.get(event_id)
         del self._letters[event_id]
         del self._ids[bisect_left(self._ids, event_id)]
@@ -140,7 +140,7 @@ class DeadLetters:
         return letter
 
     def page(self, after: str | None, limit: int) -> tuple[list[DeadLetterSummary], str | None]:
-        """Up to `limit` letters after the event id `after`, and where the next page begins."""
+        """Returns up to `limit` letters after the event id `after`, and the `after` of the next page."""
         begin = 0 if after is None else bisect_right(self._ids, after)
         chosen = self._ids[begin : begin + limit]
         more = chosen[-1] if len(self._ids) > begin + limit else None
@@ -148,12 +148,12 @@ class DeadLetters:
 
 
 def summary_of(letter: DeadLetter) -> DeadLetterSummary:
-    """The public summary."""
+    """Returns the public summary."""
     return DeadLetterSummary(**_public(letter))
 
 
 def detail_of(letter: DeadLetter) -> DeadLetterDetail:
-    """The public detail, with the payload."""
+    """Returns the public detail, with the payload."""
     delivery = letter.delivery
     exact = delivery.body or delivery.payload
     return DeadLetterDetail(

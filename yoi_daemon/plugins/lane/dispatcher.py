@@ -1,8 +1,7 @@
 """A service's lane: a bounded memory channel, one dispatcher, a deadline for each attempt.
 
-Admission reserves room synchronously, before the commit; the room is given back at the event's end.
-So the channel itself is never the limit, and depth counts everything unfinished: being committed,
-queued, parked for a retry, claimed, in hand. Handlers run one at a time. On a durable store up to 256
+Admission reserves room synchronously, before the commit; the room is free again when the event ends.
+So the channel itself is never the limit, and depth counts everything unfinished. Handlers run one at a time. On a durable store up to 256
 events are claimed together: their attempts are committed before the first of their handlers runs. Up
 to 64 events share one cancel scope, and one watchdog serves all lanes, because a deadline of its own
 would cost an event about as much as all the rest of its way through the lane (`scripts/bench dispatch`).
@@ -29,7 +28,7 @@ SLICE_S = 0.005
 
 
 class Judge(Protocol):
-    """Says what becomes of an attempt. Synchronous: verdict and consequence are one step."""
+    """Judges an attempt. Synchronous: the verdict and its consequence are one step."""
 
     def __call__(
         self, lane: "Lane", attempt: Attempt, failure: Failure | None, duration_s: float
@@ -60,7 +59,7 @@ class Lane(LaneQueue):
         self.is_sealed = False
 
     def displace(self, delivery: Delivery) -> None:
-        """Ends a delivery in favour of a newer one. One that is claimed is no longer so in the store."""
+        """Ends a delivery in favour of a newer one, and withdraws its claim from the store."""
         if delivery.place == "claimed":
             self._ledger.unclaim(delivery)
         self.finish(delivery)
@@ -68,17 +67,17 @@ class Lane(LaneQueue):
     # -- dispatch
 
     def drain(self) -> None:
-        """Tells the dispatcher to leave once the queue is empty. What is parked or held stays."""
+        """Ends `run` once the queue is empty. What is parked or held stays."""
         self._draining = True
         self._wake_dispatcher()
 
     def halt(self) -> None:
-        """Tells the dispatcher to leave after the event in hand. What is queued stays."""
+        """Ends `run` after the event in hand. What is queued stays."""
         self._halted = True
         self.drain()
 
     def seal(self) -> None:
-        """The handler in hand was given up for good: nothing follows it."""
+        """Gives the handler in hand up for good: nothing follows it."""
         self.is_sealed = True
         self._unclaim()
 
@@ -87,7 +86,7 @@ class Lane(LaneQueue):
             self._idle.cancel()
 
     async def run(self, executor: Executor, interruption: Callable[[], Failure]) -> None:
-        """The dispatcher: hands events to `executor` one at a time, until drained, sealed or cancelled.
+        """Hands events to `executor` one at a time, until drained, sealed or cancelled.
 
         Cancelled, the event in hand is judged as `interruption` says, and the others stay where they are.
         """
@@ -138,7 +137,7 @@ class Lane(LaneQueue):
         super()._put_first(delivery)
 
     def _following(self) -> Delivery | None:
-        """Takes the event to go on with at once, if there is one."""
+        """Takes the next event of the batch, if one is ready."""
         if self._halted or self.is_sealed:
             return None
         return self._take_claimed() if self._has_claims else self._take_next()
@@ -177,14 +176,14 @@ class Lane(LaneQueue):
                 self._end(attempt, LATE if attempt.is_late else interruption())
             raise
         if attempt is not None and attempt.is_wedged:
-            # It came back after all. Its verdict has fallen, and the lane is sealed.
+            # It returned after all. It was judged when it was given up, and the lane is sealed.
             self.current = None
             self.put_back(attempt.delivery)
         elif attempt is not None:
             self._end(attempt, LATE)
 
     def _end(self, attempt: Attempt, failure: Failure | None) -> float:
-        """Has the attempt judged; gives the time it ended."""
+        """Has the attempt judged and returns the time it ended."""
         attempt.is_open = False
         self.current = None
         now = self._clock()
@@ -214,7 +213,7 @@ LATE = Failure(
 
 
 def lane_limits(settings: PluginSettings) -> LaneLimits:
-    """The lane's part of a plugin's settings."""
+    """Returns the lane's part of a plugin's settings."""
     return LaneLimits(
         queue_events=settings.queue_events,
         queue_bytes=settings.queue_bytes,
