@@ -148,7 +148,7 @@ def test_closing_removes_our_file_and_no_other(directory: Path) -> None:
 def test_what_is_in_the_way_is_kept(directory: Path) -> None:
     path = directory / "s"
     path.write_text("precious")
-    with pytest.raises(ListenFailed, match="exists and is no socket"):
+    with pytest.raises(ListenFailed, match="exists and is not a socket"):
         open_sockets([UnixAddress(str(path))])
     assert path.read_text() == "precious"
 

@@ -14,7 +14,6 @@ from yoi_daemon.model.manifest import HookSource, IngressDeclaration, TimerSourc
 from yoi_daemon.model.plugins import IngressReceipt
 from yoi_daemon.model.strict_json import check_json
 from yoi_daemon.plugins.delivery import Delivery
-from yoi_daemon.plugins.execution.inline import check_payload
 from yoi_daemon.plugins.lane.dispatcher import Lane
 from yoi_daemon.plugins.signatures import delivery_key, handed_headers, verify_signature
 from yoi_daemon.plugins.supervision.service import Service
@@ -184,10 +183,9 @@ class Admission:
                 check_json(payload)
             except ValueError as error:
                 raise Refused("invalid_event", f"the payload is not JSON: {error}") from error
-        if (loaded := service.installed.loaded) is not None:
-            refused = check_payload(loaded, spec.name, payload)
-            if refused is not None:
-                raise refused
+        executor = service.installed.executor
+        if executor is not None and (refused := executor.check(spec.name, payload)) is not None:
+            raise refused
 
     async def _take(
         self,

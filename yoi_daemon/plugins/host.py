@@ -21,7 +21,7 @@ from yoi_daemon.model.plugins import (
 from yoi_daemon.model.settings import PluginSettings, Settings
 from yoi_daemon.plugins.admission import Admission
 from yoi_daemon.plugins.batch import EventBatch
-from yoi_daemon.plugins.execution.inline import place_of
+from yoi_daemon.plugins.execution.failures import place_of
 from yoi_daemon.plugins.lane.deadletters import detail_of
 from yoi_daemon.plugins.lane.ledger import Restored
 from yoi_daemon.plugins.loading.loader import Loader

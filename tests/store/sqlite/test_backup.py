@@ -112,7 +112,7 @@ def test_it_is_one_file_of_its_owner_and_says_that_it_is_a_copy(file: Path, tmp_
 @pytest.mark.parametrize("name", ["copy", "copy.partial"])
 def test_it_writes_over_nothing(file: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("theirs")
-    with open_for_reading(file) as source, pytest.raises(NotAllowed, match="there already"):
+    with open_for_reading(file) as source, pytest.raises(NotAllowed, match="exists already"):
         back_up(source, tmp_path / "copy", lambda _: None)
     assert [path.name for path in tmp_path.glob("copy*")] == [name]
     assert (tmp_path / name).read_text() == "theirs"

@@ -14,7 +14,7 @@ import trio
 
 from yoi_daemon.model.settings import PluginSettings
 from yoi_daemon.plugins.delivery import Attempt, Delivery, Failure, LaneLimits
-from yoi_daemon.plugins.execution.inline import Executor
+from yoi_daemon.plugins.execution.interface import Executor
 from yoi_daemon.plugins.lane.ledger import LaneLedger
 from yoi_daemon.plugins.lane.places import LaneQueue, move
 

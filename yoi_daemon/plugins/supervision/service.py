@@ -19,7 +19,9 @@ from yoi_daemon.model.rates import RateLimit
 from yoi_daemon.model.settings import PluginSettings
 from yoi_daemon.plugins.delivery import Attempt, Delivery, Fault
 from yoi_daemon.plugins.execution.context import CallServices
-from yoi_daemon.plugins.execution.inline import frame_in
+from yoi_daemon.plugins.execution.failures import frame_in
+from yoi_daemon.plugins.execution.inline import InlineExecutor
+from yoi_daemon.plugins.execution.interface import Executor
 from yoi_daemon.plugins.execution.state import PluginState
 from yoi_daemon.plugins.lane.deadletters import DeadLetters
 from yoi_daemon.plugins.lane.dispatcher import Lane, lane_limits
@@ -72,7 +74,7 @@ class Service:
             lane=self.lane,
             lifecycle=self.lifecycle,
             settlement=self.settlement,
-            call_services=self.call_services,
+            make_executor=self._make_executor,
             on_retired=self.report_unfinished,
         )
         self.installation = Installation(subject, settings, host)
@@ -104,19 +106,17 @@ class Service:
             return self.supervisor.refusal()
         return self.lifecycle.refusal()
 
-    def call_services(self) -> CallServices:
-        """Makes what the contexts of calls share, for the version that is installed."""
-        installed = self.installed
-        assert installed.loaded is not None, "no function of a plugin is called before it is loaded"
-        return CallServices(
+    def _make_executor(self, loaded: LoadedPlugin, settings: PluginSettings) -> Executor:
+        services = CallServices(
             plugin_id=self.plugin_id,
-            config=installed.loaded.config,
-            grants=installed.settings.grants,
+            config=loaded.config,
+            grants=settings.grants,
             event_log=self._host.event_log,
             state=self._state,
             logger=self._logger,
             workers_for=self._host.workers_for,
         )
+        return InlineExecutor(loaded, services)
 
     # -- commands; each is carried out whatever becomes of the caller
 
@@ -233,6 +233,8 @@ class Service:
             # A tool or a status: it takes one of its calls with it, not the lane.
             supervisor.note_wedged_call(call)
             return
+        if generation.executor.kill():
+            return  # what ran in it has ended, and its calls return
         if isinstance(call, Attempt):
             self.settlement.judge_wedged(call, self._host.clock() - call.started_s)
         else:

@@ -48,7 +48,6 @@ class Supervisor:
         self._lane = subject.lane
         self._lifecycle = subject.lifecycle
         self._settlement = subject.settlement
-        self._call_services = subject.call_services
         self._on_retired = subject.on_retired
         self._installation = installation
         self._host = host
@@ -280,9 +279,10 @@ class Supervisor:
     def _begin(self, nursery: trio.Nursery) -> None:
         installed = self._installed
         assert installed.loaded is not None
+        assert installed.executor is not None
         parts = GenerationParts(
             lane=self._lane,
-            services=self._call_services(),
+            executor=installed.executor,
             clock=self._host.clock,
             boots=self._host.boots,
             run_timers=self._timers_of(installed.loaded),
