@@ -89,7 +89,9 @@ async def open_plugins(
                 await event_log.recorded(event_log.record(()))
                 return await restore(store, plugin_id, trio.current_time())
 
-            host = PluginHost(loader, admission, spawn, make, restore_added, may_dispatch)
+            host = PluginHost(
+                event_log, loader, admission, spawn, make, restore_added, may_dispatch
+            )
             host.faults = discovery.faults
             nursery.start_soon(run_watchdog, host.watched)
             enabled = [name for name in discovery.found if settings.is_enabled(name)]

@@ -3,6 +3,7 @@
 import msgspec
 
 from yoi_daemon.model.errors import Refused
+from yoi_daemon.model.plugins import ToolInfo
 from yoi_daemon.model.strict_json import check_json
 from yoi_daemon.plugins.delivery import Failure
 from yoi_daemon.plugins.execution.interface import Returned
@@ -10,6 +11,15 @@ from yoi_daemon.plugins.supervision.service import Service
 
 MAX_RESULT_BYTES = 1_048_576
 """What a tool may return, encoded; as much as a request may carry."""
+
+
+def tools_of(service: Service) -> list[ToolInfo]:
+    """Returns the tools that a plugin declares; none before it is loaded."""
+    manifest = service.installed.manifest
+    return [
+        ToolInfo(service.plugin_id, tool.name, tool.description, tool.arguments, tool.result)
+        for tool in (() if manifest is None else manifest.tools.values())
+    ]
 
 
 async def call_tool(service: Service, name: str, arguments: bytes) -> bytes:

@@ -28,7 +28,7 @@ from yoi_daemon.plugins.lane.dispatcher import Lane, lane_limits
 from yoi_daemon.plugins.lane.ledger import LaneLedger, Restored
 from yoi_daemon.plugins.lane.settlement import Settlement
 from yoi_daemon.plugins.loading.loader import LoadedPlugin
-from yoi_daemon.plugins.supervision.commands import Command
+from yoi_daemon.plugins.supervision.commands import ServiceCommand
 from yoi_daemon.plugins.supervision.installation import Installation, Installed
 from yoi_daemon.plugins.supervision.lifecycle import Lifecycle
 from yoi_daemon.plugins.supervision.parts import HostServices, Supervised
@@ -125,28 +125,28 @@ class Service:
 
         Raises `Refused` (`invalid_state`).
         """
-        await self.supervisor.ask(Command("start"))
+        await self.supervisor.ask(ServiceCommand("start"))
 
     async def stop(self) -> None:
         """Drains and stops the service, in the plugin's own times. Raises `Refused` (`invalid_state`)."""
-        await self.supervisor.ask(Command("stop"))
+        await self.supervisor.ask(ServiceCommand("stop"))
 
     async def restart(self) -> None:
         """Stops and starts. Raises `Refused` (`invalid_state`)."""
-        await self.supervisor.ask(Command("restart"))
+        await self.supervisor.ask(ServiceCommand("restart"))
 
-    def replace(self, loaded: LoadedPlugin, settings: PluginSettings) -> Command:
+    def replace(self, loaded: LoadedPlugin, settings: PluginSettings) -> ServiceCommand:
         """Goes on with a new module and new settings: stops the old service, starts the new.
 
         A service that an operator stopped stays so. What is queued stays. The command is refused
         (`invalid_state`) where the old one ignores its end.
         """
         replacement = Installed(settings=settings, loaded=loaded)
-        return self.supervisor.submit(Command("replace", replacement))
+        return self.supervisor.submit(ServiceCommand("replace", replacement))
 
-    def retire(self) -> Command:
+    def retire(self) -> ServiceCommand:
         """Stops the service for good: its module is gone. What is queued is reported as unfinished."""
-        return self.supervisor.submit(Command("retire"))
+        return self.supervisor.submit(ServiceCommand("retire"))
 
     async def end(self, budget_s: float) -> None:
         """Ends with the daemon, ahead of all commands: the handler in hand may finish, what is queued stays."""
