@@ -47,14 +47,6 @@ async def open_plugins(
     """
     admission = Admission(event_log, ids, clock=trio.current_time, wall_clock=wall_clock)
 
-    def load(plugin_id: str, plugin_settings: PluginSettings) -> LoadedPlugin:
-        found = loader.discover().found.get(plugin_id)
-        if found is None:
-            raise LoadFailed(
-                "unreadable", f"plugins/{plugin_id}.py is gone; put it back, or reload"
-            )
-        return loader.load(loader.read(found), plugin_settings.config)
-
     async def timers(plugin_id: str, loaded: LoadedPlugin) -> None:
         tick = partial(admission.tick, host.service(plugin_id))
         await run_timers(loaded.manifest.ingresses.values(), tick)
@@ -68,7 +60,7 @@ async def open_plugins(
         age_s=store.age_s,
         wall_clock=wall_clock,
         uniform=uniform,
-        load=load,
+        load=partial(_load, loader),
         forget=loader.forget,
         run_timers=timers,
         boots=boots,
@@ -97,14 +89,12 @@ async def open_plugins(
             enabled = [name for name in discovery.found if settings.is_enabled(name)]
             kept = {name: await restore(store, name, trio.current_time()) for name in enabled}
             verdict = await boots.begin(
-                {name for name, one in kept.items() if one.has_claims},
+                {name for name, restored in kept.items() if restored.has_claims},
                 lambda name: settings.for_plugin(name).attempts,
             )
             host.safe_mode = safe or verdict.safe
             for plugin_id, restored in kept.items():
-                service = make(plugin_id, settings.for_plugin(plugin_id))
-                service.restore(restored)
-                host.add(service)
+                host.add(_restored(make(plugin_id, settings.for_plugin(plugin_id)), restored))
             # What was in hand is judged for good before anything may end the process again.
             await event_log.recorded(event_log.record(()))
             await _hold_back(host, loader, boots, discovery)
@@ -113,6 +103,18 @@ async def open_plugins(
                 yield host
             finally:
                 nursery.cancel_scope.cancel()
+
+
+def _load(loader: Loader, plugin_id: str, settings: PluginSettings) -> LoadedPlugin:
+    found = loader.discover().found.get(plugin_id)
+    if found is None:
+        raise LoadFailed("unreadable", f"plugins/{plugin_id}.py is gone; put it back, or reload")
+    return loader.load(loader.read(found), settings.config)
+
+
+def _restored(service: Service, restored: Restored) -> Service:
+    service.restore(restored)
+    return service
 
 
 async def _hold_back(host: PluginHost, loader: Loader, boots: Boots, discovery: Discovery) -> None:
