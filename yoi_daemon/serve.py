@@ -175,7 +175,7 @@ async def _serve(process: _Process, signals: Signals, announce: Callable[[str], 
 async def _stop(daemon: Daemon, directories: Directories, budget_s: float, deadline: float) -> None:
     """Stops plugins, then workers. The listeners have ended."""
     with trio.move_on_at(min(deadline, trio.current_time() + budget_s * PLUGINS_SHARE)):
-        await daemon.plugins.stop(budget_s=budget_s * PLUGINS_SHARE)
+        await daemon.plugins.shutdown(budget_s=budget_s * PLUGINS_SHARE)
     await daemon.embedded.shutdown(max(0.0, deadline - trio.current_time()) * WORKERS_SHARE)
     await _leave_wedged(daemon, directories)
 

@@ -185,7 +185,7 @@ async def measure_lane(suspends: bool, profile: cProfile.Profile | None = None) 
             ]
             with watch.running(), profile or nullcontext():
                 for delivery in deliveries:
-                    service.lane.reserve(delivery.size)
+                    service.lane.reserve(delivery)
                     service.lane.deliver(delivery)
                 await bursts.burst.over.wait()
                 while service.settlement.counters["handled"] < number * BURST:

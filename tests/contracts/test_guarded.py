@@ -14,7 +14,7 @@ import pytest
 from tests.api.asgi import Client
 from tests.clocks import ManualClock
 from yoi_daemon.api.app import ROUTES, Application
-from yoi_daemon.api.routing import Answer, Call, Route
+from yoi_daemon.api.routing import Answer, Request, Route
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.opening import open_daemon
 from yoi_daemon.front.access import names_of
@@ -101,7 +101,7 @@ class Watched:
         self.client = Client(self.app, HOST, None)
 
     def _noting(self, route: Route) -> Route:
-        async def handler(call: Call) -> Answer:
+        async def handler(request: Request) -> Answer:
             self.entered.append(f"{route.method} {route.rule}")
             return Answer({})
 
@@ -172,7 +172,7 @@ async def test_a_refusal_says_what_is_lacking_and_is_a_problem(daemon, credentia
     assert (answer.json["code"], answer.json["scope"]) == ("forbidden", "status:read")
 
 
-async def leak(call: Call) -> Answer:
+async def leak(request: Request) -> Answer:
     return Answer({})
 
 

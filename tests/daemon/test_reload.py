@@ -53,7 +53,7 @@ async def daemon(place) -> AsyncGenerator[Daemon]:
     settings = read_settings(directories, {})
     async with open_daemon(directories, settings, tokens, {}) as one:
         yield one
-        await one.plugins.stop(budget_s=1)
+        await one.plugins.shutdown(budget_s=1)
 
 
 async def workers(daemon: Daemon) -> list[tuple[str, str]]:

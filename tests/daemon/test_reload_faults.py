@@ -71,7 +71,7 @@ async def daemon(directories, records) -> AsyncGenerator[Daemon]:
     async with open_daemon(directories, settings, tokens, {}, certificates=certificates) as daemon:
         daemon.daemon_file.write({"pid": 1}, [one.pem for one in certificates.values()])
         yield daemon
-        await daemon.plugins.stop(budget_s=1)
+        await daemon.plugins.shutdown(budget_s=1)
 
 
 def install(directories: Directories, name: str) -> None:

@@ -135,7 +135,7 @@ async def test_a_reload_takes_the_reloadable_keys_and_names_the_section_of_any_o
         else:
             assert needs_restart == (path[0],)
             assert daemon.settings == before
-        await daemon.plugins.stop(budget_s=1)
+        await daemon.plugins.shutdown(budget_s=1)
 
 
 def test_each_reloadable_entry_is_a_key_or_a_table():

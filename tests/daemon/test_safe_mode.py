@@ -42,7 +42,7 @@ async def safe(directories, logged_errors) -> AsyncGenerator[Daemon]:
         logged_errors.expect("safe mode")
         await daemon.note_ready()
         yield daemon
-        await daemon.plugins.stop(budget_s=1)
+        await daemon.plugins.shutdown(budget_s=1)
 
 
 def metric(daemon: Daemon, name: str) -> float:
@@ -117,4 +117,4 @@ async def test_a_journal_that_cannot_be_written_is_told(directories):
         (told,) = daemon.status().diagnostics
         assert (told.code, told.severity) == ("boot_journal", "warning")
         assert daemon.plugins.service("gen").lifecycle.state in ("starting", "running")
-        await daemon.plugins.stop(budget_s=1)
+        await daemon.plugins.shutdown(budget_s=1)

@@ -309,7 +309,9 @@ async def follow(fanout: Fanout, sink: Counting, wanted: Filter = EVERYTHING) ->
             await subscriber.wait_direct()
 
 
-async def test_what_is_pending_is_joined_once_and_written_once_to_each(event_log, nursery):
+async def test_pending_events_are_joined_once_and_written_once_to_each_subscriber(
+    event_log, nursery
+):
     fanout = Fanout(event_log)
     nursery.start_soon(fanout.run)
     sinks = [Counting() for _ in range(3)]

@@ -20,7 +20,7 @@ class Reader:
         self.woken.append(trio.current_time())
 
 
-async def test_each_is_woken_once_when_it_heard_nothing_for_so_long(autojump_clock, nursery):
+async def test_each_reader_is_woken_once_after_its_idle_time(autojump_clock, nursery):
     idle_timers = IdleTimers()
     nursery.start_soon(idle_timers.run)
     ears = [Reader(last_write_s) for last_write_s in (5.0, 2.0, 9.0)]
@@ -31,7 +31,7 @@ async def test_each_is_woken_once_when_it_heard_nothing_for_so_long(autojump_clo
     nursery.cancel_scope.cancel()
 
 
-async def test_who_begins_while_it_waits_may_be_due_earlier(autojump_clock, nursery):
+async def test_a_timer_that_starts_later_may_be_due_earlier(autojump_clock, nursery):
     idle_timers = IdleTimers()
     nursery.start_soon(idle_timers.run)
     late, early = Reader(0.0), Reader(0.0)
@@ -43,7 +43,7 @@ async def test_who_begins_while_it_waits_may_be_due_earlier(autojump_clock, nurs
     nursery.cancel_scope.cancel()
 
 
-async def test_who_heard_meanwhile_is_waited_for_again(autojump_clock, nursery):
+async def test_a_reader_that_was_written_to_gets_its_full_idle_time_again(autojump_clock, nursery):
     idle_timers = IdleTimers()
     nursery.start_soon(idle_timers.run)
     reader = Reader(0.0)
@@ -57,7 +57,7 @@ async def test_who_heard_meanwhile_is_waited_for_again(autojump_clock, nursery):
     nursery.cancel_scope.cancel()
 
 
-async def test_who_left_or_does_not_rest_is_not_woken_and_not_kept(autojump_clock, nursery):
+async def test_a_reader_that_left_or_follows_is_neither_woken_nor_kept(autojump_clock, nursery):
     idle_timers = IdleTimers()
     nursery.start_soon(idle_timers.run)
     gone, busy = Reader(0.0), Reader(0.0)

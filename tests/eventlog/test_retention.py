@@ -33,7 +33,7 @@ def seqs(ring: Ring, wanted: Filter, position: int) -> list[int]:
     return found
 
 
-def test_a_flood_of_output_does_not_evict_what_happened():
+def test_a_flood_of_output_does_not_evict_lifecycle_events():
     ring = open_ring(events=10)
     for _ in range(5):
         push(ring, LIFECYCLE, W)
@@ -63,7 +63,7 @@ def test_nor_by_bytes_and_an_idle_lane_lends_its_share():
     assert ring.retentions()["lifecycle"].bytes == 500
 
 
-def test_the_negative_control_one_lane_loses_what_happened(monkeypatch):
+def test_the_negative_control_one_class_loses_lifecycle_events(monkeypatch):
     monkeypatch.setattr("yoi_daemon.eventlog.ring.retention_of", lambda entry: "volume")
     ring = open_ring(events=10)
     push(ring, LIFECYCLE, W)
@@ -152,7 +152,7 @@ def _all(retention) -> list[Entry]:
     return retention.after(None, 0, 10**6)
 
 
-def test_one_look_is_bounded_in_what_it_passes_and_stops_where_it_is_told():
+def test_one_scan_passes_a_bounded_number_of_entries_and_stops_at_its_limit():
     ring = open_ring(events=10**6)
     for _ in range(SCAN_ENTRIES * 2):
         push(ring, "gen.tick")
@@ -162,7 +162,7 @@ def test_one_look_is_bounded_in_what_it_passes_and_stops_where_it_is_told():
     assert ring.scan(Filter(worker=W), 0, 1) == ([], ring.head)  # the index has nothing to pass
 
 
-def test_what_goes_soon_is_only_told_to_filters_that_can_miss_it():
+def test_the_next_floor_rises_only_for_filters_that_can_miss_an_eviction():
     now = [0.0]
     ring = open_ring(events=16, clock=lambda: now[0])
     for _ in range(13):
@@ -179,7 +179,7 @@ def test_what_goes_soon_is_only_told_to_filters_that_can_miss_it():
     assert ring.next_floor(Filter(kinds=("plugin.state",))) == 0  # another retention
 
 
-def test_empty_indexes_are_let_go():
+def test_empty_indexes_are_removed():
     ring = open_ring(events=3)
     for number in range(100):
         push(ring, VOLUME, ("r", str(number)), "gen")

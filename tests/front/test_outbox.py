@@ -98,7 +98,7 @@ async def test_a_cancelled_sender_leaves_whole_pieces() -> None:
     assert len(await receiving.receive_some(2 * CHUNK_BYTES)) == CHUNK_BYTES
 
 
-async def test_a_cancelled_writer_wakes_who_waits() -> None:
+async def test_a_cancelled_writer_wakes_waiting_tasks() -> None:
     lost = trio.Event()
     outbox = _outbox(NeverTakes(), lost.set)
     outbox.put(b"x" * CHUNK_BYTES)
@@ -111,7 +111,7 @@ async def test_a_cancelled_writer_wakes_who_waits() -> None:
     assert outbox.ended
 
 
-async def test_what_the_kernel_takes_needs_no_task() -> None:
+async def test_a_write_that_the_kernel_takes_whole_needs_no_task() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
@@ -243,7 +243,7 @@ def _lending(ours: socket.socket) -> Outbox:
 
 
 @pytest.mark.parametrize("end", [Outbox.finish, Outbox.lose, Outbox.end, Outbox.take_back])
-def test_what_was_lent_is_taken_back_once_before_nothing_may_be_written(
+def test_a_loan_is_taken_back_once_before_writing_ends(
     end: Callable[[Outbox], None],
 ) -> None:
     ours, theirs = socket.socketpair()
@@ -288,7 +288,7 @@ async def write_beside_a_loan() -> bytes:
         return arrived.lstrip(b".")
 
 
-async def test_nothing_is_written_by_a_loan_before_what_is_unsent(
+async def test_a_loan_never_overtakes_unsent_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert await write_beside_a_loan() == b"[pong]"
@@ -300,7 +300,7 @@ async def test_nothing_is_written_by_a_loan_before_what_is_unsent(
 def _ignored_by(_: Outbox) -> None: ...
 
 
-async def test_what_the_kernel_did_not_take_of_a_loan_is_kept_in_order() -> None:
+async def test_the_rest_of_a_short_lent_write_is_kept_in_order() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         outbox = _lending(ours)
@@ -353,7 +353,7 @@ def test_whatever_is_called_in_whatever_order_the_peer_is_lost_at_most_once(
     assert outbox.phase == ("failed" if lost else "finished")
 
 
-async def test_what_is_dropped_with_a_peer_is_counted() -> None:
+async def test_bytes_dropped_with_a_peer_are_counted() -> None:
     outbox = _outbox(NeverTakes())
     outbox.put(b"x" * 10)
     outbox.lose()

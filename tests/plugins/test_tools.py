@@ -143,10 +143,10 @@ async def test_a_tool_of_a_plugin_that_is_removed_is_refused(autojump_clock, rig
     await trio.sleep(1)
     assert (await refusal(call_tool(service, "add", body(1)))).code == "plugin_not_found"
     # The control: in the nursery that the earlier calls ran in, none can begin.
-    spec = service.installed.loaded.plugin.tools["add"]
+    executor = service.installed.executor
     with pytest.raises(RuntimeError, match="closed"):
         await calls.run(
-            "add", spec.function, service.installed.loaded, lambda _: None, timeout_s=1, grace_s=1
+            "add", lambda call: executor.tool(call, "add", body(1)), timeout_s=1, grace_s=1
         )
 
 

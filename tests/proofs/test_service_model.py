@@ -436,10 +436,10 @@ def test_a_service_lives_by_its_model(full, quiet):
 
 
 class KeepsRoomOfTheDisplaced(Lane):
-    def withdraw(self, delivery) -> None:
-        reserved = self._reserved, self._reserved_bytes
-        super().withdraw(delivery)
-        self._reserved, self._reserved_bytes = reserved
+    def displace(self, delivery) -> None:
+        reserved = self.depth, self._bytes
+        super().displace(delivery)
+        self.depth, self._bytes = reserved
 
 
 class PutsTheInterruptedBehind(Lane):
@@ -452,10 +452,10 @@ class HoldsNothing(Lane):
         self.park(delivery, delay_s)
 
 
-class LosesTheWithdrawnMark(Lane):
-    def withdraw(self, delivery) -> None:
-        super().withdraw(delivery)
-        delivery.withdrawn = False
+class LeavesTheDisplacedInItsPlace(Lane):
+    def displace(self, delivery) -> None:
+        super().displace(delivery)
+        delivery.place = "queued"
 
 
 class GoesOnWhenSealed(Lane):
@@ -468,7 +468,7 @@ class GoesOnWhenSealed(Lane):
         KeepsRoomOfTheDisplaced,
         PutsTheInterruptedBehind,
         HoldsNothing,
-        LosesTheWithdrawnMark,
+        LeavesTheDisplacedInItsPlace,
         GoesOnWhenSealed,
     ],
 )

@@ -210,7 +210,7 @@ async def test_a_subscriber_may_choose_to_go_on_past_a_hole(log, epoch, number):
     "cursor",
     ["", "x" * 32, CursorCodec("0" * 16).encode(5), CursorCodec("00112233aabbccdd").encode(11)],
 )
-async def test_a_cursor_that_never_was_is_refused_however_holes_are_taken(log, on_gap, cursor):
+async def test_an_unknown_cursor_is_refused_whatever_on_gap_is(log, on_gap, cursor):
     with pytest.raises(StreamRefused, match="cursor_unknown"):
         begin(cursor, log, on_gap)
 

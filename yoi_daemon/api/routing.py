@@ -7,7 +7,8 @@ from typing import Any, Generic, Literal, Self, TypeVar, cast, get_args
 
 import msgspec
 import trio
-from quart import Request, Response
+from quart import Request as QuartRequest
+from quart import Response
 from quart import request as quart_request
 from quart.wrappers.response import ResponseBody
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTimeout
@@ -64,7 +65,7 @@ class Lines(msgspec.Struct, Generic[T], frozen=True):
     following: Callable[[], Awaitable[Sequence[T]]]
 
 
-class Call:
+class Request:
     """One authorised request, as handlers see it."""
 
     def __init__(self, daemon: Daemon, params: Mapping[str, str], caller: Principal | None) -> None:
@@ -72,7 +73,9 @@ class Call:
         self.params = params
         self._caller = caller
         # The request itself: a streamed answer outlives the context that the proxy needs.
-        self._request: Request = cast("LocalProxy[Request]", quart_request)._get_current_object()  # pyright: ignore[reportPrivateUsage] (werkzeug documents it)
+        self._request: QuartRequest = cast(
+            "LocalProxy[QuartRequest]", quart_request
+        )._get_current_object()  # pyright: ignore[reportPrivateUsage] (werkzeug documents it)
 
     @property
     def principal(self) -> Principal:
@@ -228,7 +231,7 @@ class _LinesBody(ResponseBody):
 
 
 Answered = Answer | Lines[Any] | Text
-Handler = Callable[[Call], Awaitable[Answered]]
+Handler = Callable[[Request], Awaitable[Answered]]
 
 
 GENERAL: tuple[Code, ...] = (

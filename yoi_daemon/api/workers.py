@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from yoi_daemon.api.routing import Answer, Call, Route
+from yoi_daemon.api.routing import Answer, Request, Route
 from yoi_daemon.api.shapes import Limit, Listing
 from yoi_daemon.model.errors import Code
 from yoi_daemon.model.workers import (
@@ -21,7 +21,6 @@ from yoi_daemon.model.workers import (
     WhenBusy,
     WorkerSummary,
 )
-from yoi_daemon.runtime.interface import Runtime
 
 MAX_LIST_ITEMS = 256
 
@@ -47,75 +46,77 @@ class StopWorker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     grace_s: Annotated[float, Meta(ge=0, le=MAX_GRACE_S)] | None = None
 
 
-async def list_runtimes(call: Call) -> Answer:
+async def list_runtimes(request: Request) -> Answer:
     """Every runtime."""
-    return Answer({"items": call.daemon.registry.summaries()})
+    return Answer({"items": request.daemon.registry.summaries()})
 
 
-async def show_runtime(call: Call) -> Answer:
+async def show_runtime(request: Request) -> Answer:
     """One runtime."""
-    return Answer(_runtime(call).summary())
+    return Answer(_runtime(request).summary())
 
 
-async def list_workers(call: Call) -> Answer:
+async def list_workers(request: Request) -> Answer:
     """A page of one runtime's workers."""
-    asked = call.query(after=None, limit=100)
-    page = await _runtime(call).workers(
+    asked = request.query(after=None, limit=100)
+    page = await _runtime(request).workers(
         after=asked["after"], limit=min(asked["limit"], MAX_LIST_ITEMS)
     )
     return Answer(_page(page.items, page.next))
 
 
-async def list_all_workers(call: Call) -> Answer:
+async def list_all_workers(request: Request) -> Answer:
     """Every runtime's workers in one list; a runtime that fails is a diagnostic, the rest is listed."""
-    call.query()
-    items, diagnostics = await call.daemon.registry.all_workers(MAX_LIST_ITEMS)
+    request.query()
+    items, diagnostics = await request.daemon.registry.all_workers(MAX_LIST_ITEMS)
     return Answer({"items": items, "diagnostics": diagnostics})
 
 
-async def create_worker(call: Call) -> Answer:
+async def create_worker(request: Request) -> Answer:
     """Makes a worker; 201 when that is committed."""
-    asked = await call.json(CreateWorker)
-    receipt = await _runtime(call).create(
+    asked = await request.json(CreateWorker)
+    receipt = await _runtime(request).create(
         profile=asked.profile, label=asked.label, input=asked.input
     )
     return Answer(receipt, status=201)
 
 
-async def show_worker(call: Call) -> Answer:
+async def show_worker(request: Request) -> Answer:
     """One worker."""
-    return Answer(await _runtime(call).worker(call.params["worker_id"]))
+    return Answer(await _runtime(request).worker(request.params["worker_id"]))
 
 
-async def send_input(call: Call) -> Answer:
+async def send_input(request: Request) -> Answer:
     """Puts an input into the worker's inbox; 202 when that is committed."""
-    asked = await call.json(SendInput)
-    receipt = await _runtime(call).send(
-        call.params["worker_id"], asked.text, when_busy=asked.when_busy
+    asked = await request.json(SendInput)
+    receipt = await _runtime(request).send(
+        request.params["worker_id"], asked.text, when_busy=asked.when_busy
     )
     return Answer(receipt, status=202)
 
 
-async def cancel_turn(call: Call) -> Answer:
+async def cancel_turn(request: Request) -> Answer:
     """Ends the worker's turn; 200 when it is over, and that is committed."""
-    return Answer(await _runtime(call).cancel(call.params["worker_id"]))
+    return Answer(await _runtime(request).cancel(request.params["worker_id"]))
 
 
-async def stop_worker(call: Call) -> Answer:
+async def stop_worker(request: Request) -> Answer:
     """Ends the worker; 200 when it is in a terminal state, and that is committed."""
-    asked = await call.json_or_none(StopWorker)
+    asked = await request.json_or_none(StopWorker)
     grace_s = None if asked is None else asked.grace_s
-    return Answer(await _runtime(call).stop(call.params["worker_id"], grace_s=grace_s))
+    return Answer(await _runtime(request).stop(request.params["worker_id"], grace_s=grace_s))
 
 
-async def show_transcript(call: Call) -> Answer:
+async def show_transcript(request: Request) -> Answer:
     """A bounded page of the transcript."""
-    asked = call.query(after=None, before=None, limit=DEFAULT_PAGE_ITEMS, max_bytes=MAX_PAGE_BYTES)
-    return Answer(await _runtime(call).transcript(call.params["worker_id"], **asked))
+    asked = request.query(
+        after=None, before=None, limit=DEFAULT_PAGE_ITEMS, max_bytes=MAX_PAGE_BYTES
+    )
+    return Answer(await _runtime(request).transcript(request.params["worker_id"], **asked))
 
 
-def _runtime(call: Call) -> Runtime:
-    return call.daemon.registry.runtime(call.params["runtime_id"])
+def _runtime(request: Request):  # of the registry's type, whose room no route names
+    return request.daemon.registry.runtime(request.params["runtime_id"])
 
 
 def _page(items: Any, following: str | None) -> dict[str, Any]:

@@ -30,11 +30,11 @@ from yoi_daemon.client.messages import (
     Bookmark,
     Cut,
     End,
-    Failure,
     Hello,
     ProtocolError,
     Received,
     Snapshot,
+    StreamFailure,
     cursor_of,
     decode_message,
 )
@@ -218,7 +218,7 @@ class _Follower:
         self._connect = connect
         self._greeted = False
         self._failures = 0
-        self._last_failure: Failure | None = None
+        self._last_failure: StreamFailure | None = None
 
     async def run(self, messages: trio.MemorySendChannel[Message]) -> None:
         """Relays messages until the subscription is over; `error` then says why."""
@@ -309,7 +309,7 @@ class _Follower:
 
     def _take(self, message: Received) -> None:
         match message:
-            case Failure():
+            case StreamFailure():
                 self._last_failure = message
             case Hello():
                 self._greeted = True

@@ -1,4 +1,4 @@
-"""A bound on guessing tokens."""
+"""A rate limit on failed authentication."""
 
 import time
 from collections.abc import Callable
@@ -8,9 +8,9 @@ from yoi_daemon.model.rates import RateLimit, RateLimits
 
 
 class FailedAttempts:
-    """Bounds how often a stranger is told that a token is wrong; a right one never meets this.
+    """Limits the rate of failed attempts. A valid token is never limited.
 
-    `per_s` is for one address, `total_per_s` for all of them. `clock` gives monotonic seconds.
+    `per_s` is for one address, `total_per_s` for all of them. `clock` returns monotonic seconds.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class FailedAttempts:
         self._by_address = RateLimits()
 
     def refusal(self, address: str, refused: Refused) -> Refused:
-        """What to tell this address for one more failure: `refused`, or `rate_limited`."""
+        """Counts a failure, and returns the refusal for this address: `refused`, or `rate_limited`."""
         now = self._clock()
         of_address = self._by_address.of(address, now)
         what = "failed authentications"

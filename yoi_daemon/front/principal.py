@@ -1,4 +1,4 @@
-"""Whose token a request shows, and the form of a token."""
+"""The principal of a request, and the form of tokens."""
 
 import re
 import secrets
@@ -9,18 +9,18 @@ from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.tokens import ADMIN_ID, PERMISSIONS, Permission, allows
 
 TOKEN_PREFIX = "yoi_"
-"""So that a person, and a scanner of leaked secrets, can tell what it is."""
+"""Lets people, and scanners for leaked secrets, recognise a token."""
 TOKEN_BYTES = 32
 TOKEN_FORM = re.compile(TOKEN_PREFIX + "[A-Za-z0-9_-]{43}")
 
 
 def make_secret() -> str:
-    """A new token: the prefix and 256 random bits."""
+    """Returns a new token: the prefix and 256 random bits."""
     return TOKEN_PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
 
 
 class Principal(msgspec.Struct, frozen=True):
-    """Whose token a request showed, what it may do, and until when (Unix seconds)."""
+    """The token that a request presented, its scopes, and its expiry in Unix seconds."""
 
     token_id: str
     scopes: frozenset[str]

@@ -1,4 +1,4 @@
-"""The request that opens a WebSocket: read, checked, and handed on in plain form."""
+"""Reads and checks the request that opens a WebSocket."""
 
 import re
 

@@ -27,7 +27,7 @@ class IdSource:
 
     An identifier is `prefix_` and 26 characters: 48 bits of Unix milliseconds, 80 bits of chance.
     When the clock stands still or steps back the chance part counts up instead, so that the order
-    holds for one source. `clock` gives Unix seconds, `random_bytes` so many random bytes.
+    holds for one source. `clock` returns Unix seconds, `random_bytes` the given number of random bytes.
     """
 
     def __init__(

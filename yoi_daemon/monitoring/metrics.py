@@ -46,9 +46,9 @@ PLUGIN_COUNTERS: Mapping[str, tuple[str, str]] = {
         "yoi_plugin_give_ups",
         "Times the host gave a service up, after too many restarts.",
     ),
-    "dead_letters_let_go": (
+    "dead_letters_evicted": (
         "yoi_plugin_dead_letters_evicted",
-        "Dead letters that were let go because there were too many.",
+        "Dead letters that were deleted because a bound on them was reached.",
     ),
     "tool_calls": ("yoi_plugin_tool_calls", "Calls of tools that returned."),
     "tool_failures": ("yoi_plugin_tool_failures", "Calls of tools that failed."),

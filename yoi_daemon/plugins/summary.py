@@ -6,8 +6,7 @@ import msgspec
 
 from yoi_daemon.model.manifest import HookSource, IngressDeclaration, TimerSource
 from yoi_daemon.model.plugins import IngressInfo, PluginRecord
-from yoi_daemon.plugins.execution.calls import Returned
-from yoi_daemon.plugins.execution.context import CallContext
+from yoi_daemon.plugins.execution.interface import Returned
 from yoi_daemon.plugins.supervision.service import Service
 
 STATUS_CALL = "@plugin.status"
@@ -59,17 +58,15 @@ async def ask_status(service: Service) -> Any:
     generation, calls = service.supervisor.current, service.supervisor.calls
     if generation is None or calls is None:
         return None
-    function = generation.loaded.plugin.on_status
-    if function is None:
+    executor = generation.executor
+    if not executor.manifest.has_status:
         return None
     if calls.count(STATUS_CALL):
         return _diagnostic("status_hangs", "an earlier call of status has not returned")
     settings = service.installed.settings
     outcome = await calls.run(
         STATUS_CALL,
-        function,
-        generation.loaded,
-        lambda check: CallContext(generation.services, check),
+        executor.status,
         timeout_s=settings.status_timeout_s,
         grace_s=settings.dispatch_grace_s,
     )

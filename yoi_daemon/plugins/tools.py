@@ -3,14 +3,23 @@
 import msgspec
 
 from yoi_daemon.model.errors import Refused
+from yoi_daemon.model.plugins import ToolInfo
 from yoi_daemon.model.strict_json import check_json
 from yoi_daemon.plugins.delivery import Failure
-from yoi_daemon.plugins.execution.calls import Returned
-from yoi_daemon.plugins.execution.context import CallContext
+from yoi_daemon.plugins.execution.interface import Returned
 from yoi_daemon.plugins.supervision.service import Service
 
 MAX_RESULT_BYTES = 1_048_576
 """What a tool may return, encoded; as much as a request may carry."""
+
+
+def tools_of(service: Service) -> list[ToolInfo]:
+    """Returns the tools that a plugin declares; none before it is loaded."""
+    manifest = service.installed.manifest
+    return [
+        ToolInfo(service.plugin_id, tool.name, tool.description, tool.arguments, tool.result)
+        for tool in (() if manifest is None else manifest.tools.values())
+    ]
 
 
 async def call_tool(service: Service, name: str, arguments: bytes) -> bytes:
@@ -20,8 +29,8 @@ async def call_tool(service: Service, name: str, arguments: bytes) -> bytes:
     `tool_timeout`, `tool_failed`.
     """
     supervisor, settings = service.supervisor, service.installed.settings
-    calls, loaded = supervisor.calls, service.installed.loaded
-    if loaded is None or calls is None:
+    calls, executor = supervisor.calls, service.installed.executor
+    if executor is None or calls is None:
         raise (
             supervisor.refusal()
             or service.refusal()
@@ -32,10 +41,11 @@ async def call_tool(service: Service, name: str, arguments: bytes) -> bytes:
                 state="ready",
             )
         )
-    declared = loaded.manifest.tools.get(name)
+    manifest = executor.manifest
+    declared = manifest.tools.get(name)
     if declared is None:
         raise Refused("tool_not_found", f"plugin {service.plugin_id} has no tool {name}")
-    needs_service = loaded.manifest.has_service and declared.needs_service
+    needs_service = manifest.has_service and declared.needs_service
     if needs_service and service.lifecycle.state != "running":
         state = service.lifecycle.state
         raise Refused(
@@ -46,20 +56,13 @@ async def call_tool(service: Service, name: str, arguments: bytes) -> bytes:
     limit = settings.tool_concurrency
     if calls.count(name) >= limit:
         raise Refused("limit_reached", f"{limit} calls of {name} run already", retry_after_s=1.0)
-    spec = loaded.plugin.tools[name]
     try:
         check_json(arguments)
-        decoded = spec.decoder.decode(arguments)
-    except Exception as error:
+    except ValueError as error:
         raise Refused("invalid_request", f"the arguments do not fit: {error}") from error
-    generation = supervisor.current
-    services = service.call_services() if generation is None else generation.services
     outcome = await calls.run(
         name,
-        spec.function,
-        loaded,
-        lambda check: CallContext(services, check),
-        decoded,
+        lambda call: executor.tool(call, name, arguments),
         is_bound=declared.needs_service,
         timeout_s=settings.tool_timeout_s,
         grace_s=settings.dispatch_grace_s,
@@ -69,6 +72,8 @@ async def call_tool(service: Service, name: str, arguments: bytes) -> bytes:
     if isinstance(outcome, Returned):
         service.settlement.counters["tool_calls"] += 1
         return outcome.encoded
+    if outcome.code == "invalid_arguments":
+        raise Refused("invalid_request", outcome.message)
     service.settlement.counters["tool_failures"] += 1
     service.settlement.note_error(msgspec.structs.replace(outcome, code=f"tool_{outcome.code}"))
     if outcome.outcome == "interrupted":

@@ -1,4 +1,4 @@
-"""Delivery keys: the same key and body get the first answer again, within a window."""
+"""Delivery keys: within a window, the same key and body get the first answer again."""
 
 import hashlib
 from collections import OrderedDict
@@ -56,16 +56,16 @@ class DeliveryKeys(Generic[R]):
         self._under_way: dict[tuple[str, str], trio.Event] = {}
 
     def restore(self, rows: Iterable[IdempotencyKeyRow]) -> None:
-        """Takes up the keys of an earlier run, oldest first."""
+        """Restores the keys of an earlier run, oldest first."""
         for row in rows:
             receipt = self._decoder.decode(row.answer)
             self._known[row.scope, row.key] = _Known(row.digest, receipt, row.age_s)
             self._number = row.number
 
     async def claim(self, ingress: str, key: str, body: bytes) -> R | None:
-        """The first answer to this key, or None: then the key is the caller's until `settle` or `abandon`.
+        """Returns the first answer to this key, or None: then the key is the caller's until `settle` or `abandon`.
 
-        Waits while the same key is under way: its fate is ours. Raises `Refused`
+        Waits while another caller has the same key. Raises `Refused`
         (`delivery_id_conflict`) for another body.
         """
         if not 1 <= len(key) <= MAX_KEY_CHARS:
@@ -79,7 +79,7 @@ class DeliveryKeys(Generic[R]):
             if known.digest != _digest(body):
                 refused = Refused(
                     "delivery_id_conflict",
-                    "this key came with another body before; give what is new a new key",
+                    "this key came with another body before; use a new key for a new event",
                 )
                 if (event_id := getattr(known.receipt, "event_id", None)) is not None:
                     refused.fields["event_id"] = event_id
@@ -89,10 +89,10 @@ class DeliveryKeys(Generic[R]):
         return None
 
     def settle(self, ingress: str, key: str, body: bytes, receipt: R) -> None:
-        """The event was committed; the key answers so from now on. Synchronous."""
+        """Keeps the answer of a key whose event was committed. Synchronous."""
         self._known[ingress, key] = _Known(_digest(body), receipt, self._age_s())
         if len(self._known) > self._max_keys:
-            self._let_go_oldest()
+            self._evict_oldest()
         self.abandon(ingress, key)
 
     def record(self, commit: Recorder, ingress: str, key: str, body: bytes, receipt: R) -> int:
@@ -110,15 +110,15 @@ class DeliveryKeys(Generic[R]):
         return commit.record((IDEMPOTENCY_KEY.put(row),))
 
     def abandon(self, ingress: str, key: str) -> None:
-        """The event was not accepted; the key is free. Synchronous."""
+        """Frees a key whose event was not accepted. Synchronous."""
         self._under_way.pop((ingress, key)).set()
 
     def _expire(self) -> None:
         oldest_s = self._age_s() - self._max_age_s
         while self._known and next(iter(self._known.values())).age_s <= oldest_s:
-            self._let_go_oldest()
+            self._evict_oldest()
 
-    def _let_go_oldest(self) -> None:
+    def _evict_oldest(self) -> None:
         (ingress, key), _ = self._known.popitem(last=False)
         self._recorder.record((IDEMPOTENCY_KEY.drop(self._owner, ingress, key),))
 

@@ -184,7 +184,7 @@ class End(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="end"
     worker: WorkerSummary
 
 
-class Retry(msgspec.Struct, frozen=True, kw_only=True):
+class RetryAdvice(msgspec.Struct, frozen=True, kw_only=True):
     """Reconnect after so many seconds."""
 
     after_s: float
@@ -201,7 +201,7 @@ class ErrorMessage(
     floor: str
     head: str
     cursor: str | None = None
-    retry: Retry | None = None
+    retry: RetryAdvice | None = None
     worker: WorkerSummary | None = None
 
 
@@ -327,7 +327,7 @@ def error(log: EventLog, refused: StreamRefused, position: int | None) -> bytes:
             floor=log.cursors.encode(window.floor),
             head=log.cursors.encode(window.head),
             cursor=None if position is None else log.cursors.encode(position),
-            retry=None if after_s is None else Retry(after_s=after_s),
+            retry=None if after_s is None else RetryAdvice(after_s=after_s),
             worker=refused.worker,
         )
     )

@@ -13,7 +13,7 @@ from tests.proofs.stream.rig import PATIENCE_S, burst, slow_consumers, write_con
 
 pytest.importorskip("trio_websocket")
 from yoi_daemon.client.endings import Backoff
-from yoi_daemon.client.messages import Bookmark, Cut, Failure
+from yoi_daemon.client.messages import Bookmark, Cut, StreamFailure
 from yoi_daemon.client.stream import subscribe
 from yoi_daemon.model.events import ObservationEvent
 
@@ -118,7 +118,7 @@ async def follow_a_burst(daemon, size: int) -> Followed:
                         followed.numbers.append(message.data["number"])
                         if message.data["number"] == BURST - 1:
                             break
-                    case Failure():
+                    case StreamFailure():
                         followed.cuts.append(message.code)
                     case Cut():
                         followed.cuts.append(message.reason)

@@ -1,6 +1,7 @@
-"""Events no attempt could handle, kept byte-exact for an operator."""
+"""Events that no attempt could handle, kept byte-exact for an operator."""
 
 import base64
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable
 from itertools import islice
 from typing import Any
@@ -22,7 +23,7 @@ EXPIRED_AT_ONCE = 100
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """One dead event with what every attempt came to. `digest` is of the plugin's code that buried it."""
+    """One dead event with its attempts. `digest` is that of the plugin's code at its death."""
 
     plugin_id: str
     delivery: Delivery
@@ -32,7 +33,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeadLetters:
-    """The dead letters of one plugin, listed by event id, that is oldest first."""
+    """The dead letters of one plugin. Event ids sort by age, so pages are oldest first."""
 
     def __init__(
         self,
@@ -51,6 +52,9 @@ class DeadLetters:
         self._max_letters = max_letters
         self._max_bytes = max_bytes
         self._letters: dict[str, DeadLetter] = {}
+        """In the order of their deaths."""
+        self._ids: list[str] = []
+        """Sorted."""
         self._bytes = 0
         self.evicted = 0
         """Letters that were deleted because a bound was reached."""
@@ -70,8 +74,7 @@ class DeadLetters:
         if delivery.event_id in self._letters:
             self.take(delivery.event_id)
         self._ledger.died(commit, delivery, digest, died_at, letter.age_s)
-        self._letters[delivery.event_id] = letter
-        self._bytes += delivery.size
+        self._keep(letter)
         while len(self._letters) > 1 and (
             len(self._letters) > self._max_letters or self._bytes > self._max_bytes
         ):
@@ -80,14 +83,21 @@ class DeadLetters:
 
     def restore(self, delivery: Delivery, row: DeadLetterRow) -> None:
         """Keeps a letter of an earlier run; they come oldest first."""
-        self._letters[delivery.event_id] = DeadLetter(
-            plugin_id=self._plugin_id,
-            delivery=delivery,
-            digest=row.digest,
-            died_at=row.died_at,
-            age_s=row.age_s,
+        self._keep(
+            DeadLetter(
+                plugin_id=self._plugin_id,
+                delivery=delivery,
+                digest=row.digest,
+                died_at=row.died_at,
+                age_s=row.age_s,
+            )
         )
-        self._bytes += delivery.size
+
+    def _keep(self, letter: DeadLetter) -> None:
+        event_id = letter.delivery.event_id
+        self._letters[event_id] = letter
+        insort(self._ids, event_id)
+        self._bytes += letter.delivery.size
 
     def expire(self) -> None:
         """Evicts letters that are too old, up to `EXPIRED_AT_ONCE`."""
@@ -106,7 +116,7 @@ class DeadLetters:
         self.evicted += 1
 
     def get(self, event_id: str) -> DeadLetter:
-        """One letter. Raises `Refused` (`event_not_found`)."""
+        """Returns one letter. Raises `Refused` (`event_not_found`)."""
         letter = self._letters.get(event_id)
         if letter is None:
             raise Refused(
@@ -122,27 +132,28 @@ class DeadLetters:
         return letter
 
     def take(self, event_id: str) -> DeadLetter:
-        """Takes one letter out, for another delivery. Raises `Refused` (`event_not_found`)."""
+        """Takes one letter out for redelivery. Raises `Refused` (`event_not_found`)."""
         letter = self.get(event_id)
         del self._letters[event_id]
+        del self._ids[bisect_left(self._ids, event_id)]
         self._bytes -= letter.delivery.size
         return letter
 
     def page(self, after: str | None, limit: int) -> tuple[list[DeadLetterSummary], str | None]:
-        """Up to `limit` letters after the event id `after`, and where the next page begins."""
-        ids = [event_id for event_id in sorted(self._letters) if after is None or event_id > after]
-        chosen = ids[:limit]
-        more = chosen[-1] if len(ids) > limit else None
+        """Returns up to `limit` letters after the event id `after`, and the `after` of the next page."""
+        begin = 0 if after is None else bisect_right(self._ids, after)
+        chosen = self._ids[begin : begin + limit]
+        more = chosen[-1] if len(self._ids) > begin + limit else None
         return [summary_of(self._letters[event_id]) for event_id in chosen], more
 
 
 def summary_of(letter: DeadLetter) -> DeadLetterSummary:
-    """The public summary."""
+    """Returns the public summary."""
     return DeadLetterSummary(**_public(letter))
 
 
 def detail_of(letter: DeadLetter) -> DeadLetterDetail:
-    """The public detail, with the payload."""
+    """Returns the public detail, with the payload."""
     delivery = letter.delivery
     exact = delivery.body or delivery.payload
     return DeadLetterDetail(

@@ -10,7 +10,7 @@ from yoi_daemon.plugins.supervision.installation import Installed
 CommandName = Literal["start", "stop", "restart", "replace", "retire"]
 
 
-class Command:
+class ServiceCommand:
     """One thing asked of a supervisor. `done` is set when it was carried out or `refused`."""
 
     def __init__(self, name: CommandName, replacement: Installed | None = None) -> None:

@@ -11,9 +11,9 @@ import trio
 from yoi_daemon.cancellation import reraise_cancellation
 from yoi_daemon.model.settings import PluginSettings
 from yoi_daemon.plugins.boots import Boots
-from yoi_daemon.plugins.delivery import Attempt, Failure, Fault, PluginCall
-from yoi_daemon.plugins.execution.context import CallContext, CallServices, StartContext
-from yoi_daemon.plugins.execution.inline import InlineExecutor, call_function, failure_of
+from yoi_daemon.plugins.delivery import Failure, Fault, PluginCall
+from yoi_daemon.plugins.execution.failures import failure_of
+from yoi_daemon.plugins.execution.interface import Executor
 from yoi_daemon.plugins.lane.dispatcher import Lane
 from yoi_daemon.plugins.loading.loader import LoadedPlugin
 
@@ -106,7 +106,7 @@ class GenerationParts(msgspec.Struct, frozen=True, kw_only=True):
     """What a generation runs with. `clock` returns monotonic seconds."""
 
     lane: Lane
-    services: CallServices
+    executor: Executor
     clock: Callable[[], float]
     boots: Boots
     run_timers: Callable[[], Awaitable[None]]
@@ -142,7 +142,7 @@ class Generation:
         observer: GenerationObserver,
     ) -> None:
         self.loaded = loaded
-        self.services = parts.services
+        self.executor = parts.executor
         self.gate = Gate()
         self._settings = settings
         self._lane = parts.lane
@@ -201,7 +201,9 @@ class Generation:
         """Runs to the end; `end` says how it came. Raises only a cancellation from outside."""
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._live, nursery, name=f"service {self.services.plugin_id}")
+                nursery.start_soon(
+                    self._live, nursery, name=f"service {self.executor.manifest.name}"
+                )
         except BaseException as error:  # noqa: ASYNC103, BLE001 (a plugin ends itself, not the daemon)
             reraise_cancellation(error)
             if self.end is END_ASKED:
@@ -243,14 +245,13 @@ class Generation:
 
     async def _dispatch_while_open(self) -> None:
         """Runs the lane while the gate is open, until a stop is asked for or the lane is sealed."""
-        executor = self._executor()
         while not self._stop_asked.is_set() and not self._lane.is_sealed:
             if not self.gate.is_open:
                 await self.gate.wait()
                 continue
             self._holds_lane = True
             try:
-                await self._lane.run(executor, self._interruption)
+                await self._lane.run(self.executor, self._interruption)
             finally:
                 self._holds_lane = False
 
@@ -285,37 +286,25 @@ class Generation:
         return INTERRUPTED if self._stop_asked.is_set() else CRASHED
 
     async def _start(self, stack: AsyncExitStack) -> None:
-        function = self.loaded.plugin.on_start
-        if function is None:
-            return
-        context = StartContext(self.services, stack, self.life.check)
-        plugin_id = self.services.plugin_id
+        manifest = self.executor.manifest
         try:
-            await self._boots.enter_start(plugin_id, self.loaded.edition)
-            await call_function(function, context)
-        except BaseException as error:  # noqa: ASYNC103, BLE001 (a plugin ends itself, not the daemon)
-            reraise_cancellation(error)
-            failure = failure_of(error, self.loaded)
+            if manifest.has_start:
+                await self._boots.enter_start(manifest.name, self.loaded.edition)
+            failure = await self.executor.start(self.life, stack)
+        finally:
+            if manifest.has_start:
+                self._boots.leave(manifest.name)
+        if failure is None and self.life.scope.cancel_called:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            raise _StartFailed  # given up, and came back after all
+        if failure is not None:
             self.end = GenerationEnd(
                 failed=True,
-                code="start_failed",
+                code=failure.code,
                 message=failure.message,
                 where=failure.where,
                 traceback=failure.traceback,
                 retry_after_s=failure.retry_after_s,
-            )
-            raise _StartFailed from None  # noqa: ASYNC104 (a cancellation was raised above)
-        finally:
-            self._boots.leave(plugin_id)
-        context.end()
-        if self.life.scope.cancel_called:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            raise _StartFailed  # given up, and came back after all
-        if context.left_behind():
-            self.end = GenerationEnd(
-                failed=True,
-                code="start_left_task",
-                message="start returned and left a nursery open; enter it with ctx.enter",
             )
             raise _StartFailed
 
@@ -341,29 +330,11 @@ class Generation:
         self._dispatch.cancel()
 
     async def _call_stop_hook(self) -> None:
-        function = self.loaded.plugin.on_stop
-        if function is None:
-            return
-        context = CallContext(self.services, self.life.check)
         with trio.CancelScope(deadline=self._clock() + self._times.hook_s) as scope:
-            try:
-                await call_function(function, context)
-            except BaseException as error:  # noqa: ASYNC103, BLE001 (a plugin ends itself, not the daemon)
-                reraise_cancellation(error)
-                failure = failure_of(error, self.loaded)
-                self.hook_failure = msgspec.structs.replace(failure, code="stop_failed")
+            self.hook_failure = await self.executor.stop(self.life)
         if scope.cancelled_caught:
             self.hook_failure = Failure(
                 outcome="handler_failed",
                 code="stop_timeout",
                 message=f"the stop hook did not return within {self._times.hook_s:g} s",
             )
-
-    def _executor(self) -> InlineExecutor:
-        services = self.services
-
-        def context_for(attempt: Attempt) -> CallContext:
-            delivery = attempt.delivery
-            return CallContext(services, attempt.check, delivery.correlation_id, delivery.event_id)
-
-        return InlineExecutor(self.loaded, context_for)

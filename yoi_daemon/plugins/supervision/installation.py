@@ -7,6 +7,7 @@ from yoi_daemon.model.manifest import PluginManifest
 from yoi_daemon.model.settings import PluginSettings
 from yoi_daemon.plugins.boots import Hold
 from yoi_daemon.plugins.delivery import Fault
+from yoi_daemon.plugins.execution.interface import Executor
 from yoi_daemon.plugins.lane.dispatcher import lane_limits
 from yoi_daemon.plugins.loading.loader import LoadedPlugin
 from yoi_daemon.plugins.loading.source import LoadFailed
@@ -20,6 +21,8 @@ class Installed(msgspec.Struct, frozen=True, kw_only=True):
     """One version of a plugin: its settings, its code once that is loaded, or what holds it back."""
 
     settings: PluginSettings
+    executor: Executor | None = None
+    """What runs the plugin's functions, once it is taken."""
     loaded: LoadedPlugin | None = None
     """The code and its configuration; None before the first load, or where it failed."""
     held: Hold | None = None
@@ -96,7 +99,8 @@ class Installation:
     def take(self, loaded: LoadedPlugin, settings: PluginSettings) -> None:
         """Goes on with this version; what is queued stays. Only while no generation dispatches."""
         subject, before = self._subject, self.installed.loaded
-        self.installed = Installed(settings=settings, loaded=loaded)
+        executor = subject.make_executor(loaded, settings)
+        self.installed = Installed(settings=settings, loaded=loaded, executor=executor)
         if before is not None and before.module != loaded.module:
             self._host.forget(before)
         if not self.installed.has_service:

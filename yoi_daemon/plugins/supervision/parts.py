@@ -8,7 +8,8 @@ import trio
 from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.model.settings import PluginSettings
 from yoi_daemon.plugins.boots import Boots
-from yoi_daemon.plugins.execution.context import CallServices, WorkersFor
+from yoi_daemon.plugins.execution.context import WorkersFor
+from yoi_daemon.plugins.execution.interface import Executor
 from yoi_daemon.plugins.lane.dispatcher import Lane
 from yoi_daemon.plugins.lane.settlement import Settlement
 from yoi_daemon.plugins.loading.loader import LoadedPlugin
@@ -45,7 +46,7 @@ class Supervised(msgspec.Struct, frozen=True, kw_only=True):
     lane: Lane
     lifecycle: Lifecycle
     settlement: Settlement
-    call_services: Callable[[], CallServices]
-    """Makes what the contexts of the calls of one generation share."""
+    make_executor: Callable[[LoadedPlugin, PluginSettings], Executor]
+    """Makes what runs the functions of one version."""
     on_retired: Callable[[], object]
     """Called when the plugin has been stopped for good."""

@@ -19,14 +19,16 @@ from yoi_daemon.model.rates import RateLimit
 from yoi_daemon.model.settings import PluginSettings
 from yoi_daemon.plugins.delivery import Attempt, Delivery, Fault
 from yoi_daemon.plugins.execution.context import CallServices
-from yoi_daemon.plugins.execution.inline import frame_in
+from yoi_daemon.plugins.execution.failures import frame_in
+from yoi_daemon.plugins.execution.inline import InlineExecutor
+from yoi_daemon.plugins.execution.interface import Executor
 from yoi_daemon.plugins.execution.state import PluginState
 from yoi_daemon.plugins.lane.deadletters import DeadLetters
 from yoi_daemon.plugins.lane.dispatcher import Lane, lane_limits
 from yoi_daemon.plugins.lane.ledger import LaneLedger, Restored
 from yoi_daemon.plugins.lane.settlement import Settlement
 from yoi_daemon.plugins.loading.loader import LoadedPlugin
-from yoi_daemon.plugins.supervision.commands import Command
+from yoi_daemon.plugins.supervision.commands import ServiceCommand
 from yoi_daemon.plugins.supervision.installation import Installation, Installed
 from yoi_daemon.plugins.supervision.lifecycle import Lifecycle
 from yoi_daemon.plugins.supervision.parts import HostServices, Supervised
@@ -72,7 +74,7 @@ class Service:
             lane=self.lane,
             lifecycle=self.lifecycle,
             settlement=self.settlement,
-            call_services=self.call_services,
+            make_executor=self._make_executor,
             on_retired=self.report_unfinished,
         )
         self.installation = Installation(subject, settings, host)
@@ -104,19 +106,17 @@ class Service:
             return self.supervisor.refusal()
         return self.lifecycle.refusal()
 
-    def call_services(self) -> CallServices:
-        """Makes what the contexts of calls share, for the version that is installed."""
-        installed = self.installed
-        assert installed.loaded is not None, "no function of a plugin is called before it is loaded"
-        return CallServices(
+    def _make_executor(self, loaded: LoadedPlugin, settings: PluginSettings) -> Executor:
+        services = CallServices(
             plugin_id=self.plugin_id,
-            config=installed.loaded.config,
-            grants=installed.settings.grants,
+            config=loaded.config,
+            grants=settings.grants,
             event_log=self._host.event_log,
             state=self._state,
             logger=self._logger,
             workers_for=self._host.workers_for,
         )
+        return InlineExecutor(loaded, services)
 
     # -- commands; each is carried out whatever becomes of the caller
 
@@ -125,28 +125,28 @@ class Service:
 
         Raises `Refused` (`invalid_state`).
         """
-        await self.supervisor.ask(Command("start"))
+        await self.supervisor.ask(ServiceCommand("start"))
 
     async def stop(self) -> None:
         """Drains and stops the service, in the plugin's own times. Raises `Refused` (`invalid_state`)."""
-        await self.supervisor.ask(Command("stop"))
+        await self.supervisor.ask(ServiceCommand("stop"))
 
     async def restart(self) -> None:
         """Stops and starts. Raises `Refused` (`invalid_state`)."""
-        await self.supervisor.ask(Command("restart"))
+        await self.supervisor.ask(ServiceCommand("restart"))
 
-    def replace(self, loaded: LoadedPlugin, settings: PluginSettings) -> Command:
+    def replace(self, loaded: LoadedPlugin, settings: PluginSettings) -> ServiceCommand:
         """Goes on with a new module and new settings: stops the old service, starts the new.
 
         A service that an operator stopped stays so. What is queued stays. The command is refused
         (`invalid_state`) where the old one ignores its end.
         """
         replacement = Installed(settings=settings, loaded=loaded)
-        return self.supervisor.submit(Command("replace", replacement))
+        return self.supervisor.submit(ServiceCommand("replace", replacement))
 
-    def retire(self) -> Command:
+    def retire(self) -> ServiceCommand:
         """Stops the service for good: its module is gone. What is queued is reported as unfinished."""
-        return self.supervisor.submit(Command("retire"))
+        return self.supervisor.submit(ServiceCommand("retire"))
 
     async def end(self, budget_s: float) -> None:
         """Ends with the daemon, ahead of all commands: the handler in hand may finish, what is queued stays."""
@@ -171,7 +171,7 @@ class Service:
             self.installed.settings.redeliver_per_s,
             "redeliveries of this plugin",
         )
-        self.lane.reserve(letter.delivery.size)
+        self.lane.reserve(letter.delivery)
         self._redeliveries.count()
         return self.dead_letters.take(event_id).delivery
 
@@ -233,6 +233,8 @@ class Service:
             # A tool or a status: it takes one of its calls with it, not the lane.
             supervisor.note_wedged_call(call)
             return
+        if generation.executor.kill():
+            return  # what ran in it has ended, and its calls return
         if isinstance(call, Attempt):
             self.settlement.judge_wedged(call, self._host.clock() - call.started_s)
         else:

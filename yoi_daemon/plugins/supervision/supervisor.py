@@ -15,7 +15,7 @@ from yoi_daemon.model.events import Draft, PluginGaveUp
 from yoi_daemon.plugins.delivery import Attempt
 from yoi_daemon.plugins.execution.calls import Calls
 from yoi_daemon.plugins.loading.loader import LoadedPlugin
-from yoi_daemon.plugins.supervision.commands import Command
+from yoi_daemon.plugins.supervision.commands import ServiceCommand
 from yoi_daemon.plugins.supervision.generation import (
     Generation,
     GenerationEnd,
@@ -48,7 +48,6 @@ class Supervisor:
         self._lane = subject.lane
         self._lifecycle = subject.lifecycle
         self._settlement = subject.settlement
-        self._call_services = subject.call_services
         self._on_retired = subject.on_retired
         self._installation = installation
         self._host = host
@@ -56,7 +55,7 @@ class Supervisor:
         self._wanted = True
         self._is_ending = False
         self._wake = trio.Event()
-        self._commands: deque[Command] = deque()
+        self._commands: deque[ServiceCommand] = deque()
 
     # -- questions
 
@@ -94,7 +93,7 @@ class Supervisor:
 
     # -- asked from other tasks
 
-    def submit(self, command: Command) -> Command:
+    def submit(self, command: ServiceCommand) -> ServiceCommand:
         """Puts a command in line. One that cannot be carried out any more is refused at once."""
         if (refused := self.refusal()) is not None:
             command.end(refused)
@@ -103,7 +102,7 @@ class Supervisor:
             self._look_again()
         return command
 
-    async def ask(self, command: Command) -> None:
+    async def ask(self, command: ServiceCommand) -> None:
         """Submits a command and waits for it. Cancelling the wait does not take it back.
 
         Raises `Refused`: `invalid_state`, `plugin_not_found`, and `draining` when the daemon stops.
@@ -168,7 +167,7 @@ class Supervisor:
             if self.current is not None:
                 self.current.gate.open()
 
-    async def _next_command(self) -> Command | None:
+    async def _next_command(self) -> ServiceCommand | None:
         """The next command, or None when the service is to be started now."""
         while not self._commands:
             if self._wake.is_set():
@@ -191,7 +190,7 @@ class Supervisor:
             and self._installed.has_service
         )
 
-    async def _carry_out(self, command: Command, nursery: trio.Nursery) -> None:
+    async def _carry_out(self, command: ServiceCommand, nursery: trio.Nursery) -> None:
         match command.name:
             case "start":
                 if not await self._installation.release():
@@ -280,9 +279,10 @@ class Supervisor:
     def _begin(self, nursery: trio.Nursery) -> None:
         installed = self._installed
         assert installed.loaded is not None
+        assert installed.executor is not None
         parts = GenerationParts(
             lane=self._lane,
-            services=self._call_services(),
+            executor=installed.executor,
             clock=self._host.clock,
             boots=self._host.boots,
             run_timers=self._timers_of(installed.loaded),
