@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -203,7 +204,8 @@ async def test_one_that_hangs_holds_the_others_up_for_so_long_and_no_longer(
         assert not may_dispatch.is_set()
         times.append(trio.current_time())
 
-    host = PluginHost(None, None, None, spawn, None, None, may_dispatch)  # type: ignore[arg-type]
+    services = SimpleNamespace(event_log=None, may_dispatch=may_dispatch)
+    host = PluginHost(None, None, None, services, spawn)  # type: ignore[arg-type]
     for name, takes_s in (("a", 7), ("b", 1000), ("c", 7), ("d", 7)):
         host.add(Coming(name, takes_s))  # type: ignore[arg-type]
     await host.bring_up(one_by_one=one_by_one)

@@ -5,12 +5,12 @@ from yoi_daemon.api.shapes import Alive, Readiness
 
 
 async def healthz(request: Request) -> Answer:
-    """The process answers."""
+    """Answer while the process runs."""
     return Answer({"ok": True})
 
 
 async def readyz(request: Request) -> Answer:
-    """Whether it serves as configured; 503 with codes where not."""
+    """Tell whether the daemon serves as configured; answer 503 with codes where it does not."""
     # Which plugin it is, is for those with a token.
     codes = sorted({code.partition(":")[0] for code in request.daemon.not_ready()})
     return Answer({"ready": not codes, "codes": codes}, status=503 if codes else 200)

@@ -135,7 +135,7 @@ def _refused_line(refused: Refused) -> dict[str, Any]:
 
 
 async def post_hook(request: Request) -> Answer:
-    """Accepts a webhook with the declared signature; 202 after the commit."""
+    """Accept a webhook with the declared signature; answer 202 after the commit."""
     body = await request.body()
     try:
         receipt = await request.daemon.plugins.accept_hook(

@@ -6,7 +6,7 @@ from yoi_daemon.api.routing import Request, Route, Text
 
 
 async def metrics(request: Request) -> Text:
-    """Everything that is counted, as Prometheus reads it."""
+    """Show the metrics in Prometheus' text format."""
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
     return Text(encode(request.daemon.metrics), content_type)
 

@@ -29,7 +29,7 @@ def route(described: Sequence[Route]) -> Route:
     """The route that describes these routes, and itself."""
 
     async def show(request: Request) -> Answer:
-        """The API as OpenAPI 3.1."""
+        """Describe the API as OpenAPI 3.1."""
         return Answer(page())
 
     @cache
@@ -63,7 +63,7 @@ def openapi(routes: Sequence[Route]) -> dict[str, Any]:
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
             "headers": {
                 "RequestId": {
-                    "description": "Under this id the daemon's log tells of the request.",
+                    "description": "The request's id in the daemon's log.",
                     "required": True,
                     "schema": {"type": "string"},
                 },

@@ -9,12 +9,12 @@ from yoi_daemon.model.plugins import PluginReceipt, PluginRecord
 
 
 async def list_plugins(request: Request) -> Answer:
-    """Every plugin that was found and is enabled."""
+    """List the plugins that were found and are enabled."""
     return Answer({"items": request.daemon.plugins.records()})
 
 
 async def show_plugin(request: Request) -> Answer:
-    """One plugin, its status asked."""
+    """Show one plugin and ask its status."""
     return Answer(await request.daemon.plugins.record(request.params["plugin_id"]))
 
 
@@ -34,13 +34,13 @@ async def restart_plugin(request: Request) -> Answer:
 
 
 async def reload_plugin(request: Request) -> Answer:
-    """Reads one plugin's code and settings again; a bad one is refused and the old goes on."""
+    """Reload one plugin's code and settings; refuse them where they are bad, and keep the old."""
     plugin_id = request.params["plugin_id"]
     return Answer(await reload(request.daemon, plugin_id))
 
 
 async def reload_all(request: Request) -> Answer:
-    """Reads the configuration and every plugin again; refused whole where something is bad."""
+    """Reload the configuration and every plugin; refuse all of it where anything is bad."""
     return Answer(await reload(request.daemon))
 
 

@@ -355,9 +355,7 @@ def refusal_of(error: HTTPException) -> Refused:
     """What the web framework refuses by itself, in our words."""
     match error.code:
         case 404:
-            return Refused(
-                "route_not_found", "there is nothing at this path; the README lists the routes"
-            )
+            return Refused("route_not_found", "there is nothing at this path; see /openapi.json")
         case 405:
             return Refused("method_not_allowed", "this path has other methods")
         case 413:

@@ -5,7 +5,7 @@ from yoi_daemon.daemon.status import DaemonStatus
 
 
 async def status(request: Request) -> Answer:
-    """See `DaemonStatus`."""
+    """Show the daemon's health."""
     return Answer(request.daemon.status())
 
 

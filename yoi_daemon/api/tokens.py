@@ -41,12 +41,12 @@ class RevokedToken(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def list_tokens(request: Request) -> Answer:
-    """Every token but the admin's."""
+    """List every token but the admin's."""
     return Answer({"items": request.daemon.tokens.infos()})
 
 
 async def create_token(request: Request) -> Answer:
-    """Makes a token that may do at most what this one may; 201 when it is kept."""
+    """Create a token that may do at most what this one may; answer 201 when it is kept."""
     asked = await request.json(CreateToken)
     secret, info = await request.daemon.tokens.create(
         request.principal, scopes=asked.scopes, label=asked.label, expires_in_s=asked.expires_in_s
@@ -57,7 +57,7 @@ async def create_token(request: Request) -> Answer:
 
 
 async def revoke_token(request: Request) -> Answer:
-    """Ends a token, and every stream that is open by it."""
+    """Revoke a token and end every stream that it opened."""
     info = await request.daemon.tokens.revoke(request.params["token_id"])
     cursor = await _announce(request, "daemon.token.revoked", info)
     return Answer(RevokedToken(token=info, cursor=cursor))

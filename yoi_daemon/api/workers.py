@@ -47,17 +47,17 @@ class StopWorker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 async def list_runtimes(request: Request) -> Answer:
-    """Every runtime."""
+    """List the runtimes."""
     return Answer({"items": request.daemon.registry.summaries()})
 
 
 async def show_runtime(request: Request) -> Answer:
-    """One runtime."""
+    """Show one runtime."""
     return Answer(_runtime(request).summary())
 
 
 async def list_workers(request: Request) -> Answer:
-    """A page of one runtime's workers."""
+    """List one runtime's workers, a page at a time."""
     asked = request.query(after=None, limit=100)
     page = await _runtime(request).workers(
         after=asked["after"], limit=min(asked["limit"], MAX_LIST_ITEMS)
@@ -66,14 +66,14 @@ async def list_workers(request: Request) -> Answer:
 
 
 async def list_all_workers(request: Request) -> Answer:
-    """Every runtime's workers in one list; a runtime that fails is a diagnostic, the rest is listed."""
+    """List the workers of every runtime; one that fails is a diagnostic beside the others."""
     request.query()
     items, diagnostics = await request.daemon.registry.all_workers(MAX_LIST_ITEMS)
     return Answer({"items": items, "diagnostics": diagnostics})
 
 
 async def create_worker(request: Request) -> Answer:
-    """Makes a worker; 201 when that is committed."""
+    """Create a worker; answer 201 after the commit."""
     asked = await request.json(CreateWorker)
     receipt = await _runtime(request).create(
         profile=asked.profile, label=asked.label, input=asked.input
@@ -82,12 +82,12 @@ async def create_worker(request: Request) -> Answer:
 
 
 async def show_worker(request: Request) -> Answer:
-    """One worker."""
+    """Show one worker."""
     return Answer(await _runtime(request).worker(request.params["worker_id"]))
 
 
 async def send_input(request: Request) -> Answer:
-    """Puts an input into the worker's inbox; 202 when that is committed."""
+    """Put an input into a worker's inbox; answer 202 after the commit."""
     asked = await request.json(SendInput)
     receipt = await _runtime(request).send(
         request.params["worker_id"], asked.text, when_busy=asked.when_busy
@@ -96,19 +96,19 @@ async def send_input(request: Request) -> Answer:
 
 
 async def cancel_turn(request: Request) -> Answer:
-    """Ends the worker's turn; 200 when it is over, and that is committed."""
+    """Cancel a worker's turn; answer 200 when it has ended and that is committed."""
     return Answer(await _runtime(request).cancel(request.params["worker_id"]))
 
 
 async def stop_worker(request: Request) -> Answer:
-    """Ends the worker; 200 when it is in a terminal state, and that is committed."""
+    """Stop a worker; answer 200 when its state is terminal and that is committed."""
     asked = await request.json_or_none(StopWorker)
     grace_s = None if asked is None else asked.grace_s
     return Answer(await _runtime(request).stop(request.params["worker_id"], grace_s=grace_s))
 
 
 async def show_transcript(request: Request) -> Answer:
-    """A bounded page of the transcript."""
+    """Show a bounded page of a transcript."""
     asked = request.query(
         after=None, before=None, limit=DEFAULT_PAGE_ITEMS, max_bytes=MAX_PAGE_BYTES
     )

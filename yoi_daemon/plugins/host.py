@@ -2,12 +2,11 @@
 
 import types
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 import trio
 
-from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.model.errors import ConfigFault, Refused
 from yoi_daemon.model.plugins import (
     DeadLetterDetail,
@@ -23,13 +22,15 @@ from yoi_daemon.plugins.admission import Admission
 from yoi_daemon.plugins.batch import EventBatch
 from yoi_daemon.plugins.execution.failures import place_of
 from yoi_daemon.plugins.lane.deadletters import detail_of
-from yoi_daemon.plugins.lane.ledger import Restored
+from yoi_daemon.plugins.lane.ledger import Restored, restore
 from yoi_daemon.plugins.loading.loader import Loader
 from yoi_daemon.plugins.reloading import PluginPlan, load_changed
 from yoi_daemon.plugins.summary import ask_status, record_of
 from yoi_daemon.plugins.supervision.commands import ServiceCommand
+from yoi_daemon.plugins.supervision.parts import HostServices
 from yoi_daemon.plugins.supervision.service import Service
 from yoi_daemon.plugins.tools import call_tool, tools_of
+from yoi_daemon.store.interface import Store
 
 ONE_BY_ONE_S = 60.0
 """What a careful boot may take in all: one that hangs must not keep the others down for its whole deadline."""
@@ -44,21 +45,19 @@ class PluginHost:
 
     def __init__(
         self,
-        event_log: EventLog,
         loader: Loader,
         admission: Admission,
+        store: Store,
+        services: HostServices,
         spawn: Callable[[Service], None],
-        make: Callable[[str, PluginSettings], Service],
-        restore: Callable[[str], Awaitable[Restored]],
-        may_dispatch: trio.Event,
     ) -> None:
-        self._event_log = event_log
+        self._event_log = services.event_log
+        self._store = store
+        self._host_services = services
         self._loader = loader
         self._admission = admission
         self._spawn = spawn
-        self._make = make
-        self._restore = restore
-        self._may_dispatch = may_dispatch
+        self._may_dispatch = services.may_dispatch
         self._services: dict[str, Service] = {}
         self._retired: list[Service] = []
         """Services that were removed, of which something may still run."""
@@ -66,6 +65,18 @@ class PluginHost:
         """What lies in the plugin directory and cannot be a plugin."""
         self.safe_mode: str | None = None
         """Why no plugin was loaded at the start, until a reload of all of them."""
+
+    async def restored(self, plugin_id: str) -> Restored:
+        """Reads what the store keeps of a plugin. Raises `StorageFailed`."""
+        # The last rows of one that was removed may still be on their way.
+        await self._event_log.recorded(self._event_log.record(()))
+        return await restore(self._store, plugin_id, trio.current_time())
+
+    def make(self, plugin_id: str, settings: PluginSettings, restored: Restored) -> Service:
+        """Makes a service with what the store kept of it."""
+        service = Service(plugin_id, settings, self._host_services)
+        service.restore(restored)
+        return service
 
     def add(self, service: Service) -> None:
         """Takes a service under its id; `bring_up` or a reload begins its supervision."""
@@ -109,7 +120,7 @@ class PluginHost:
         """
         plan = await load_changed(self._loader, settings, self._services, only)
         added = (one.plugin_id for one in plan.changes if one.plugin_id not in self._services)
-        restored = {plugin_id: await self._restore(plugin_id) for plugin_id in added}
+        restored = {plugin_id: await self.restored(plugin_id) for plugin_id in added}
         return msgspec.structs.replace(plan, restored=restored)
 
     def take(self, plan: PluginPlan) -> Mapping[str, ServiceCommand]:
@@ -131,8 +142,8 @@ class PluginHost:
             if service is not None:
                 commands[change.plugin_id] = service.replace(change.loaded, change.settings)
                 continue
-            service = self._make(change.plugin_id, change.settings)
-            service.restore(plan.restored[change.plugin_id])
+            restored = plan.restored[change.plugin_id]
+            service = self.make(change.plugin_id, change.settings, restored)
             service.installation.adopt(change.loaded)
             self.add(service)
             self._spawn(service)
