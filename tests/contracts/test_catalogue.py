@@ -30,8 +30,6 @@ def kinds_of(shape: type[Data]) -> set[str]:
     first, *others = re.findall(r"`([a-z_.]+)`", head)
     base = first.rpartition(".")[0]
     named = {first} | {base + other if other.startswith(".") else other for other in others}
-    if "and its sisters" in head:  # one for each way an attempt ends
-        named |= {f"{base}.{outcome}" for outcome in get_args(AttemptOutcome)}
     return named
 
 

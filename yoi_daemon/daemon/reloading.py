@@ -29,7 +29,7 @@ from yoi_daemon.model.public_text import public_text
 from yoi_daemon.model.settings import Settings, needs_restart, settings_after_reload
 from yoi_daemon.model.workers import Diagnostic
 from yoi_daemon.plugins.reloading import PluginPlan
-from yoi_daemon.plugins.supervision.supervisor import Command
+from yoi_daemon.plugins.supervision.commands import ServiceCommand
 from yoi_daemon.registry.opening import Prepared
 
 PACKAGE = Path(yoi_daemon.__file__).parent
@@ -96,7 +96,7 @@ async def _prepare(daemon: Daemon, only: str | None, held: AsyncExitStack) -> _P
     return _Plan(read, plugins, _Whole(certificates, runtimes, take_tokens))
 
 
-def _take(daemon: Daemon, plan: _Plan) -> tuple[tuple[str, ...], Mapping[str, Command]]:
+def _take(daemon: Daemon, plan: _Plan) -> tuple[tuple[str, ...], Mapping[str, ServiceCommand]]:
     """Goes on with everything that was prepared. Returns the runtimes that changed, and what still ends."""
     runtimes: tuple[str, ...] = ()
     if plan.whole is not None:
@@ -118,7 +118,7 @@ async def _announce(
     daemon: Daemon,
     plan: _Plan,
     runtimes: tuple[str, ...],
-    commands: Mapping[str, Command],
+    commands: Mapping[str, ServiceCommand],
     *,
     was_safe: bool,
 ) -> Reloaded:

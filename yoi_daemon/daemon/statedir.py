@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from yoi_daemon.front.tokens import make_secret
+from yoi_daemon.front.principal import make_secret
 from yoi_daemon.model.blocking import Blocked
 from yoi_daemon.model.cursor import is_epoch
 from yoi_daemon.model.directories import Directories

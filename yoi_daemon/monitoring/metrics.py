@@ -46,9 +46,9 @@ PLUGIN_COUNTERS: Mapping[str, tuple[str, str]] = {
         "yoi_plugin_give_ups",
         "Times the host gave a service up, after too many restarts.",
     ),
-    "dead_letters_let_go": (
+    "dead_letters_evicted": (
         "yoi_plugin_dead_letters_evicted",
-        "Dead letters that were let go because there were too many.",
+        "Dead letters that were deleted because a bound on them was reached.",
     ),
     "tool_calls": ("yoi_plugin_tool_calls", "Calls of tools that returned."),
     "tool_failures": ("yoi_plugin_tool_failures", "Calls of tools that failed."),
@@ -237,7 +237,8 @@ def _plugins(services: Iterable[Service]) -> Iterator[Metric]:
     for service in services:
         for state in get_args(ServiceState):
             states.add_metric([service.plugin_id, state], state == service.lifecycle.state)
-        is_held = service.held is not None and service.held.code == "quarantined"
+        held = service.installed.held
+        is_held = held is not None and held.code == "quarantined"
         quarantined.add_metric([service.plugin_id], is_held)
         letters.add_metric([service.plugin_id], len(service.dead_letters))
         for key, counter in counters.items():

@@ -32,8 +32,8 @@ class ServiceManager:
         """The listeners answer, or a reload is over, taken or refused."""
         self._notifier.send("READY=1", self._status())
 
-    def tell(self) -> None:
-        """How it is now."""
+    def update(self) -> None:
+        """Reports the daemon's current state."""
         self._notifier.send(self._status())
 
     def reloading(self) -> None:
