@@ -67,7 +67,7 @@ STDERR = 2
 
 @dataclass(frozen=True, kw_only=True)
 class _Process:
-    """What is opened before the event loop runs."""
+    """Everything that is opened before the event loop runs."""
 
     directories: Directories
     settings: Settings

@@ -8,7 +8,7 @@ from yoi_daemon.model.errors import YoiError
 
 
 class Exit(msgspec.Struct, frozen=True):
-    """How a process ended: by itself with `status`, or by `signal`. The other one is None."""
+    """The end of a process: by itself with `status`, or by `signal`; the other is None."""
 
     status: int | None = None
     signal: int | None = None

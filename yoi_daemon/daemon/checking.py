@@ -37,7 +37,7 @@ class CheckedPlugin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a check found; `is_good` when there is nothing to correct. `warnings` keep nothing from starting."""
+    """The result of a check. `warnings` keep nothing from starting."""
 
     config_file: str
     faults: tuple[ConfigFault, ...]
@@ -127,7 +127,7 @@ def _missing(
 def _try_module(
     loader: Loader, found: Found, table: dict[str, Any], import_timeout_s: float | None
 ) -> LoadFailed | None:
-    """What is wrong with the module; it is run where there is a timeout."""
+    """Returns what is wrong with the module, which is imported only where there is a timeout."""
     try:
         source = loader.read(found)
         if import_timeout_s is None:

@@ -1,4 +1,4 @@
-"""What the process does on SIGTERM, SIGINT and SIGHUP."""
+"""Handling of SIGTERM, SIGINT and SIGHUP."""
 
 import faulthandler
 import os
