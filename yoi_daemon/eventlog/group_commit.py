@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import trio
 
@@ -51,7 +51,7 @@ class GroupCommitLog:
         self._changes: list[Change] = []
         # Calls of `record`, and how many of them are committed.
         self._recorded = self._kept = 0
-        self._group = Group(self)
+        self._open_commit = OpenCommit(self)
         self._pending: list[Entry] = []
         self._on_commit: list[Callable[[], None]] = []
         self._pending_bytes = 0
@@ -108,8 +108,8 @@ class GroupCommitLog:
             self._writer.unpark()
         return self._recorded
 
-    def together(self) -> "Group":
-        return self._group  # blocks are synchronous, so one is enough
+    def together(self) -> "OpenCommit":
+        return self._open_commit  # blocks are synchronous, so one is enough
 
     async def recorded(self, ticket: int) -> None:
         while self._kept < ticket:
@@ -207,7 +207,7 @@ class GroupCommitLog:
 
     async def _commit(self) -> None:
         """Commits all there is, then announces it in order of number, in one stretch without a checkpoint."""
-        if self._group.depth:
+        if self._open_commit.depth:
             raise CommitCutError(
                 "a task yielded inside `together`, and half of it would be committed"
             )
@@ -247,33 +247,52 @@ class GroupCommitLog:
         raise StorageFailed("the event log is closed") from self._failure
 
 
-class Group:
-    """The `Commit` of whichever block is open, and the block itself."""
+class _Append(Protocol):
+    def __call__(self, draft: Draft, on_commit: Callable[[], None] | None = None) -> int: ...
 
-    __slots__ = ("_log", "depth")
+
+class _Record(Protocol):
+    def __call__(self, changes: Changes) -> int: ...
+
+
+class OpenCommit:
+    """The `Commit` of whichever block is open, and the block itself.
+
+    There is a block for every event. So its methods are the log's own while one is open, without a call
+    in between, and refuse while none is.
+    """
+
+    __slots__ = ("_append", "_record", "append", "depth", "record")
+    append: _Append
+    record: _Record
 
     def __init__(self, log: "GroupCommitLog") -> None:
-        self._log = log
+        self._append = log.append
+        self._record = log.record
+        self.append = _refuse_append
+        self.record = _refuse_record
         self.depth = 0
         """How many blocks are open, one inside the other."""
 
     def __enter__(self) -> Commit:
         self.depth += 1
+        self.append = self._append
+        self.record = self._record
         return self
 
-    # Three names, not `*_`: there is a block for every event.
     def __exit__(self, _type: object, _error: object, _traceback: object) -> None:
         self.depth -= 1
-
-    def append(self, draft: Draft, on_commit: Callable[[], None] | None = None) -> int:
         if not self.depth:
-            raise CommitClosedError(f"{draft.kind} is appended outside the block of its commit")
-        return self._log.append(draft, on_commit)
+            self.append = _refuse_append
+            self.record = _refuse_record
 
-    def record(self, changes: Changes) -> int:
-        if not self.depth:
-            raise CommitClosedError("rows are recorded outside the block of their commit")
-        return self._log.record(changes)
+
+def _refuse_append(draft: Draft, on_commit: Callable[[], None] | None = None) -> int:
+    raise CommitClosedError(f"{draft.kind} is appended outside the block of its commit")
+
+
+def _refuse_record(changes: Changes) -> int:
+    raise CommitClosedError("rows are recorded outside the block of their commit")
 
 
 NOTHING = Batch({}, (), {})

@@ -16,6 +16,7 @@ from yoi_daemon.model.strict_json import check_json
 from yoi_daemon.plugins.delivery import Delivery
 from yoi_daemon.plugins.lane.dispatcher import Lane
 from yoi_daemon.plugins.signatures import delivery_key, handed_headers, verify_signature
+from yoi_daemon.plugins.supervision.installation import Installed
 from yoi_daemon.plugins.supervision.service import Service
 
 _any_json = msgspec.json.Decoder(Any)
@@ -78,8 +79,9 @@ class Admission:
 
         `is_checked`: `check_json` took it, or a text that it is part of.
         """
-        spec = self._spec(service, ingress)
-        self._check(service, spec, payload, is_checked=is_checked)
+        installed = service.installation.installed
+        spec = self._spec(service, installed, ingress)
+        self._check(installed, spec, payload, is_checked=is_checked)
         return await self._take(service, spec, payload, source="api", key=key)
 
     async def accept_hook(
@@ -90,8 +92,9 @@ class Admission:
         Raises `Refused` as `accept` does, and before anything about the body `unauthenticated` and
         `rate_limited`.
         """
-        spec = self._spec(service, ingress)
-        loaded = service.installed.loaded
+        installed = service.installation.installed
+        spec = self._spec(service, installed, ingress)
+        loaded = installed.loaded
         source = spec.source
         if not isinstance(source, HookSource) or loaded is None:
             raise Refused(
@@ -99,7 +102,7 @@ class Admission:
             )
         verify_signature(source.verify, loaded.config, headers, body)
         service.count_hook()
-        self._check(service, spec, body)
+        self._check(installed, spec, body)
         names = (*handed_headers(source.verify), *source.headers)
         handed = {name: headers[name] for name in names if name in headers}
         receipt, seq = await self._take(
@@ -144,8 +147,8 @@ class Admission:
         lane.reserve(delivery)
         self._append(service, delivery, None)
 
-    def _spec(self, service: Service, ingress: str) -> IngressDeclaration:
-        manifest = service.installed.manifest
+    def _spec(self, service: Service, installed: Installed, ingress: str) -> IngressDeclaration:
+        manifest = installed.manifest
         if manifest is None:
             raise service.refusal() or Refused(
                 "service_unavailable",
@@ -163,13 +166,13 @@ class Admission:
 
     def _check(
         self,
-        service: Service,
+        installed: Installed,
         spec: IngressDeclaration,
         payload: bytes,
         *,
         is_checked: bool = False,
     ) -> None:
-        settings = service.installed.settings
+        settings = installed.settings
         limit = min(settings.event_bytes, settings.queue_bytes)
         if len(payload) > limit:
             raise Refused(
@@ -183,7 +186,7 @@ class Admission:
                 check_json(payload)
             except ValueError as error:
                 raise Refused("invalid_event", f"the payload is not JSON: {error}") from error
-        executor = service.installed.executor
+        executor = installed.executor
         if executor is not None and (refused := executor.check(spec.name, payload)) is not None:
             raise refused
 
