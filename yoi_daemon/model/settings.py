@@ -1,5 +1,6 @@
 """The configuration's shape. Every number carries its unit in its key; every default is stated here."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -15,7 +16,14 @@ Grant = Literal["workers:read", "workers:command"]
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The root of every table of the configuration: an unknown key is a fault."""
+    """The root of every table of the configuration: an unknown key is a fault.
+
+    A table of several kinds is a union of structs; the `tag` of each is the value of the key `tag_field`.
+    """
+
+    def faults(self) -> Iterable[tuple[str, str]]:
+        """Returns what types cannot express: each key that is wrong, and what was expected."""
+        return ()
 
 
 class ListenerSettings(Section, frozen=True):
@@ -63,12 +71,22 @@ class ObserveSettings(ListenerSettings, frozen=True):
     window_age_s: Annotated[float, Meta(gt=0)] = 604_800
 
 
-class StoreSettings(Section, frozen=True):
+class StoreBounds(Section, frozen=True):
     """`[store]`: where accepted events and the log are kept."""
 
-    kind: Literal["sqlite", "memory"] = "sqlite"
     low_bytes: Bytes = 67_108_864
     reserve_bytes: Bytes = 16_777_216
+
+
+class SqliteStoreSettings(StoreBounds, frozen=True, tag_field="kind", tag="sqlite"):
+    """A file in the state directory."""
+
+
+class MemoryStoreSettings(StoreBounds, frozen=True, tag_field="kind", tag="memory"):
+    """Nothing is kept beyond the process. The bounds of the disk are accepted and not used."""
+
+
+StoreSettings = SqliteStoreSettings | MemoryStoreSettings
 
 
 class DaemonSettings(Section, frozen=True):
@@ -132,10 +150,12 @@ class PluginSettings(Section, frozen=True):
     give_up_max_s: Seconds = 3600
 
 
-class ProfileSettings(Section, frozen=True):
-    """`[profiles.NAME]`: what a worker of this profile is made of."""
+class EchoProfileSettings(Section, frozen=True, tag_field="engine", tag="echo"):
+    """`[profiles.NAME]`: workers that answer with their input."""
 
-    engine: Literal["echo"]
+
+ProfileSettings = EchoProfileSettings
+"""`[profiles.NAME]`: the union of all engines' settings."""
 
 
 class RuntimeSettings(Section, frozen=True):
@@ -151,12 +171,19 @@ class RuntimeSettings(Section, frozen=True):
     retained_workers: Annotated[int, Meta(ge=0, le=1_000_000)] = 1000
 
 
-class RegisteredRuntimeSettings(Section, frozen=True):
-    """`[runtimes.NAME]`: a runtime beside the embedded one, addressed as runtime_id NAME."""
+class LocalCompatSettings(Section, frozen=True, tag_field="kind", tag="local_compat"):
+    """`[runtimes.NAME]`: workers that other software recorded in `directory`; their runtime_id is NAME."""
 
-    kind: Literal["local_compat"]
     directory: str
     display_name: str = ""
+
+    def faults(self) -> Iterable[tuple[str, str]]:
+        if not self.directory.startswith("/") or "\0" in self.directory:
+            yield "directory", "expected an absolute path"
+
+
+RegisteredRuntimeSettings = LocalCompatSettings
+"""`[runtimes.NAME]`: the union of all kinds of runtimes beside the embedded one."""
 
 
 class Settings(Section, frozen=True):
@@ -164,7 +191,7 @@ class Settings(Section, frozen=True):
 
     api: ApiSettings = ApiSettings()
     observe: ObserveSettings = ObserveSettings()
-    store: StoreSettings = StoreSettings()
+    store: StoreSettings = SqliteStoreSettings()
     daemon: DaemonSettings = DaemonSettings()
     plugin_host: PluginHostSettings = PluginHostSettings()
     runtime: RuntimeSettings = RuntimeSettings()
@@ -217,6 +244,8 @@ _S = TypeVar("_S", bound=Section)
 
 
 def _with_reloadable(current: _S, read: _S, path: KeyPath) -> _S:
+    if type(current) is not type(read):  # another kind of it
+        return current
     changes: dict[str, Any] = {}
     for name in current.__struct_fields__:
         before, after = getattr(current, name), getattr(read, name)

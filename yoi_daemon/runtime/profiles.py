@@ -1,9 +1,10 @@
 """Profiles: the names a worker can be made from, each with its engine."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.model.settings import ProfileSettings
+from yoi_daemon.model.settings import EchoProfileSettings, ProfileSettings
 from yoi_daemon.model.workers import BUILTIN_ECHO
 from yoi_daemon.runtime.engines.echo import EchoEngine
 from yoi_daemon.runtime.engines.interface import Engine
@@ -32,11 +33,15 @@ class Profiles:
         return engine
 
 
+ENGINES: Mapping[type[ProfileSettings], Callable[[Any], Engine]] = {
+    EchoProfileSettings: lambda _: EchoEngine(),
+}
+"""Makes the engine of each kind of profile from its settings."""
+
+
 def make_profiles(settings: Mapping[str, ProfileSettings]) -> Profiles:
     """The configured profiles and the built-in one."""
     engines: dict[str, Engine] = {BUILTIN_ECHO: EchoEngine()}
     for name, profile in settings.items():
-        match profile.engine:
-            case "echo":
-                engines[name] = EchoEngine()
+        engines[name] = ENGINES[type(profile)](profile)
     return Profiles(engines)

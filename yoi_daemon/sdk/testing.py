@@ -21,7 +21,10 @@ import structlog
 import trio
 from structlog.typing import FilteringBoundLogger
 
-from yoi_daemon.model.configuration import Faults, convert_table
+from yoi_daemon.model.config_faults import Faults
+from yoi_daemon.model.configuration import (
+    convert_table,
+)
 from yoi_daemon.model.workers import (
     Receipt,
     TranscriptItem,
