@@ -41,6 +41,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "store": LazyCommand("store", "store", "Check, copy and measure what the daemon keeps."),
     "token": LazyCommand("token", "token", "Make, list and revoke tokens."),
     "systemd": LazyCommand("systemd", "systemd", "Run the daemon as a service of this machine."),
+    "manual": LazyCommand("manual", "manual", "Show a page of the manual, or list the pages."),
 }
 """Every command of `yoi-daemon`. The summaries stand here so that `--help` imports no command."""
 
