@@ -109,7 +109,14 @@ async def open_service(plugin: Plugin[Config]) -> AsyncGenerator[tuple[Service, 
         pass
 
     loaded = LoadedPlugin(
-        plugin=plugin, config=Config(), digest="d1", module="bench", file="", folder="", base=""
+        plugin=plugin,
+        manifest=plugin.manifest(),
+        config=Config(),
+        digest="d1",
+        module="bench",
+        file="",
+        folder="",
+        base="",
     )
     async with (
         open_event_log(ObserveSettings()) as log,

@@ -21,8 +21,9 @@ from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.cursor import decode_cursor
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.settings import PluginSettings, Settings, StoreSettings
+from yoi_daemon.model.workers import BUILTIN_ECHO
 from yoi_daemon.runtime.engines.echo import EchoEngine
-from yoi_daemon.runtime.profiles import BUILTIN_ECHO, Profiles
+from yoi_daemon.runtime.profiles import Profiles
 
 WORKERS = "/api/runtimes/backend-internal/workers"
 MODULE = """

@@ -16,8 +16,9 @@ from yoi_daemon.daemon.opening import open_daemon
 from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.settings import RegisteredRuntimeSettings, Settings, StoreSettings
+from yoi_daemon.model.workers import BUILTIN_ECHO
 from yoi_daemon.registry.local_compat import LocalCompatRuntime
-from yoi_daemon.runtime.profiles import BUILTIN_ECHO, Profiles
+from yoi_daemon.runtime.profiles import Profiles
 
 EMBEDDED = "/api/runtimes/backend-internal/workers"
 RECORD = {"state": "idle", "created_at": "2026-01-01T00:00:00Z", "label": "theirs"}

@@ -130,6 +130,32 @@ async def group_of_exits(ctx, event) -> None:
     raise BaseExceptionGroup("two", [SystemExit(1), KeyboardInterrupt()])
 
 
+class Unreadable(Exception):
+    """Raises where somebody reads what it came from."""
+
+    @property
+    def __context__(self):
+        raise RuntimeError("no such thing")
+
+    @property
+    def __cause__(self):
+        raise RuntimeError("no such thing")
+
+
+@plugin.ingress("unreadable")
+async def unreadable(ctx, event) -> None:
+    raise Unreadable("lost")  # mark: unreadable
+
+
+@plugin.ingress("cleans_up_unreadably")
+async def cleans_up_unreadably(ctx, event) -> None:
+    await ctx.emit("begun", {"x": 1})
+    try:
+        await trio.sleep_forever()
+    finally:
+        raise Unreadable
+
+
 @plugin.ingress("thread")
 def thread(ctx, event) -> None:
     trio.from_thread.run(ctx.emit, "seen", {"x": event.payload})

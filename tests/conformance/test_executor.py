@@ -183,6 +183,12 @@ async def test_generator_exit_is_a_failure(bench):
     assert (await bench.run("generator_exit")).message == "GeneratorExit"
 
 
+async def test_an_exception_that_raises_where_it_is_read_is_a_failure(bench):
+    failure = await bench.run("unreadable")
+    assert (failure.outcome, failure.message) == ("handler_failed", "Unreadable: lost")
+    assert failure.where == place("unreadable")
+
+
 async def test_an_exception_group_tells_of_one_inside_it(bench):
     failure = await bench.run("group")
     assert failure.outcome == "handler_failed"
@@ -215,7 +221,14 @@ async def test_a_plain_def_that_gives_a_coroutine_has_not_handled(bench):
 
 
 @pytest.mark.parametrize(
-    "ingress", ["sleeps", "cleans_up_badly", "cleans_up_badly_in_a_child", "emits_late"]
+    "ingress",
+    [
+        "sleeps",
+        "cleans_up_badly",
+        "cleans_up_badly_in_a_child",
+        "cleans_up_unreadably",
+        "emits_late",
+    ],
 )
 async def test_a_cancellation_from_outside_comes_out_as_one(bench, ingress):
     """Also where the handler's clean-up raises: the cancellation came first."""
@@ -233,7 +246,9 @@ async def test_a_cancellation_from_outside_comes_out_as_one(bench, ingress):
     assert outcomes == []
 
 
-@pytest.mark.parametrize("ingress", ["sleeps", "cleans_up_badly", "cleans_up_badly_in_a_child"])
+@pytest.mark.parametrize(
+    "ingress", ["sleeps", "cleans_up_badly", "cleans_up_badly_in_a_child", "cleans_up_unreadably"]
+)
 async def test_the_watchdogs_cancellation_comes_out_as_one(bench, ingress):
     async with trio.open_nursery() as nursery:
         over = trio.Event()

@@ -10,10 +10,11 @@ from yoi_daemon.model.cursor import decode_cursor
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.settings import RuntimeSettings
 from yoi_daemon.model.states import WORKER_TERMINAL
+from yoi_daemon.model.workers import BUILTIN_ECHO, MAX_PAGE_BYTES, MAX_PAGE_ITEMS
 from yoi_daemon.registry.local_compat import LocalCompatRuntime
 from yoi_daemon.runtime.embedded import open_embedded_runtime
-from yoi_daemon.runtime.interface import MAX_PAGE_BYTES, MAX_PAGE_ITEMS, Runtime
-from yoi_daemon.runtime.profiles import BUILTIN_ECHO, make_profiles
+from yoi_daemon.runtime.interface import Runtime
+from yoi_daemon.runtime.profiles import make_profiles
 
 
 class EmbeddedSubject:

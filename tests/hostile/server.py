@@ -29,6 +29,7 @@ from yoi_daemon.front.tls import Certificate
 from yoi_daemon.front.websocket import WebSocketLimits, serve_websocket
 from yoi_daemon.model.addresses import TcpAddress
 from yoi_daemon.model.errors import Refused
+from yoi_daemon.model.frames import text_frame
 
 _CERTIFICATES = Path(__file__).parents[1] / "data" / "tls"
 BLOCK = b"data: " + b"x" * 8000 + b"\n\n"
@@ -79,6 +80,12 @@ def make_app(draining: trio.Event) -> QuartTrio:
     return app
 
 
+async def send(connection: Connection, payload: bytes) -> None:
+    await trio.lowlevel.checkpoint()
+    connection.offer(text_frame(payload))
+    await connection.drained()
+
+
 async def gate(draining: trio.Event, upgrade: UpgradeRequest) -> SessionHandler:
     if upgrade.path == "/refused":
         raise Refused("unauthenticated", "give a token")
@@ -88,12 +95,12 @@ async def gate(draining: trio.Event, upgrade: UpgradeRequest) -> SessionHandler:
     async def ticks(connection: Connection) -> None:
         if upgrade.path == "/raises":
             raise RuntimeError("secret words")
-        await connection.send(json.dumps({"path": upgrade.path, "query": upgrade.query}))
+        await send(connection, json.dumps({"path": upgrade.path, "query": upgrade.query}).encode())
         while upgrade.path == "/flood" and not draining.is_set():
-            await connection.send(b"x" * 8000)
+            await send(connection, b"x" * 8000)
         with trio.move_on_after(60):
             await draining.wait()
-        await connection.close(1012, "shutting_down")
+        await connection.close("shutting_down")
 
     return ticks
 

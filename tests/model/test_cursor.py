@@ -4,7 +4,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from yoi_daemon.model.cursor import Cursor, CursorCodec, MalformedCursorError, decode_cursor
+from yoi_daemon.model.cursor import (
+    Cursor,
+    CursorCodec,
+    CursorRefused,
+    MalformedCursorError,
+    decode_cursor,
+    resolve_cursor,
+)
 
 epochs = st.binary(min_size=8, max_size=8).map(bytes.hex)
 seqs = st.integers(0, 2**64 - 1)
@@ -55,3 +62,48 @@ def test_a_padded_or_cut_cursor_is_refused(change):
 def test_an_epoch_has_one_form(epoch):
     with pytest.raises(ValueError, match="16 lower-case"):
         CursorCodec(epoch)
+
+
+NOW, EARLIER, FOREIGN = "00112233aabbccdd", "feedfeedfeedfeed", "0" * 16
+windows = st.tuples(seqs, seqs).map(sorted)
+
+
+def resolve(text: str, floor: int, head: int) -> int:
+    return resolve_cursor(text, epoch=NOW, earlier_epochs={EARLIER}, floor=floor, head=head)
+
+
+def refusal(text: str, floor: int, head: int) -> tuple[str, str]:
+    with pytest.raises(CursorRefused) as caught:
+        resolve(text, floor, head)
+    return caught.value.code, caught.value.reason
+
+
+@given(seqs, windows)
+@example(3, [3, 3])
+@example(2, [3, 9])
+@example(10, [3, 9])
+def test_a_cursor_of_this_log_resumes_exactly_within_the_window(seq, window):
+    floor, head = window
+    text = CursorCodec(NOW).encode(seq)
+    if seq > head:
+        assert refusal(text, floor, head) == ("cursor_unknown", "future")
+    elif seq < floor:
+        assert refusal(text, floor, head) == ("cursor_expired", "evicted")
+    else:
+        assert resolve(text, floor, head) == seq
+
+
+@given(seqs, windows)
+def test_a_number_of_another_log_means_nothing(seq, window):
+    earlier, foreign = (CursorCodec(epoch).encode(seq) for epoch in (EARLIER, FOREIGN))
+    assert refusal(earlier, *window) == ("cursor_expired", "epoch_changed")
+    assert refusal(foreign, *window) == ("cursor_unknown", "foreign_epoch")
+
+
+@given(
+    st.text(max_size=60) | st.text(string.ascii_letters + "-_", min_size=32, max_size=32), windows
+)
+@example("latest", [0, 0])
+@example("", [0, 2**64 - 1])
+def test_any_other_text_is_malformed_whatever_the_window(text, window):
+    assert refusal(text, *window) == ("cursor_unknown", "malformed")

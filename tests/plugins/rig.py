@@ -58,7 +58,7 @@ class Rig:
             def tick(spec):
                 admission.tick(service, spec)
 
-            await run_timers(loaded.plugin.ingresses.values(), tick)
+            await run_timers(loaded.manifest.ingresses.values(), tick)
 
         def load(_id, _settings):
             assert load_error is not None
@@ -135,6 +135,7 @@ def loaded_of(plugin: Plugin[Any], **config: Any) -> LoadedPlugin:
     )
     return LoadedPlugin(
         plugin=plugin,
+        manifest=plugin.manifest(),
         config=plugin.config_type(**config),
         digest="d1",
         module=f"test_{plugin.name}",

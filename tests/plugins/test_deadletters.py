@@ -8,7 +8,8 @@ from tests.clocks import ManualClock
 from yoi_daemon.eventlog.group_commit import GroupCommitLog
 from yoi_daemon.eventlog.ring import Ring
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.plugins.delivery import AttemptRecord, Delivery
+from yoi_daemon.model.plugins import AttemptRecord
+from yoi_daemon.plugins.delivery import Delivery
 from yoi_daemon.plugins.lane.deadletters import DeadLetters, detail_of, summary_of
 from yoi_daemon.plugins.lane.ledger import LaneLedger
 from yoi_daemon.store.memory import MemoryStore

@@ -384,7 +384,7 @@ async def test_a_webhook_comes_back_with_its_headers_and_bytes(
     async with home.open() as rig:
         service = rig.add(Gate().plugin)
         assert service.loaded is not None
-        spec = service.loaded.plugin.ingresses["take"]
+        spec = service.loaded.manifest.ingresses["take"]
         body = b'{"a":1}'
         _, seq = await rig.admission._take(
             service,

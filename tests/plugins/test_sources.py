@@ -14,7 +14,7 @@ def timers(**periods: float):
         handler.__name__ = name
         plugin.every(seconds=period_s)(handler)
     plugin.ingress("push")(lambda ctx, event: None)
-    return plugin.ingresses.values()
+    return plugin.manifest().ingresses.values()
 
 
 async def test_each_timer_ticks_in_its_own_period(autojump_clock):

@@ -19,8 +19,8 @@ from tests.runtime.engines import (
 from yoi_daemon.model.cursor import decode_cursor
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.ids import EMBEDDED_RUNTIME_ID
+from yoi_daemon.model.workers import MAX_GRACE_S
 from yoi_daemon.runtime.engines.echo import EchoEngine
-from yoi_daemon.runtime.interface import MAX_GRACE_S
 from yoi_daemon.runtime.worker import MAX_GIVEN_UP_TURNS
 
 

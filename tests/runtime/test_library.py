@@ -43,7 +43,7 @@ def test_it_runs_in_ten_lines_with_nothing_but_the_log_beside_it():
     said, loaded = done.stdout.splitlines()
     assert said == "[('user', 'hello'), ('assistant', 'hello')]"
     assert {name for name in eval(loaded) if name.startswith("yoi_daemon.")} == {
-        f"yoi_daemon.{room}" for room in ("eventlog", "model", "runtime", "store")
+        f"yoi_daemon.{room}" for room in ("cancellation", "eventlog", "model", "runtime", "store")
     }
     body = PROGRAM.partition("async def main")[2].partition("trio.run")[0]
     assert len([line for line in body.splitlines()[1:] if line.strip()]) == 10

@@ -2,7 +2,8 @@ import pytest
 
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.settings import ProfileSettings
-from yoi_daemon.runtime.profiles import BUILTIN_ECHO, make_profiles
+from yoi_daemon.model.workers import BUILTIN_ECHO
+from yoi_daemon.runtime.profiles import make_profiles
 
 
 def test_the_builtin_profile_is_there_without_configuration():

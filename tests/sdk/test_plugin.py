@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from yoi_daemon.model.manifest import ApiSource, HookSource, TimerSource
 from yoi_daemon.sdk import (
     API_VERSION,
     Config,
@@ -31,7 +32,7 @@ class Opaque:
 def test_making_a_plugin_has_no_effect_but_notes():
     plugin = Plugin("gen")
     assert (plugin.name, plugin.config_type, plugin.api_version) == ("gen", Config, API_VERSION)
-    assert not plugin.has_service
+    assert not plugin.manifest().has_service
     assert plugin.ingresses == {}
 
 
@@ -54,7 +55,7 @@ def test_functions_are_noted_and_given_back_as_they_were():
     assert (plugin.on_start.call, plugin.on_start.is_async) == (start, True)
     assert (plugin.on_status.call, plugin.on_status.is_async) == (status, False)
     assert plugin.on_stop.call is stop
-    assert plugin.has_service
+    assert plugin.manifest().has_service
 
 
 def test_an_ingress_decodes_to_what_its_handler_takes():
@@ -71,8 +72,9 @@ def test_an_ingress_decodes_to_what_its_handler_takes():
 
     spec = plugin.ingresses["typed"]
     assert spec.decoder.decode(b'{"ref": "x", "more": 1}') == Push("x")
-    assert (spec.verify, spec.headers, spec.on_retry) == ("github", ("x-thing",), "hold")
-    assert spec.period_s is None
+    assert spec.declaration.source == HookSource("github", ("x-thing",))
+    assert spec.declaration.on_retry == "hold"
+    assert plugin.ingresses["any"].declaration.source == ApiSource()
     for name in ("any", "bare"):
         assert plugin.ingresses[name].decoder.decode(b"[1]") == [1]
     assert not plugin.ingresses["bare"].function.is_async
@@ -84,7 +86,7 @@ def test_a_timer_is_an_ingress_named_after_its_function():
     @plugin.every(minutes=5, seconds=1)
     async def poll(ctx: Context, event: IngressEvent) -> None: ...
 
-    assert plugin.ingresses["poll"].period_s == 301
+    assert plugin.ingresses["poll"].declaration.source == TimerSource(301)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from yoi_daemon.eventlog.filter import EVERYTHING, Filter
 from yoi_daemon.eventlog.interface import EventLog, PositionExpiredError
 from yoi_daemon.eventlog.opening import open_event_log
 from yoi_daemon.eventlog.retention import RetentionClass
+from yoi_daemon.model import cursor as cursor_module
 from yoi_daemon.model.cursor import Cursor, CursorCodec
 from yoi_daemon.model.events import Draft
 from yoi_daemon.model.settings import ObserveSettings, StoreSettings
@@ -228,8 +229,8 @@ async def test_the_worlds_are_what_they_are_called():
 
 
 def ignore_the_epoch(monkeypatch):
-    decode = protocol.decode_cursor
-    monkeypatch.setattr(protocol, "decode_cursor", lambda text: Cursor(NOW, decode(text).seq))
+    decode = cursor_module.decode_cursor
+    monkeypatch.setattr(cursor_module, "decode_cursor", lambda text: Cursor(NOW, decode(text).seq))
 
 
 def forget_what_was_let_go(monkeypatch):
@@ -237,21 +238,21 @@ def forget_what_was_let_go(monkeypatch):
 
 
 def take_the_future_for_now(monkeypatch):
-    decode = protocol.decode_cursor
+    decode = cursor_module.decode_cursor
     monkeypatch.setattr(
-        protocol,
+        cursor_module,
         "decode_cursor",
         lambda text: decode(text)._replace(seq=min(decode(text).seq, EVENTS)),
     )
 
 
 def check_nothing(monkeypatch):
-    decode = protocol.decode_cursor
+    decode = cursor_module.decode_cursor
 
     def lenient(text: str) -> Cursor:
         return decode(CursorCodec(NOW).encode(EVENTS) if len(text) == 32 else text)
 
-    monkeypatch.setattr(protocol, "decode_cursor", lenient)
+    monkeypatch.setattr(cursor_module, "decode_cursor", lenient)
 
 
 def begin_one_late(monkeypatch):

@@ -13,20 +13,25 @@ from yoi_daemon.eventlog.fanout import Fanout, Subscriber
 from yoi_daemon.eventlog.filter import EVERYTHING, Filter
 from yoi_daemon.eventlog.retention import RetentionClass
 from yoi_daemon.model.events import Draft
+from yoi_daemon.model.frames import Transport
 from yoi_daemon.stream.protocol import StreamRefused
 from yoi_daemon.stream.session import Scope
 
 HISTORY = 500
 
 
-class Wire:
+class Wire(Transport):
     """A connection that is cut behind so many frames; what is left of the write is lost with it."""
 
     def __init__(self, cut_after: int) -> None:
         self.frames: list[bytes] = []
         self._cut_after = cut_after
 
+    stalled = False
+
     def when_stalled(self, *_: object) -> None: ...
+
+    def abort(self) -> None: ...
 
     def offer(self, frames: bytes) -> bool:
         left = self._cut_after - len(self.frames)
@@ -42,7 +47,7 @@ class Wire:
         if len(self.frames) >= self._cut_after:
             raise trio.BrokenResourceError
 
-    async def close(self, code: int, reason: str) -> None: ...
+    async def close(self, reason: str) -> None: ...
 
 
 async def follow(fanout: Fanout, cursor: str, wanted: Filter, cut_after: int) -> list[bytes]:

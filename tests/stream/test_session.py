@@ -243,8 +243,8 @@ async def test_an_overrun_subscriber_is_told_so(open_log, nursery):
 
 async def test_a_stalled_subscriber_is_to_be_told_so_without_a_cursor(followed):
     await followed.begin()
-    message, code, reason = followed.transport.farewell
-    assert (code, reason) == (4008, "slow_consumer")
+    message, reason = followed.transport.farewell
+    assert reason == "slow_consumer"
     told = json.loads(message())
     assert (told["type"], told["code"], told["reason"]) == ("error", "slow_consumer", "stalled")
     assert "cursor" not in told  # what is unsent is dropped: only the subscriber knows what it has

@@ -6,6 +6,10 @@ from typing import Any
 
 import trio
 
+from yoi_daemon.front.connection import ORDERLY_CLOSE_CODES
+from yoi_daemon.model.frames import FrameSink, text_frame
+from yoi_daemon.stream.protocol import CLOSE_CODES
+
 
 def messages_in(frames: bytes) -> list[bytes]:
     """The payloads of joined text frames."""
@@ -19,6 +23,13 @@ def messages_in(frames: bytes) -> list[bytes]:
     return found
 
 
+async def send(sink: FrameSink, payload: bytes) -> None:
+    """Writes one message, and waits until it is written."""
+    await trio.lowlevel.checkpoint()
+    sink.offer(text_frame(payload))
+    await sink.drained()
+
+
 class MemoryTransport:
     """Takes what a session sends; a test may make it slow, or cut it off."""
 
@@ -30,12 +41,12 @@ class MemoryTransport:
         self.cut_after: int | None = None
         self.stalled = False
         self.aborted = False
-        self.farewell: tuple[Callable[[], bytes], int, str] | None = None
+        self.farewell: tuple[Callable[[], bytes], str] | None = None
         self._unsent = b""
         self._is_cut = False
 
-    def when_stalled(self, message: Callable[[], bytes], code: int, reason: str) -> None:
-        self.farewell = (message, code, reason)
+    def when_stalled(self, message: Callable[[], bytes], reason: str) -> None:
+        self.farewell = (message, reason)
 
     def offer(self, frames: bytes) -> bool:
         assert self.closed is None, "nothing is sent after the close"
@@ -67,10 +78,10 @@ class MemoryTransport:
                 raise trio.BrokenResourceError
             self.messages.append(json.loads(message))
 
-    async def close(self, code: int, reason: str) -> None:
+    async def close(self, reason: str) -> None:
         assert self.closed is None
         assert not self._unsent
-        self.closed = (code, reason)
+        self.closed = ({**ORDERLY_CLOSE_CODES, **CLOSE_CODES}[reason], reason)
 
     def abort(self) -> None:
         self.aborted = True

@@ -1,11 +1,16 @@
 """Dead letters: what no attempt could handle."""
 
 from yoi_daemon.api.routing import Answer, Call, Route
-from yoi_daemon.api.shapes import DiscardReceipt, Limit, Listing
+from yoi_daemon.api.shapes import Limit, Listing
 from yoi_daemon.model.errors import Code
 from yoi_daemon.model.events import Draft, IngressDiscarded
-from yoi_daemon.model.plugins import IngressReceipt
-from yoi_daemon.plugins.lane.deadletters import DeadLetterDetail, DeadLetterSummary, detail_of
+from yoi_daemon.model.plugins import (
+    DeadLetterDetail,
+    DeadLetterSummary,
+    DiscardReceipt,
+    IngressReceipt,
+)
+from yoi_daemon.plugins.lane.deadletters import detail_of
 from yoi_daemon.plugins.supervision.service import Service
 
 MAX_PAGE = 256

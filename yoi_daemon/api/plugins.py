@@ -1,10 +1,10 @@
 """Plugins: list, detail, and the commands to their services."""
 
 from yoi_daemon.api.routing import Answer, Call, Route
-from yoi_daemon.api.shapes import Listing, PluginReceipt
+from yoi_daemon.api.shapes import Listing
 from yoi_daemon.daemon.status import Reloaded
 from yoi_daemon.model.errors import Code
-from yoi_daemon.model.plugins import PluginRecord
+from yoi_daemon.model.plugins import PluginReceipt, PluginRecord
 from yoi_daemon.plugins.summary import record_of
 from yoi_daemon.plugins.supervision.service import Service
 

@@ -6,7 +6,6 @@ import msgspec
 from msgspec import Meta
 
 from yoi_daemon.model.errors import Code
-from yoi_daemon.model.plugins import PluginRecord
 from yoi_daemon.model.workers import Diagnostic
 
 T = TypeVar("T")
@@ -34,30 +33,6 @@ class Readiness(msgspec.Struct, frozen=True):
 
     ready: bool
     codes: tuple[str, ...]
-
-
-class PluginReceipt(msgspec.Struct, frozen=True):
-    """The answer to a command to a plugin."""
-
-    plugin: PluginRecord
-    cursor: str
-
-
-class DiscardReceipt(msgspec.Struct, frozen=True):
-    """A dead letter is gone."""
-
-    event_id: str
-    cursor: str
-
-
-class ToolInfo(msgspec.Struct, frozen=True):
-    """A tool; `arguments` and `result` are JSON Schemas."""
-
-    plugin_id: str
-    tool: str
-    description: str
-    arguments: dict[str, Any]
-    result: dict[str, Any]
 
 
 class ToolResult(msgspec.Struct, frozen=True):

@@ -5,7 +5,8 @@ from typing import Any
 import msgspec
 
 from yoi_daemon.api.routing import Answer, Call, Route
-from yoi_daemon.api.shapes import Listing, ToolInfo, ToolResult
+from yoi_daemon.api.shapes import Listing, ToolResult
+from yoi_daemon.model.plugins import ToolInfo
 from yoi_daemon.plugins.tools import call_tool as run_tool
 
 
@@ -15,14 +16,14 @@ async def list_tools(call: Call) -> Answer:
     for plugin_id, service in call.daemon.plugins.services.items():
         if service.loaded is None or not call.principal.may("tools:call", plugin_id):
             continue
-        tools = service.loaded.plugin.tools
+        tools = service.loaded.manifest.tools
         items.extend(
             {
                 "plugin_id": plugin_id,
                 "tool": spec.name,
                 "description": spec.description,
-                "arguments": msgspec.json.schema(spec.arguments),
-                "result": msgspec.json.schema(spec.result),
+                "arguments": spec.arguments,
+                "result": spec.result,
             }
             for spec in tools.values()
         )

@@ -9,21 +9,19 @@ from yoi_daemon.api.routing import Answer, Call, Route
 from yoi_daemon.api.shapes import Limit, Listing
 from yoi_daemon.model.errors import Code
 from yoi_daemon.model.workers import (
+    BUILTIN_ECHO,
+    DEFAULT_PAGE_ITEMS,
+    MAX_GRACE_S,
+    MAX_PAGE_BYTES,
+    MAX_PAGE_ITEMS,
+    MAX_WORKER_LABEL_CHARS,
     Receipt,
     RuntimeSummary,
     TranscriptPage,
     WhenBusy,
     WorkerSummary,
 )
-from yoi_daemon.runtime.embedded import MAX_LABEL_CHARS
-from yoi_daemon.runtime.interface import (
-    DEFAULT_PAGE_ITEMS,
-    MAX_GRACE_S,
-    MAX_PAGE_BYTES,
-    MAX_PAGE_ITEMS,
-    Runtime,
-)
-from yoi_daemon.runtime.profiles import BUILTIN_ECHO
+from yoi_daemon.runtime.interface import Runtime
 
 MAX_LIST_ITEMS = 256
 
@@ -32,7 +30,7 @@ class CreateWorker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """What a worker is made from."""
 
     profile: str = BUILTIN_ECHO
-    label: Annotated[str, Meta(max_length=MAX_LABEL_CHARS)] = ""
+    label: Annotated[str, Meta(max_length=MAX_WORKER_LABEL_CHARS)] = ""
     input: str | None = None
 
 

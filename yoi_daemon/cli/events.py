@@ -3,6 +3,7 @@
 import click
 import trio
 
+from yoi_daemon.cancellation import is_only
 from yoi_daemon.cli.addresses import WorkerAddress, parse_worker
 from yoi_daemon.cli.exits import ExtraMissing
 from yoi_daemon.cli.options import Client, client_options
@@ -53,8 +54,6 @@ def events(
     )
     try:
         trio.run(follow.run, cursor)
-    except KeyboardInterrupt:
-        pass  # how following is meant to end
-    except BaseExceptionGroup as group:
-        if group.split(KeyboardInterrupt)[1] is not None:
+    except (KeyboardInterrupt, BaseExceptionGroup) as error:
+        if not is_only(error, KeyboardInterrupt):  # how following is meant to end
             raise

@@ -108,13 +108,16 @@ def run_command(arguments: Sequence[str]) -> int:
     except YoiError as error:
         return _report(error, as_json="--json" in arguments)
     except BaseExceptionGroup as group:
+        # Not at the top: most commands need no Trio.
+        from yoi_daemon.cancellation import found_in, is_only  # noqa: PLC0415
+
         # Nurseries wrap what ended them. A group with anything else in it is a fault, and shows.
-        if group.split(KeyboardInterrupt)[1] is None:
+        if is_only(group, KeyboardInterrupt):
             return INTERRUPTED
-        known, rest = group.split(YoiError)
-        if known is None or rest is not None:
+        known = found_in(group, YoiError)
+        if known is None or not is_only(group, YoiError):
             raise
-        return _report(_first_leaf(known), as_json="--json" in arguments)
+        return _report(known, as_json="--json" in arguments)
     return result if isinstance(result, int) else 0
 
 
@@ -125,10 +128,3 @@ def _report(error: YoiError, *, as_json: bool) -> int:
         told = printable(explain(error), keep="\n")
         click.echo(f"{PROGRAM}: {told}", err=True)
     return exit_code(error)
-
-
-def _first_leaf(group: BaseExceptionGroup[YoiError]) -> YoiError:
-    error: YoiError | BaseExceptionGroup[YoiError] = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -9,6 +9,7 @@ import click
 import trio
 from rich.console import Console
 
+from yoi_daemon.cancellation import is_only
 from yoi_daemon.cli.exits import explain
 from yoi_daemon.cli.options import Client
 from yoi_daemon.cli.output import note
@@ -53,10 +54,8 @@ def watch_status(options: Client, write: Write) -> None:
         watch = Watch(options, write, is_screen=is_screen)
         try:
             trio.run(watch.run)
-        except KeyboardInterrupt:
-            pass  # how watching is meant to end
-        except BaseExceptionGroup as group:
-            if group.split(KeyboardInterrupt)[1] is not None:
+        except (KeyboardInterrupt, BaseExceptionGroup) as error:
+            if not is_only(error, KeyboardInterrupt):  # how watching is meant to end
                 raise
 
 

@@ -17,6 +17,7 @@ import trio
 from trio_websocket import ConnectionClosed, ConnectionRejected, HandshakeError, wrap_client_stream
 from wsproto.utilities import ProtocolError as WebSocketProtocolError
 
+from yoi_daemon.cancellation import leaf_of
 from yoi_daemon.client.endings import (
     Again,
     Backoff,
@@ -247,7 +248,7 @@ class _Follower:
         try:
             ending = await self._connection(messages)
         except* Exception as group:  # noqa: BLE001 - a fault of the program is handed on as it is
-            ending = self._ending_of(_first_leaf(group))
+            ending = self._ending_of(leaf_of(group))
         return ending
 
     async def _connection(self, messages: trio.MemorySendChannel[Message]) -> Ending:
@@ -356,13 +357,6 @@ class _Follower:
 
 def _sane_heartbeat_s(told: float) -> float:
     return told if math.isfinite(told) and told > 0 else DEFAULT_HEARTBEAT_S
-
-
-def _first_leaf(group: BaseExceptionGroup[Exception]) -> Exception:
-    error: Exception | BaseExceptionGroup[Exception] = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _from(sentence: str, cause: Exception) -> Unreachable:

@@ -11,12 +11,13 @@ from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import msgspec
 import structlog
 import trio
 
+from yoi_daemon.cancellation import is_only
 from yoi_daemon.daemon.statedir import read_private, write_private
 from yoi_daemon.model.boots import BootVerdict, Death, Quarantine, judge
 from yoi_daemon.model.errors import YoiError
@@ -144,7 +145,8 @@ class BootJournal:
         try:
             yield
         except BaseException as error:
-            if _is_told(error):
+            # It says itself what is wrong, or a person wished it.
+            if is_only(error, YoiError, KeyboardInterrupt):
                 self._note(_Step(what="refused"))
             raise
         self.note_stop()
@@ -203,11 +205,3 @@ class BootJournal:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             self.trouble = "the boot journal cannot be written, so a crash would name no plugin"
             self._logger.warning(self.trouble, reason=reason)
-
-
-def _is_told(error: BaseException) -> bool:
-    """Whether the end says itself what is wrong, or a person wished it: no plugin's fault."""
-    if isinstance(error, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", error)
-        return all(map(_is_told, group.exceptions))
-    return isinstance(error, YoiError | KeyboardInterrupt)

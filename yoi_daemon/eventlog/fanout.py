@@ -8,18 +8,17 @@ one joining of bytes for all of them. Its direct ones stand in groups, each writ
 so that where they are is kept for the group: a delivery is one call of `send` and hardly more.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from math import inf
-from typing import Protocol
 
 import trio
 
 from yoi_daemon.eventlog.entry import Entry
-from yoi_daemon.eventlog.feed import WRITES_A_TURN, Feed, Group, Member, Write
+from yoi_daemon.eventlog.feed import WRITES_A_TURN, Feed, Group, Member
 from yoi_daemon.eventlog.filter import EVERYTHING, Filter, Scope
 from yoi_daemon.eventlog.idle import IdleTimer, IdleTimers
 from yoi_daemon.eventlog.interface import EventLog, PositionExpiredError
-from yoi_daemon.model.frames import text_frame
+from yoi_daemon.model.frames import FrameSink, text_frame
 
 PASS_BYTES = 65_536
 """Taken for one pass, and read at a time by one that follows: the write that was measured best."""
@@ -29,30 +28,6 @@ PROGRESS_EVENTS = 10_000
 
 INFORM_EVENTS = 64
 """So often the feeds are looked over for members to be told; an eighth of the window is the margin."""
-
-
-class Sink(Protocol):
-    """Where a subscriber's frames go. All of it raises when the peer is gone."""
-
-    def offer(self, frames: bytes) -> bool:
-        """Takes whole frames without waiting; False where some of it is not written yet."""
-        ...
-
-    async def drained(self) -> None:
-        """Waits until all that was offered is written; bounded by the sink's own stall limit."""
-        ...
-
-    def lend(self, take_back: Callable[[], None]) -> Write | None:
-        """Its way to the kernel, if it has one and nothing is unsent: what else `offer` does is saved.
-
-        Good until `take_back` is called, or lent again: synchronously, before anything else is unsent
-        and when nothing may be written any more. What it did not take is to be given to `keep`.
-        """
-        ...
-
-    def keep(self, frames: bytes, taken: int) -> None:
-        """Takes `frames` but for the first `taken` bytes, which were written by what was lent."""
-        ...
 
 
 class Subscriber:
@@ -76,7 +51,7 @@ class Subscriber:
         "position",
     )
 
-    def __init__(self, fanout: "Fanout", feed: Feed, sink: Sink, position: int) -> None:
+    def __init__(self, fanout: "Fanout", feed: Feed, sink: FrameSink, position: int) -> None:
         self._fanout = fanout
         self._sink = sink
         self._task: trio.lowlevel.Task | None = None
@@ -226,7 +201,7 @@ class Fanout:
         self._subscribers: set[Subscriber] = set()
         self.silence = IdleTimers()
 
-    def join(self, wanted: Filter, sink: Sink, position: int) -> Subscriber:
+    def join(self, wanted: Filter, sink: FrameSink, position: int) -> Subscriber:
         """A subscriber that follows from `position`."""
         feed = self._feeds.get(wanted)
         if feed is None:

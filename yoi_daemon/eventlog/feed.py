@@ -1,16 +1,14 @@
 """Who is written to together: the feed of a filter, and the groups of its direct subscribers."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from yoi_daemon.eventlog.entry import Entry
 from yoi_daemon.eventlog.filter import Filter
+from yoi_daemon.model.frames import Write
 
 WRITES_A_TURN = 128
 """Writes between two checkpoints of a pass, and so the most members of a group."""
-
-Write = Callable[[bytes], int]
-"""Hands bytes to the kernel and gives how many it took; raises `OSError`, `BlockingIOError` for none."""
 
 
 class Member(Protocol):

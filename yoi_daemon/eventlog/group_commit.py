@@ -36,7 +36,7 @@ class GroupCommitLog:
         self.cursors = CursorCodec(store.epoch)
         self.durable = store.durable
         self._store = store
-        self._earlier_epochs = frozenset(earlier_epochs) - {store.epoch}
+        self.earlier_epochs = frozenset(earlier_epochs) - {store.epoch}
         self._ring = ring
         self._framer = Framer(self.cursors, wall_clock)
         self._clock = store.age_s
@@ -150,9 +150,6 @@ class GroupCommitLog:
 
     def soon(self, wanted: Filter) -> int:
         return self._ring.soon(wanted)
-
-    def is_earlier(self, epoch: str) -> bool:
-        return epoch in self._earlier_epochs
 
     def forget_worker(self, runtime_id: str, worker_id: str) -> None:
         worker = (runtime_id, worker_id)

@@ -4,7 +4,7 @@ An event is encoded once, in the same synchronous step that numbers it. It is sh
 commit, in order of number: nothing a subscriber, a cursor or a receipt tells was not committed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 import msgspec
@@ -66,6 +66,11 @@ class EventLog(Protocol):
     @property
     def cursors(self) -> CursorCodec:
         """Writes this log's cursors; its `epoch` names the log."""
+        ...
+
+    @property
+    def earlier_epochs(self) -> Collection[str]:
+        """The epochs of the logs that this daemon kept before."""
         ...
 
     @property
@@ -151,10 +156,6 @@ class EventLog(Protocol):
 
     def soon(self, wanted: Filter) -> int:
         """What `floor_of` may rise to before long: a subscriber told of less is to be told of more."""
-        ...
-
-    def is_earlier(self, epoch: str) -> bool:
-        """Whether `epoch` was this daemon's, in an earlier run."""
         ...
 
     async def wait_beyond(self, position: int) -> None:

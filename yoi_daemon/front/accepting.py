@@ -7,13 +7,13 @@ import socket
 import struct
 import traceback
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import cast
 
 import structlog
 import trio
 
+from yoi_daemon.cancellation import leaves_of
 from yoi_daemon.front.head import problem_response
 from yoi_daemon.front.tls import Certificate, TlsStream, spoke_plain_http
 from yoi_daemon.model.errors import Refused
@@ -228,19 +228,10 @@ def log_faults(event: str, error: BaseException, **facts: str) -> None:
 
     Never its message, a frame's locals or a traceback: all of them can quote the request.
     """
-    for leaf in _leaves(error):
+    for leaf in leaves_of(error):
         frames = traceback.extract_tb(leaf.__traceback__)
         where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "unknown"
         structlog.get_logger().warning(event, error=type(leaf).__qualname__, where=where, **facts)
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", error)
-        for inner in group.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
 
 
 def peer_name(stream: AcceptedStream) -> str:

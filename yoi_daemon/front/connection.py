@@ -1,11 +1,12 @@
-"""What a session of the stream sees of its connection. Free of any WebSocket library."""
+"""A WebSocket connection as its handler sees it. Free of any WebSocket library."""
 
 import struct
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from yoi_daemon.model.errors import YoiError
+from yoi_daemon.model.frames import Transport
 
 
 class ConnectionGone(YoiError):
@@ -27,84 +28,25 @@ class UpgradeRequest:
     peer: str
 
 
-class Connection(Protocol):
+class Connection(Transport, Protocol):
     """One open WebSocket connection, to write to. What the peer sends is read and dropped.
 
-    A `send` that is cancelled has sent its frame whole or not at all.
+    Its methods raise `ConnectionGone` for a peer that is gone. `close` sends a Close frame behind what
+    is unsent and awaits the peer's; afterwards, and after `abort`, the handler is cancelled.
     """
-
-    @property
-    def peer(self) -> str:
-        """`ADDRESS:PORT`, or `unix`."""
-        ...
 
     @property
     def unsent(self) -> int:
         """Bytes accepted for this connection which the kernel has not yet taken."""
         ...
 
-    @property
-    def stalled(self) -> bool:
-        """Whether the connection was given up because a write made no progress."""
-        ...
-
-    def when_stalled(self, message: Callable[[], bytes], code: int, reason: str) -> None:
-        """What to tell a peer that took nothing for the stall limit, as far as it still gets through.
-
-        The connection is then closed with `code`, where the peer takes that, and else aborted.
-        """
-        ...
-
-    async def send(self, data: bytes | str) -> None:
-        """Send one text frame; `data` is UTF-8. Waits while 64 KiB or more are unsent.
-
-        Raises `ConnectionGone`.
-        """
-        ...
-
-    async def send_frames(self, frames: bytes) -> None:
-        """Send whole frames made by `model.frames.text_frame`, any number joined. Else as `send`."""
-        ...
-
-    def offer(self, frames: bytes) -> bool:
-        """Take `frames` (as for `send_frames`) without waiting: written at once if nothing is unsent.
-
-        True if the kernel took all; False if some of it is still unsent, in which case the
-        caller is to await `drained` before it offers more. Raises `ConnectionGone`.
-        """
-        ...
-
-    def lend(self, take_back: Callable[[], None]) -> Callable[[bytes], int] | None:
-        """The socket's own `send`, for whole frames: what else `offer` does is saved.
-
-        Good until `take_back` is called or it is lent again: synchronously, as soon as anything is
-        unsent or nothing more may be written. None where there is none to lend.
-        """
-        ...
-
-    def keep(self, frames: bytes, taken: int) -> None:
-        """Take `frames` but for the first `taken` bytes, which what was lent has written."""
-        ...
-
-    async def drained(self) -> None:
-        """Wait until nothing is unsent. Raises `ConnectionGone`."""
-        ...
-
-    async def close(self, code: int, reason: str) -> None:
-        """Send a Close frame behind what is unsent and await the peer's, with a deadline.
-
-        Never raises for a peer that is gone. Afterwards the connection is closed.
-        """
-        ...
-
-    def abort(self) -> None:
-        """End the connection at once; what the kernel has not taken is lost. The handler is cancelled."""
-        ...
-
     async def wait_gone(self) -> None:
-        """Wait until the connection has closed, whoever began it."""
+        """Waits until the connection has closed, whichever side began it."""
         ...
 
+
+ORDERLY_CLOSE_CODES: Mapping[str, int] = {"end": 1000, "shutting_down": 1012}
+"""The Close codes of reasons that every listener has; RFC 6455 section 7.4.1, and IANA's registry."""
 
 SessionHandler = Callable[[Connection], Awaitable[None]]
 Gate = Callable[[UpgradeRequest], Awaitable[SessionHandler]]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import trio
 
-from yoi_daemon.model.frames import frame_size
+from yoi_daemon.model.frames import Write, frame_size
 
 CHUNK_BYTES = 64 * 1024
 """Written at a time, and the unit of progress: the slowest tolerated reader takes one per stall."""
@@ -57,7 +57,7 @@ class Outbox:
         stall_s: float,
         on_lost: Callable[[], None],
         descriptor: int | None = None,
-        send: Callable[[bytes], int] | None = None,
+        send: Write | None = None,
     ) -> None:
         self._stream = stream
         self._stall_s = stall_s
@@ -110,7 +110,7 @@ class Outbox:
             self._nursery = None
         self.take_back()
 
-    def lend(self, take_back: Callable[[], None]) -> Callable[[bytes], int] | None:
+    def lend(self, take_back: Callable[[], None]) -> Write | None:
         """`send`, until `take_back` is called: as soon as anything is unsent, or nothing may be written.
 
         None where there is none, or where it would have to be taken back at once.

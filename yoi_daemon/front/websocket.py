@@ -8,7 +8,7 @@ of Trio's socket too one private name is used, `_sock`.
 import os
 import re
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +30,7 @@ from yoi_daemon.front.accepting import (
     serve_connections,
 )
 from yoi_daemon.front.connection import (
+    ORDERLY_CLOSE_CODES,
     ConnectionGone,
     Gate,
     SessionHandler,
@@ -46,7 +47,7 @@ from yoi_daemon.front.head import (
 from yoi_daemon.front.outbox import Outbox
 from yoi_daemon.front.tls import Certificate, TlsStream
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.model.frames import text_frame
+from yoi_daemon.model.frames import Write, text_frame
 from yoi_daemon.model.problem import internal_problem
 
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
@@ -81,6 +82,7 @@ async def serve_websocket(
     gate: Gate,
     *,
     draining: trio.Event,
+    close_codes: Mapping[str, int] = ORDERLY_CLOSE_CODES,
     handshake_s: float = 5,
     limits: WebSocketLimits | None = None,
     certificate: Certificate | None = None,
@@ -96,11 +98,15 @@ async def serve_websocket(
     away; when it returns the connection is closed with 1000, when it raises with 1011. Request and
     gate together have `handshake_s` seconds.
 
+    `close_codes` are the Close codes of the reasons that handlers close with.
+
     After `draining` was set no more is accepted, and this returns when every handler has: they
     watch `draining` themselves. Cancelled, it ends them by force, with a Close 1012 where that
     can be written at once. Raises nothing that a client or a handler caused.
     """
-    listener = _Listener(gate, handshake_s, limits or WebSocketLimits(), new_request_id)
+    listener = _Listener(
+        gate, handshake_s, limits or WebSocketLimits(), close_codes, new_request_id
+    )
     await serve_connections(
         sockets,
         listener.serve,
@@ -122,9 +128,11 @@ class _Listener:
         gate: Gate,
         handshake_s: float,
         limits: WebSocketLimits,
+        close_codes: Mapping[str, int],
         new_request_id: Callable[[], str],
     ) -> None:
         self.limits = limits
+        self._close_codes = close_codes
         self._gate = gate
         self._handshake_s = handshake_s
         self._new_request_id = new_request_id
@@ -135,7 +143,7 @@ class _Listener:
         peer = peer_name(stream)
         admitted = await self._open(stream, peer)
         if isinstance(admitted, _Admitted):
-            await _Session(stream, peer, self.limits).run(admitted)
+            await _Session(stream, self.limits, self._close_codes).run(admitted)
         elif admitted:
             await self._answer(stream, admitted)
 
@@ -248,6 +256,7 @@ class _Session:
     """An open connection: trio-websocket's reader, our writer, a drain, and the handler."""
 
     __slots__ = (
+        "_close_codes",
         "_closing",
         "_frames",
         "_handling",
@@ -258,13 +267,14 @@ class _Session:
         "_stream",
         "_waits_gone",
         "_websocket",
-        "peer",
     )
     _frames: FrameStream
     _websocket: WebSocketConnection
 
-    def __init__(self, stream: AcceptedStream, peer: str, limits: WebSocketLimits) -> None:
-        self.peer = peer
+    def __init__(
+        self, stream: AcceptedStream, limits: WebSocketLimits, close_codes: Mapping[str, int]
+    ) -> None:
+        self._close_codes = close_codes
         self._stream = stream
         self._limits = limits
         self._outbox = Outbox(
@@ -347,7 +357,7 @@ class _Session:
         except* Exception as group:  # noqa: BLE001 - told to the client, and logged
             log_faults("session_failed", group, listener="observe")
             ended = 1011, "internal"
-        await self.close(*ended)
+        await self._close(*ended)
 
     async def _discard_messages(self) -> None:
         """Take every message, or trio-websocket stops reading, pings and Close with it."""
@@ -376,23 +386,15 @@ class _Session:
     def stalled(self) -> bool:
         return self._outbox.stalled
 
-    def when_stalled(self, message: Callable[[], bytes], code: int, reason: str) -> None:
-        self._outbox.farewell = partial(_farewell, message, code, reason)
-
-    async def send(self, data: bytes | str) -> None:
-        await self.send_frames(text_frame(data.encode() if isinstance(data, str) else data))
-
-    async def send_frames(self, frames: bytes) -> None:
-        await trio.lowlevel.checkpoint()
-        await self._outbox.room()
-        self.offer(frames)
+    def when_stalled(self, message: Callable[[], bytes], reason: str) -> None:
+        self._outbox.farewell = partial(_farewell, message, self._close_codes[reason], reason)
 
     def offer(self, frames: bytes) -> bool:
         if self._is_shut:
             raise ConnectionGone(_GONE)
         return self._outbox.put(frames)
 
-    def lend(self, take_back: Callable[[], None]) -> Callable[[bytes], int] | None:
+    def lend(self, take_back: Callable[[], None]) -> Write | None:
         return None if self._is_shut else self._outbox.lend(take_back)
 
     def keep(self, frames: bytes, taken: int) -> None:
@@ -404,7 +406,10 @@ class _Session:
         if self._is_shut:
             raise ConnectionGone(_GONE)
 
-    async def close(self, code: int, reason: str) -> None:
+    async def close(self, reason: str) -> None:
+        await self._close(self._close_codes[reason], reason)
+
+    async def _close(self, code: int, reason: str) -> None:
         if self._closing:
             await self.wait_gone()
             return
@@ -445,7 +450,7 @@ def _plain_descriptor(stream: AcceptedStream) -> int | None:
     return None if isinstance(stream, TlsStream) else stream.socket.fileno()
 
 
-def _plain_send(stream: AcceptedStream) -> Callable[[bytes], int] | None:
+def _plain_send(stream: AcceptedStream) -> Write | None:
     if isinstance(stream, TlsStream):
         return None
     # The standard library's socket behind Trio's: it fails once that is closed, where the number of

@@ -4,7 +4,10 @@ import base64
 import binascii
 import re
 import secrets
-from typing import NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Literal, NamedTuple
+
+from yoi_daemon.model.errors import Code, Refused
 
 EPOCH_BYTES = 8
 _EPOCH = re.compile(r"[0-9a-f]{16}")
@@ -38,7 +41,34 @@ def is_epoch(text: str) -> bool:
 
 
 class MalformedCursorError(ValueError):
-    """The text is no cursor this program made."""
+    """The text was never written by `CursorCodec`."""
+
+
+CursorFault = Literal["malformed", "foreign_epoch", "future", "epoch_changed", "evicted"]
+
+_FAULTS: Mapping[CursorFault, tuple[Code, str]] = {
+    "malformed": ("cursor_unknown", "this never was a cursor"),
+    "foreign_epoch": ("cursor_unknown", "this cursor is of another log; begin at earliest"),
+    "future": ("cursor_unknown", "this cursor is ahead of the log"),
+    "epoch_changed": (
+        "cursor_expired",
+        "the daemon began a new log since this cursor; begin at earliest",
+    ),
+    "evicted": ("cursor_expired", "events after this cursor are gone; begin at earliest"),
+}
+
+
+class CursorRefused(Refused):
+    """A cursor from which nothing can be read; `reason` tells the cases of its `code` apart.
+
+    `cursor_expired` was good once (`epoch_changed`, `evicted`): a reader may go on past the hole.
+    `cursor_unknown` never was (`malformed`, `foreign_epoch`, `future`).
+    """
+
+    def __init__(self, reason: CursorFault) -> None:
+        code, detail = _FAULTS[reason]
+        super().__init__(code, detail)
+        self.reason: CursorFault = reason
 
 
 class CursorCodec:
@@ -76,6 +106,28 @@ def decode_cursor(text: str) -> Cursor:
     if len(raw) != _TOTAL or CursorCodec(cursor.epoch).encode(cursor.seq) != text:
         raise MalformedCursorError("wrong check")
     return cursor
+
+
+def resolve_cursor(
+    text: str, *, epoch: str, earlier_epochs: Collection[str], floor: int, head: int
+) -> int:
+    """The position that a client's cursor names in the log `epoch`, between `floor` and `head`.
+
+    `earlier_epochs` are the logs that this daemon kept before. Raises `CursorRefused`: no event is
+    ever replayed or skipped for a cursor that is wrong.
+    """
+    try:
+        cursor = decode_cursor(text)
+    except MalformedCursorError as error:
+        raise CursorRefused("malformed") from error
+    # The epoch before the number: a number of another log means nothing here.
+    if cursor.epoch != epoch:
+        raise CursorRefused("epoch_changed" if cursor.epoch in earlier_epochs else "foreign_epoch")
+    if cursor.seq > head:
+        raise CursorRefused("future")
+    if cursor.seq < floor:
+        raise CursorRefused("evicted")
+    return cursor.seq
 
 
 def _epoch_check(epoch: int) -> int:

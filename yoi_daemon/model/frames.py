@@ -1,15 +1,17 @@
-"""WebSocket frames of a server: unmasked and uncompressed, so that one frame serves every subscriber."""
+"""The frame of a message, one for every subscriber, and what takes the frames of one subscriber.
+
+A frame is a WebSocket server's: unmasked and uncompressed, so it depends on nothing of a connection.
+"""
 
 import struct
+from collections.abc import Callable
+from typing import Protocol
 
 _medium, _large = struct.Struct("!BBH").pack, struct.Struct("!BBQ").pack
 
 
 def text_frame(payload: bytes) -> bytes:
-    """`payload` (UTF-8) as one unmasked, uncompressed text frame, RFC 6455 section 5.2.
-
-    A server's frame depends on nothing of the connection, so one frame serves every subscriber.
-    """
+    """Returns `payload` (UTF-8) as one unmasked, uncompressed text frame, RFC 6455 section 5.2."""
     size = len(payload)
     if size < 126:
         return bytes((0x81, size)) + payload
@@ -19,7 +21,7 @@ def text_frame(payload: bytes) -> bytes:
 
 
 def frame_size(frames: memoryview, start: int) -> int:
-    """How long the frame is that begins at `start` of whole unmasked frames."""
+    """Returns the size in bytes of the frame that begins at `start` of whole unmasked frames."""
     size = frames[start + 1]
     if size < 126:
         return 2 + size
@@ -28,5 +30,64 @@ def frame_size(frames: memoryview, start: int) -> int:
 
 
 def payload_of(frame: bytes) -> bytes:
-    """What `text_frame` made `frame` of."""
+    """Returns the payload of one frame that `text_frame` made."""
     return frame[{126: 4, 127: 10}.get(frame[1], 2) :]
+
+
+Write = Callable[[bytes], int]
+"""Hands bytes to the kernel and returns how many it took. Raises `OSError`: `BlockingIOError` for none."""
+
+
+class FrameSink(Protocol):
+    """Takes one subscriber's frames, in order. Every method raises when the peer is gone."""
+
+    def offer(self, frames: bytes) -> bool:
+        """Takes whole frames, any number joined, without waiting; written at once if nothing is unsent.
+
+        Returns False if some of it is unsent: await `drained` before the next `offer`.
+        """
+        ...
+
+    async def drained(self) -> None:
+        """Waits until nothing is unsent. Bounded by the transport's stall limit."""
+        ...
+
+    def lend(self, take_back: Callable[[], None]) -> Write | None:
+        """Lends the peer's socket, so that a write costs no more than the system call.
+
+        Returns None if there is none to lend, or something is unsent. The loan ends when `take_back`
+        is called, or with the next `lend`. `take_back` is called synchronously, before anything else
+        is unsent and before writing ends. Frames that the socket did not take whole go to `keep`.
+        """
+        ...
+
+    def keep(self, frames: bytes, taken: int) -> None:
+        """Takes `frames` without the first `taken` bytes, which the lent socket took."""
+        ...
+
+
+class Transport(FrameSink, Protocol):
+    """A subscriber's connection, whatever protocol carries it."""
+
+    @property
+    def stalled(self) -> bool:
+        """True if the connection was given up because a write made no progress."""
+        ...
+
+    def when_stalled(self, message: Callable[[], bytes], reason: str) -> None:
+        """Sets the last message for a peer that stalls: sent if the peer still takes it.
+
+        The connection is then closed with `reason` if the peer takes that, and otherwise aborted.
+        """
+        ...
+
+    async def close(self, reason: str) -> None:
+        """Ends the connection after what is unsent, with a deadline.
+
+        `reason` is `end`, or the code of an `error` message. Never raises for a peer that is gone.
+        """
+        ...
+
+    def abort(self) -> None:
+        """Ends the connection at once; what the kernel has not taken is lost."""
+        ...

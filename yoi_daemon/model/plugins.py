@@ -1,10 +1,11 @@
 """Public shapes of plugins and of what they are fed."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from yoi_daemon.model.events import Reason
+from yoi_daemon.model.events import AttemptOutcome, Reason
 from yoi_daemon.model.states import ServiceState
 
 
@@ -66,3 +67,62 @@ class PluginRecord(msgspec.Struct, frozen=True, kw_only=True):
     critical: bool
     tools: tuple[str, ...]
     ingresses: tuple[IngressInfo, ...]
+
+
+class PluginReceipt(msgspec.Struct, frozen=True):
+    """The answer to a command to a plugin: the plugin, and the cursor at which the change is visible."""
+
+    plugin: PluginRecord
+    cursor: str
+
+
+class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How one attempt ended. `where` is the innermost file and line of the plugin itself."""
+
+    attempt: int
+    outcome: AttemptOutcome
+    started_at: str
+    duration_ms: float
+    code: str | None = None
+    message: str | None = None
+    where: str | None = None
+
+
+class DeadLetterSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A dead letter in a list. `plugin_digest` is of the plugin's code that made the last attempt."""
+
+    event_id: str
+    ingress: str
+    source: str
+    created_at: str
+    died_at: str
+    correlation_id: str
+    bytes: int
+    attempts: tuple[AttemptRecord, ...]
+    plugin_digest: str
+    redelivery_of: str | None
+
+
+class DeadLetterDetail(DeadLetterSummary, frozen=True, kw_only=True):
+    """A dead letter with its payload: the JSON text, and the exact bytes in base 64."""
+
+    payload: msgspec.Raw
+    payload_base64: str
+    headers: Mapping[str, str]
+
+
+class DiscardReceipt(msgspec.Struct, frozen=True):
+    """The answer to a discard: the dead letter is gone."""
+
+    event_id: str
+    cursor: str
+
+
+class ToolInfo(msgspec.Struct, frozen=True):
+    """A tool; `arguments` and `result` are JSON Schemas."""
+
+    plugin_id: str
+    tool: str
+    description: str
+    arguments: dict[str, Any]
+    result: dict[str, Any]

@@ -13,6 +13,18 @@ Severity = Literal["info", "warning", "error"]
 Role = Literal["user", "assistant", "system"]
 WhenBusy = Literal["reject", "queue", "interrupt"]
 
+BUILTIN_ECHO = "builtin:echo"
+"""The profile that every daemon has."""
+MAX_WORKER_LABEL_CHARS = 200
+
+DEFAULT_PAGE_ITEMS = 100
+MAX_PAGE_ITEMS = 256
+MAX_PAGE_BYTES = 262_144
+"""A transcript page: 100 items unless asked, at most 256, and at most 256 KiB of text."""
+
+MAX_GRACE_S = 20.0
+"""The longest grace of a stop, so that its answer comes within a client's 30 s for a request."""
+
 
 class Diagnostic(msgspec.Struct, frozen=True, kw_only=True):
     """One thing an operator should know about a part of the daemon."""

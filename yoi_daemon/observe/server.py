@@ -11,7 +11,12 @@ import trio
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.eventlog.fanout import Fanout
 from yoi_daemon.front.access import Names, joined, refuse_token_in_query
-from yoi_daemon.front.connection import Connection, SessionHandler, UpgradeRequest
+from yoi_daemon.front.connection import (
+    ORDERLY_CLOSE_CODES,
+    Connection,
+    SessionHandler,
+    UpgradeRequest,
+)
 from yoi_daemon.front.descriptors import OBSERVE_PART, connections
 from yoi_daemon.front.tokens import Principal
 from yoi_daemon.front.websocket import WebSocketLimits, serve_websocket
@@ -19,6 +24,7 @@ from yoi_daemon.model.errors import Refused
 from yoi_daemon.stream.draining import Drain
 from yoi_daemon.stream.projections import WorkerScope, check_target, snapshot_workers
 from yoi_daemon.stream.protocol import (
+    CLOSE_CODES,
     Asked,
     Start,
     StreamRefused,
@@ -75,6 +81,7 @@ class ObserveServer:
                 sockets,
                 self.admit,
                 draining=self._daemon.draining,
+                close_codes={**ORDERLY_CLOSE_CODES, **CLOSE_CODES},
                 limits=WebSocketLimits(
                     connections=connections(
                         OBSERVE_PART, settings.max_subscribers + REFUSED_AT_ONCE

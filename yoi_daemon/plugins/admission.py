@@ -10,13 +10,14 @@ from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.events import Draft, IngressAccepted, format_time
 from yoi_daemon.model.ids import IdSource
+from yoi_daemon.model.manifest import HookSource, IngressDeclaration, TimerSource
 from yoi_daemon.model.plugins import IngressReceipt
 from yoi_daemon.model.strict_json import check_json
 from yoi_daemon.plugins.delivery import Delivery
+from yoi_daemon.plugins.execution.inline import check_payload
 from yoi_daemon.plugins.lane.dispatcher import Lane
 from yoi_daemon.plugins.signatures import delivery_key, handed_headers, verify_signature
 from yoi_daemon.plugins.supervision.service import Service
-from yoi_daemon.sdk.plugin import IngressSpec
 
 _any_json = msgspec.json.Decoder(Any)
 
@@ -84,21 +85,22 @@ class Admission:
         """
         spec = self._spec(service, ingress)
         loaded = service.loaded
-        if spec.verify is None or loaded is None:
+        source = spec.source
+        if not isinstance(source, HookSource) or loaded is None:
             raise Refused(
                 "ingress_not_found", f"plugin {service.plugin_id} has no webhook {ingress}"
             )
-        verify_signature(spec.verify, loaded.config, headers, body)
+        verify_signature(source.verify, loaded.config, headers, body)
         service.count_hook()
         self._check(service, spec, body)
-        names = (*handed_headers(spec.verify), *spec.headers)
+        names = (*handed_headers(source.verify), *source.headers)
         handed = {name: headers[name] for name in names if name in headers}
         receipt, seq = await self._take(
             service,
             spec,
             body,
             source="hook",
-            key=delivery_key(spec.verify, headers),
+            key=delivery_key(source.verify, headers),
             headers=handed,
             exact=body,
         )
@@ -121,7 +123,7 @@ class Admission:
         await self._event_log.committed(seq)
         return receipt
 
-    def tick(self, service: Service, spec: IngressSpec) -> None:
+    def tick(self, service: Service, spec: IngressDeclaration) -> None:
         """Queues a timer's event, unless one of it still waits or the queue is full: both are `skipped`."""
         if service.refusal() is not None or self._event_log.refusal() is not None:
             return
@@ -133,7 +135,7 @@ class Admission:
         service.lane.reserve(len(payload))
         self._append(service, self._delivery(spec, payload, source="timer"), None)
 
-    def _spec(self, service: Service, ingress: str) -> IngressSpec:
+    def _spec(self, service: Service, ingress: str) -> IngressDeclaration:
         if service.loaded is None:
             raise service.refusal() or Refused(
                 "service_unavailable",
@@ -141,8 +143,8 @@ class Admission:
                 retry_after_s=1.0,
                 state=service.lifecycle.state,
             )
-        spec = service.loaded.plugin.ingresses.get(ingress)
-        if spec is None or spec.period_s is not None:
+        spec = service.loaded.manifest.ingresses.get(ingress)
+        if spec is None or isinstance(spec.source, TimerSource):
             raise Refused(
                 "ingress_not_found",
                 f"plugin {service.plugin_id} has no ingress {ingress}; see plugin show {service.plugin_id}",
@@ -150,7 +152,12 @@ class Admission:
         return spec
 
     def _check(
-        self, service: Service, spec: IngressSpec, payload: bytes, *, is_checked: bool = False
+        self,
+        service: Service,
+        spec: IngressDeclaration,
+        payload: bytes,
+        *,
+        is_checked: bool = False,
     ) -> None:
         limit = min(service.settings.event_bytes, service.settings.queue_bytes)
         if len(payload) > limit:
@@ -165,25 +172,15 @@ class Admission:
                 check_json(payload)
             except ValueError as error:
                 raise Refused("invalid_event", f"the payload is not JSON: {error}") from error
-        if spec.decoder.type is Any:
-            return  # JSON it is
-        try:
-            spec.decoder.decode(payload)
-        except msgspec.ValidationError as error:
-            raise Refused(
-                "invalid_event", f"the payload does not fit ingress {spec.name}: {error}"
-            ) from error
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
-            # An author's own checks run in the decoder, and may raise what they like.
-            raise Refused(
-                "invalid_event",
-                f"the payload does not fit ingress {spec.name}: {type(error).__name__}",
-            ) from error
+        if service.loaded is not None:
+            refused = check_payload(service.loaded, spec.name, payload)
+            if refused is not None:
+                raise refused
 
     async def _take(
         self,
         service: Service,
-        spec: IngressSpec,
+        spec: IngressDeclaration,
         payload: bytes,
         *,
         source: str,
@@ -205,7 +202,9 @@ class Admission:
                 service.delivery_keys.abandon(spec.name, key)
             raise
 
-    async def _reserve(self, service: Service, spec: IngressSpec, delivery: Delivery) -> None:
+    async def _reserve(
+        self, service: Service, spec: IngressDeclaration, delivery: Delivery
+    ) -> None:
         """Takes room for the event, as the ingress says for a full queue.
 
         Raises `Refused`: `queue_full`, or that the service takes none. What was displaced stays so.
@@ -242,7 +241,7 @@ class Admission:
                 return chosen
         return []
 
-    def _twin(self, lane: Lane, spec: IngressSpec, payload: bytes) -> Delivery | None:
+    def _twin(self, lane: Lane, spec: IngressDeclaration, payload: bytes) -> Delivery | None:
         """The waiting event that `payload` may take the place of."""
         value = value_at(payload, spec.coalesce_by)
         if value is None:
@@ -252,7 +251,7 @@ class Admission:
             (one for one in waiting if value_at(one.payload, spec.coalesce_by) == value), None
         )
 
-    async def _wait_for_room(self, service: Service, spec: IngressSpec, size: int) -> None:
+    async def _wait_for_room(self, service: Service, spec: IngressDeclaration, size: int) -> None:
         """Waits for room, at most as long as the ingress says; then the caller takes it at once, or not."""
         with trio.move_on_after(spec.wait_s):
             async with service.lane.turnstile:  # first come, first served
@@ -263,7 +262,7 @@ class Admission:
 
     def _delivery(
         self,
-        spec: IngressSpec,
+        spec: IngressDeclaration,
         payload: bytes,
         *,
         source: str,

@@ -5,20 +5,10 @@ from collections.abc import Mapping
 import msgspec
 import trio
 
+from yoi_daemon.cancellation import GuardedCall
 from yoi_daemon.model.events import AttemptOutcome
+from yoi_daemon.model.plugins import AttemptRecord
 from yoi_daemon.sdk.context import AttemptClosedError
-
-
-class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How one attempt ended. `where` is the innermost file and line of the plugin itself."""
-
-    attempt: int
-    outcome: AttemptOutcome
-    started_at: str
-    duration_ms: float
-    code: str | None = None
-    message: str | None = None
-    where: str | None = None
 
 
 class Delivery:
@@ -98,54 +88,16 @@ class LaneLimits(msgspec.Struct, frozen=True, kw_only=True):
     dispatch_grace_s: float
 
 
-class GuardedCall:
-    """A call of an author's function against a deadline that the watchdog holds (monotonic seconds).
+class PluginCall(GuardedCall):
+    """A call of an author's function, under the eyes of the watchdog."""
 
-    While `is_open` its effects count; the verdict closes it in the same step. `scope` is cancelled at
-    `due`; when `grace_s` more have passed, `give_up`, the scope inside it, is shielded: the call is
-    wedged, and a function that swallows its cancellation no longer spins a core.
-    """
+    __slots__ = ()
 
-    __slots__ = (
-        "due",
-        "give_up",
-        "grace_s",
-        "is_late",
-        "is_open",
-        "is_wedged",
-        "scope",
-        "started_s",
-        "warn_at",
-    )
-
-    def __init__(
-        self,
-        started_s: float,
-        *,
-        timeout_s: float,
-        warn_s: float,
-        grace_s: float,
-        scope: trio.CancelScope,
-        give_up: trio.CancelScope,
-    ) -> None:
-        self.started_s = started_s
-        self.due = started_s + timeout_s
-        self.warn_at = started_s + warn_s
-        self.grace_s = grace_s
-        self.scope = scope
-        self.give_up = give_up
-        self.is_open = True
-        self.is_late = False
-        self.is_wedged = False
-
-    def check(self) -> None:
-        """Every effect passes here first. Raises `AttemptClosedError` once the verdict has fallen."""
-        if not self.is_open:
-            raise AttemptClosedError("this call was judged already; its effects are refused")
+    closed_error = AttemptClosedError
 
 
-class Attempt(GuardedCall):
-    """One run of a handler on one event."""
+class Attempt(PluginCall):
+    """One run of a handler on one event. The scopes are those of its batch."""
 
     __slots__ = ("delivery",)
 

@@ -55,7 +55,7 @@ async def open_plugins(
         return loader.load(loader.read(found), plugin_settings.config)
 
     async def timers(service: Service, loaded: LoadedPlugin) -> None:
-        await run_timers(loaded.plugin.ingresses.values(), partial(admission.tick, service))
+        await run_timers(loaded.manifest.ingresses.values(), partial(admission.tick, service))
 
     may_dispatch = trio.Event()
     parts = HostServices(

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import cast
 
 from yoi_daemon.model.errors import Refused
+from yoi_daemon.model.manifest import Verify
 from yoi_daemon.sdk.config import Config, Secret
-from yoi_daemon.sdk.plugin import Verify
 
 GITHUB_SIGNATURE = "x-hub-signature-256"
 GITHUB_DELIVERY = "x-github-delivery"

@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from yoi_daemon.model.manifest import HookSource, IngressDeclaration, TimerSource
 from yoi_daemon.model.plugins import IngressInfo, PluginRecord
 from yoi_daemon.plugins.execution.calls import Returned
 from yoi_daemon.plugins.execution.context import CallContext
@@ -18,7 +19,7 @@ def record_of(service: Service, detail: Any = None) -> PluginRecord:
     """The plugin as the API shows it, with this `detail`."""
     lane = service.lane.statistics()
     life = service.lifecycle
-    specs = () if service.loaded is None else service.loaded.plugin.ingresses.values()
+    manifest = None if service.loaded is None else service.loaded.manifest
     return PluginRecord(
         plugin_id=service.plugin_id,
         state=life.state,
@@ -37,10 +38,19 @@ def record_of(service: Service, detail: Any = None) -> PluginRecord:
         last_error=service.settlement.last_error,
         isolation=service.settings.isolation,
         critical=service.settings.critical,
-        tools=() if service.loaded is None else tuple(service.loaded.plugin.tools),
-        ingresses=tuple(
-            IngressInfo(name=spec.name, verify=spec.verify, every_s=spec.period_s) for spec in specs
-        ),
+        tools=() if manifest is None else tuple(manifest.tools),
+        ingresses=()
+        if manifest is None
+        else tuple(_ingress_info(declaration) for declaration in manifest.ingresses.values()),
+    )
+
+
+def _ingress_info(declaration: IngressDeclaration) -> IngressInfo:
+    source = declaration.source
+    return IngressInfo(
+        name=declaration.name,
+        verify=source.verify if isinstance(source, HookSource) else None,
+        every_s=source.period_s if isinstance(source, TimerSource) else None,
     )
 
 

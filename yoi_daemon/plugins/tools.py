@@ -20,7 +20,7 @@ async def call_tool(service: Service, name: str, arguments: bytes) -> bytes:
     `tool_timeout`, `tool_failed`.
     """
     calls, loaded = service.side_calls, service.loaded
-    spec = None if loaded is None else loaded.plugin.tools.get(name)
+    declared = None if loaded is None else loaded.manifest.tools.get(name)
     if loaded is None:
         raise service.refusal() or Refused(
             "service_unavailable",
@@ -28,12 +28,12 @@ async def call_tool(service: Service, name: str, arguments: bytes) -> bytes:
             retry_after_s=1.0,
             state="ready",
         )
-    if spec is None or calls is None:
+    if declared is None or calls is None:
         raise Refused("tool_not_found", f"plugin {service.plugin_id} has no tool {name}")
     generation = service.generation
     if (
-        loaded.plugin.has_service
-        and spec.needs_service
+        loaded.manifest.has_service
+        and declared.needs_service
         and (generation is None or service.lifecycle.state != "running")
     ):
         state = service.lifecycle.state
@@ -45,6 +45,7 @@ async def call_tool(service: Service, name: str, arguments: bytes) -> bytes:
     limit = service.settings.tool_concurrency
     if calls.count(name) >= limit:
         raise Refused("limit_reached", f"{limit} calls of {name} run already", retry_after_s=1.0)
+    spec = loaded.plugin.tools[name]
     try:
         check_json(arguments)
         decoded = spec.decoder.decode(arguments)
@@ -57,7 +58,7 @@ async def call_tool(service: Service, name: str, arguments: bytes) -> bytes:
         loaded,
         lambda check: CallContext(services, check),
         decoded,
-        is_bound=spec.needs_service,
+        is_bound=declared.needs_service,
         timeout_s=service.settings.tool_timeout_s,
         grace_s=service.settings.dispatch_grace_s,
     )

@@ -11,6 +11,8 @@ from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.events import format_time
 from yoi_daemon.model.workers import (
+    DEFAULT_PAGE_ITEMS,
+    MAX_PAGE_BYTES,
     Capabilities,
     Diagnostic,
     RuntimeStatus,
@@ -27,7 +29,7 @@ from yoi_daemon.registry.recordings import (
     RecordingFault,
     Recordings,
 )
-from yoi_daemon.runtime.interface import DEFAULT_PAGE_ITEMS, MAX_PAGE_BYTES, WorkerPage
+from yoi_daemon.runtime.interface import WorkerPage
 from yoi_daemon.runtime.transcript import Transcript, read_page
 
 MAX_DIAGNOSTICS = 20

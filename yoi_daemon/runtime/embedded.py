@@ -16,6 +16,10 @@ from yoi_daemon.model.ids import EMBEDDED_RUNTIME_ID, IdSource
 from yoi_daemon.model.settings import RuntimeSettings
 from yoi_daemon.model.states import WorkerState
 from yoi_daemon.model.workers import (
+    DEFAULT_PAGE_ITEMS,
+    MAX_GRACE_S,
+    MAX_PAGE_BYTES,
+    MAX_WORKER_LABEL_CHARS,
     Capabilities,
     Diagnostic,
     Receipt,
@@ -27,21 +31,13 @@ from yoi_daemon.model.workers import (
 )
 from yoi_daemon.runtime.engines.lost import LostEngine
 from yoi_daemon.runtime.following import RuntimeEvents
-from yoi_daemon.runtime.interface import (
-    DEFAULT_PAGE_ITEMS,
-    MAX_GRACE_S,
-    MAX_PAGE_BYTES,
-    WorkerPage,
-)
+from yoi_daemon.runtime.interface import WorkerPage
 from yoi_daemon.runtime.ledger import KeptWorker, WorkerLedger, restore
 from yoi_daemon.runtime.profiles import Profiles
 from yoi_daemon.runtime.transcript import read_page
 from yoi_daemon.runtime.turn import RUNTIME_STOPPED
 from yoi_daemon.runtime.worker import RuntimeServices, Worker
 from yoi_daemon.store.interface import Store
-
-MAX_LABEL_CHARS = 200
-
 
 STOP_BUDGET_S = 2.0
 """For workers to end when the runtime is left without a `shutdown` before: one engine's clean-up, not more."""
@@ -144,8 +140,10 @@ class EmbeddedRuntime:
         engine = self._profiles.engine(profile)
         self._refuse_draining()
         self._refuse_full()
-        if len(label) > MAX_LABEL_CHARS:
-            raise Refused("invalid_request", f"a label has at most {MAX_LABEL_CHARS} characters")
+        if len(label) > MAX_WORKER_LABEL_CHARS:
+            raise Refused(
+                "invalid_request", f"a label has at most {MAX_WORKER_LABEL_CHARS} characters"
+            )
         if input is not None:
             self._check_input(input)
         limit = self._services.settings.max_workers

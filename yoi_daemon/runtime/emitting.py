@@ -75,7 +75,7 @@ class Emitter:
         data = WorkerTurnFinished(
             generation=turn.generation,
             outcome=verdict.outcome,
-            duration_ms=round((ended_s - turn.begun_s) * 1000, 3),
+            duration_ms=round((ended_s - turn.call.started_s) * 1000, 3),
             reason=verdict.reason,
         )
         return self._append("worker.turn.finished", data, turn.correlation_id)

@@ -7,6 +7,8 @@ import msgspec
 
 from yoi_daemon.model.events import ObservationEvent
 from yoi_daemon.model.workers import (
+    DEFAULT_PAGE_ITEMS,
+    MAX_PAGE_BYTES,
     Capabilities,
     Receipt,
     RuntimeStatus,
@@ -15,14 +17,6 @@ from yoi_daemon.model.workers import (
     WhenBusy,
     WorkerSummary,
 )
-
-DEFAULT_PAGE_ITEMS = 100
-MAX_PAGE_ITEMS = 256
-MAX_PAGE_BYTES = 262_144
-"""A transcript page: 100 items unless asked, at most 256, and at most 256 KiB of text."""
-
-MAX_GRACE_S = 20.0
-"""The longest grace of a stop, so that its answer comes within a client's 30 s for a request."""
 
 
 class WorkerPage(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.settings import ProfileSettings
+from yoi_daemon.model.workers import BUILTIN_ECHO
 from yoi_daemon.runtime.engines.echo import EchoEngine
 from yoi_daemon.runtime.engines.interface import Engine
-
-BUILTIN_ECHO = "builtin:echo"
 
 
 class Profiles:

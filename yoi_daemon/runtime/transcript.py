@@ -7,8 +7,14 @@ import msgspec
 
 from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.model.workers import Role, TranscriptItem, TranscriptPage, cut_text
-from yoi_daemon.runtime.interface import MAX_PAGE_BYTES, MAX_PAGE_ITEMS
+from yoi_daemon.model.workers import (
+    MAX_PAGE_BYTES,
+    MAX_PAGE_ITEMS,
+    Role,
+    TranscriptItem,
+    TranscriptPage,
+    cut_text,
+)
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,12 +3,13 @@
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from math import inf
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol
 
 import msgspec
 import structlog
 import trio
 
+from yoi_daemon.cancellation import GuardedCall, cancellation_in
 from yoi_daemon.model.events import Reason, WorkerDelta
 from yoi_daemon.model.workers import Role, WorkerSummary
 from yoi_daemon.runtime.engines.interface import Engine, TurnClosedError
@@ -70,29 +71,30 @@ class RunningTurn:
     """Implements `Turn`. Closed, it refuses: a late write of an ended turn changes nothing.
 
     The first of two things is its verdict: `end`, or the engine's own end. Whoever supervises it
-    waits for `done` until `due` and then gives it up.
+    calls `supervise`, which holds its deadline and gives it up in the end.
     """
 
     def __init__(
-        self, owner: Owner, taken: Input, generation: int, *, due: float, clock: Callable[[], float]
+        self,
+        owner: Owner,
+        taken: Input,
+        generation: int,
+        *,
+        timeout_s: float,
+        grace_s: float,
+        clock: Callable[[], float],
     ) -> None:
         self.generation = generation
         self.correlation_id = taken.correlation_id
-        self.due = due
-        self.begun_s = clock()
+        self.call = GuardedCall(clock(), timeout_s=timeout_s, grace_s=max(MIN_GRACE_S, grace_s))
         self.ended_s: float | None = None
         self.verdict: TurnVerdict | None = None
         self.done = trio.Event()
-        self.is_given_up = False
         self.left: tuple[int, WorkerSummary] | None = None
         """Set when the worker has left the turn: the number of that event, and the worker as it was then."""
         self._owner = owner
         self._taken = taken
         self._clock = clock
-        self._scope = trio.CancelScope()
-        # Inside the other, and shielded once the engine is given up: what swallows a pending
-        # cancellation would otherwise spin a core.
-        self._give_up = trio.CancelScope()
         self._waiting: trio.CancelScope | None = None
         self._streams: dict[ItemStream, None] = {}
         self._tell_at = inf
@@ -132,7 +134,7 @@ class RunningTurn:
 
     def check(self) -> None:
         """Raises `TurnClosedError` once there is a verdict."""
-        if self.verdict is not None:
+        if not self.call.is_open:
             raise TurnClosedError("the turn has ended; its effects are refused")
 
     # -- what the items under way see
@@ -150,11 +152,11 @@ class RunningTurn:
         if when < self._tell_at:
             self._tell_at = when
             if self._waiting is not None:
-                self._waiting.deadline = min(self.due, when)
+                self._waiting.deadline = min(self.call.due, when)
 
     def _tell_waiting(self) -> None:
         self._tell_at = inf
-        if self.verdict is None:
+        if self.call.is_open:
             for stream in self._streams:
                 stream.tell_waiting()
 
@@ -165,41 +167,30 @@ class RunningTurn:
 
         Ended already, it keeps its verdict, and is given up no later than `grace_s` from now.
         """
-        due = self._clock() + max(MIN_GRACE_S, grace_s)
-        if self.verdict is None:
-            self._judge(verdict)
-            self.due = due
-            self._scope.cancel()
-        else:
-            self.due = min(self.due, due)
+        self._judge(verdict)
+        self.call.cancel(self._clock(), max(MIN_GRACE_S, grace_s))
         if self._waiting is not None:
-            self._waiting.deadline = self.due
+            self._waiting.deadline = self.call.due
 
-    async def supervise(self, timed_out: TurnVerdict, grace_s: float) -> None:
-        """Returns when the engine has ended or was given up; at `due` without a verdict it is `timed_out`."""
-        while not self.done.is_set():
-            with trio.CancelScope(deadline=min(self.due, self._tell_at)) as self._waiting:
+    async def supervise(self, timed_out: TurnVerdict) -> None:
+        """Returns when the engine has ended or was given up. `timed_out` is the verdict at the deadline."""
+        while not self.done.is_set() and not self.call.is_wedged:
+            with trio.CancelScope(deadline=min(self.call.due, self._tell_at)) as self._waiting:
                 await self.done.wait()
             self._waiting = None
             if self._tell_at <= self._clock():
                 self._tell_waiting()
-            if self.done.is_set() or self._clock() < self.due:
-                continue
-            if self.verdict is None:
-                self.end(timed_out, grace_s)
-            else:
-                self.is_given_up = True
-                self._give_up.shield = True
-                return
+            if not self.done.is_set() and self.call.advance(self._clock()) == "late":
+                self._judge(timed_out)
 
     async def run(self, engine: Engine) -> None:
         """The turn's task. What the engine raises becomes the verdict; only a cancellation around us leaves."""
         try:
-            with self._scope, self._give_up:
+            with self.call.scope, self.call.give_up:
                 await engine.run(self)
             self._judge(TurnVerdict("completed"))
         except BaseException as error:  # noqa: ASYNC103, BLE001 (an engine ends its worker, not the runtime)
-            if (cancelled := _cancellation_in(error)) is not None:
+            if (cancelled := cancellation_in(error)) is not None:
                 self._judge(RUNTIME_STOPPED)
                 raise cancelled from None  # noqa: ASYNC104 (it is the cancellation itself)
             self._judge(_verdict_on(error))  # noqa: ASYNC104 (a cancellation was raised above)
@@ -216,6 +207,7 @@ class RunningTurn:
         if self.verdict is None:
             self.verdict = verdict
             self.ended_s = self._clock()
+            self.call.is_open = False
 
 
 RUNTIME_STOPPED = TurnVerdict("cancelled", Reason("runtime_stopped", "the runtime stopped"))
@@ -227,15 +219,3 @@ def _verdict_on(error: BaseException) -> TurnVerdict:
         return TurnVerdict("failed", Reason("engine_failed", name))
     # SystemExit and its like: no fault of one turn, the engine itself wants to end.
     return TurnVerdict("failed", Reason("crashed", name), crashed=True)
-
-
-def _cancellation_in(error: BaseException) -> trio.Cancelled | None:
-    """The cancellation of a scope around us, where `error` tells of one, alone or beside other errors."""
-    if trio.current_effective_deadline() != float("-inf"):
-        return None
-    while isinstance(error, BaseExceptionGroup):
-        found = cast("BaseExceptionGroup[BaseException]", error).subgroup(trio.Cancelled)
-        if found is None:
-            return None
-        error = found.exceptions[0]
-    return error if isinstance(error, trio.Cancelled) else None

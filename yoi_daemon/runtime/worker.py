@@ -271,12 +271,12 @@ class Worker:
     async def _run_turn(self, turns: trio.Nursery, taken: Input) -> None:
         settings = self._services.settings
         self.generation += 1
-        now = trio.current_time()
         turn = self._turn = RunningTurn(
             self,
             taken,
             self.generation,
-            due=now + settings.turn_timeout_s,
+            timeout_s=settings.turn_timeout_s,
+            grace_s=settings.cancel_grace_s,
             clock=trio.current_time,
         )
         self._move("running", correlation_id=taken.correlation_id)
@@ -288,14 +288,14 @@ class Worker:
         ):
             turns.start_soon(turn.run, self._engine, name=f"turn of {self.worker_id}")
         limit = Reason("turn_timeout", f"over {settings.turn_timeout_s:g} s")
-        await turn.supervise(TurnVerdict("failed", limit), settings.cancel_grace_s)
+        await turn.supervise(TurnVerdict("failed", limit))
         self._leave_turn(turn)
 
     def _leave_turn(self, turn: RunningTurn) -> None:
         """The turn's end and the worker's next state, in one stretch."""
         assert turn.verdict is not None, "supervise returns with one"
         verdict = turn.verdict
-        if turn.is_given_up:
+        if turn.call.is_wedged:
             self._note_given_up(turn)
         self._turn = None
         if self._is_suspended and verdict is RUNTIME_STOPPED:
@@ -337,7 +337,7 @@ class Worker:
 
     def _note_given_up(self, turn: RunningTurn) -> None:
         self._given_up.append(turn)
-        waited_s = round(trio.current_time() - (turn.ended_s or turn.begun_s), 3)
+        waited_s = round(trio.current_time() - (turn.ended_s or turn.call.started_s), 3)
         structlog.get_logger("runtime").warning(
             "turn given up",
             runtime_id=self._services.runtime_id,

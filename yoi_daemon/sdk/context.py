@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import msgspec
 from structlog.typing import FilteringBoundLogger
 
+from yoi_daemon.cancellation import CallClosedError
 from yoi_daemon.model.workers import Receipt, TranscriptPage, WhenBusy
 from yoi_daemon.sdk.config import Config
 
@@ -31,7 +32,7 @@ class Retry(Exception):
         self.after_s = after_s
 
 
-class AttemptClosedError(Exception):
+class AttemptClosedError(CallClosedError):
     """The attempt was judged already (its deadline passed, its service stopped): its effects are refused."""
 
 

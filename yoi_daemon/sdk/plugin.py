@@ -7,7 +7,6 @@ from typing import (
     TYPE_CHECKING,
     Any,
     Generic,
-    Literal,
     TypeVar,
     get_args,
     get_origin,
@@ -17,15 +16,24 @@ from typing import (
 
 import msgspec
 
+from yoi_daemon.model.manifest import (
+    ApiSource,
+    HookSource,
+    IngressDeclaration,
+    OnRetry,
+    Overflow,
+    PluginManifest,
+    Source,
+    TimerSource,
+    ToolDeclaration,
+    Verify,
+)
 from yoi_daemon.sdk.config import Config
 from yoi_daemon.sdk.context import Context, IngressEvent
+from yoi_daemon.sdk.schemas import loose_schema_of, schema_of, secret_fields
 
 API_VERSION = 1
 """The version of this interface. A plugin that asks for a later one is refused, and says so."""
-
-Verify = Literal["github"]
-Overflow = Literal["reject", "wait", "drop_oldest", "coalesce"]
-"""What admission does for an event that finds the queue full."""
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as TypeVarWithDefault
@@ -54,32 +62,20 @@ class Function(msgspec.Struct, frozen=True):
     is_async: bool
 
 
-class IngressSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """One declared ingress. `payload` is the type it decodes to; `period_s` makes it a timer's."""
+class IngressSpec(msgspec.Struct, frozen=True):
+    """One declared ingress, its handler, and the decoder of its payloads."""
 
-    name: str
+    declaration: IngressDeclaration
     function: Function
-    payload: Any
     decoder: msgspec.json.Decoder[Any]
-    verify: Verify | None = None
-    headers: tuple[str, ...] = ()
-    on_retry: Literal["park", "hold"] = "park"
-    overflow: Overflow = "reject"
-    wait_s: float = 0
-    coalesce_by: tuple[str, ...] = ()
-    period_s: float | None = None
 
 
-class ToolSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """One declared tool. `arguments` and `result` are the msgspec types its schemas are made from."""
+class ToolSpec(msgspec.Struct, frozen=True):
+    """One declared tool, its function, and the decoder of its arguments."""
 
-    name: str
+    declaration: ToolDeclaration
     function: Function
-    description: str
-    arguments: Any
-    result: Any
     decoder: msgspec.json.Decoder[Any]
-    needs_service: bool
 
 
 class Plugin(Generic[C]):
@@ -103,10 +99,19 @@ class Plugin(Generic[C]):
         self.on_status: Function | None = None
         self.on_stop: Function | None = None
 
-    @property
-    def has_service(self) -> bool:
-        """Whether there is anything with a life to manage."""
-        return bool(self.ingresses) or self.on_start is not None
+    def manifest(self) -> PluginManifest:
+        """Returns what was declared, as data."""
+        return PluginManifest(
+            name=self.name,
+            api_version=self.api_version,
+            ingresses={name: spec.declaration for name, spec in self.ingresses.items()},
+            tools={name: spec.declaration for name, spec in self.tools.items()},
+            has_start=self.on_start is not None,
+            has_status=self.on_status is not None,
+            has_stop=self.on_stop is not None,
+            settings=loose_schema_of(self.config_type),
+            secrets=secret_fields(self.config_type),
+        )
 
     def start(self, function: Callable[[Context[C]], Done], /) -> Callable[[Context[C]], Done]:
         """Initialise and return. What was entered with `ctx.enter` is closed by the host."""
@@ -129,7 +134,7 @@ class Plugin(Generic[C]):
         *,
         verify: Verify | None = None,
         headers: tuple[str, ...] = (),
-        on_retry: Literal["park", "hold"] = "park",
+        on_retry: OnRetry = "park",
         overflow: Overflow = "reject",
         wait_s: float = 5,
         coalesce_by: str = "",
@@ -160,15 +165,15 @@ class Plugin(Generic[C]):
                 f"ingress {name!r}: expected a lower-case letter, then up to 63 of a-z, 0-9 and _"
             )
 
+        lower = tuple(header.lower() for header in headers)
+
         def declare(
             function: Callable[[Context[C], IngressEvent[Q]], Done],
         ) -> Callable[[Context[C], IngressEvent[Q]], Done]:
-            lower = tuple(header.lower() for header in headers)
             self._add(
                 name,
                 function,
-                verify=verify,
-                headers=lower,
+                ApiSource() if verify is None else HookSource(verify, lower),
                 on_retry=on_retry,
                 overflow=overflow,
                 wait_s=wait_s,
@@ -214,12 +219,12 @@ class Plugin(Generic[C]):
         def declare(
             function: Callable[[Context[C], IngressEvent[Q]], Done],
         ) -> Callable[[Context[C], IngressEvent[Q]], Done]:
-            self._add(function.__name__, function, period_s=period_s)
+            self._add(function.__name__, function, TimerSource(period_s))
             return function
 
         return declare
 
-    def _add(self, name: str, function: Callable[..., Any], **options: Any) -> None:
+    def _add(self, name: str, function: Callable[..., Any], source: Source, **options: Any) -> None:
         if name in self.ingresses:
             raise PluginDefinitionError(f"{_place(function)}: ingress {name!r} is declared twice")
         payload = _payload_type(function)
@@ -229,12 +234,11 @@ class Plugin(Generic[C]):
             raise PluginDefinitionError(
                 f"{_place(function)}: IngressEvent[{payload!r}]: {error}"
             ) from error
+        declaration = IngressDeclaration(
+            name=name, source=source, payload=loose_schema_of(payload), **options
+        )
         self.ingresses[name] = IngressSpec(
-            name=name,
-            function=_function(function, "(ctx, event)", 2),
-            payload=payload,
-            decoder=decoder,
-            **options,
+            declaration, _function(function, "(ctx, event)", 2), decoder
         )
 
 
@@ -246,22 +250,19 @@ def _tool(name: str, call: Callable[..., Any], needs_service: bool | None) -> To
         raise PluginDefinitionError(
             f"{_place(call)}: annotate the arguments and the result with msgspec types"
         )
-    arguments, result = hints[parameter], hints["return"]
+    arguments = hints[parameter]
     try:
         decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(arguments)
-        msgspec.json.schema(arguments)
-        msgspec.json.schema(result)
-    except TypeError as error:
+        declaration = ToolDeclaration(
+            name=name,
+            description=inspect.getdoc(call) or "",
+            arguments=schema_of(arguments),
+            result=schema_of(hints["return"]),
+            needs_service=True if needs_service is None else needs_service,
+        )
+    except (TypeError, ValueError) as error:
         raise PluginDefinitionError(f"{_place(call)}: no JSON Schema: {error}") from error
-    return ToolSpec(
-        name=name,
-        function=function,
-        description=inspect.getdoc(call) or "",
-        arguments=arguments,
-        result=result,
-        decoder=decoder,
-        needs_service=True if needs_service is None else needs_service,
-    )
+    return ToolSpec(declaration, function, decoder)
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:

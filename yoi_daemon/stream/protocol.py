@@ -9,7 +9,7 @@ import msgspec
 
 from yoi_daemon.eventlog.filter import Filter
 from yoi_daemon.eventlog.interface import EventLog
-from yoi_daemon.model.cursor import MalformedCursorError, decode_cursor
+from yoi_daemon.model.cursor import CursorRefused, resolve_cursor
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.ids import EMBEDDED_RUNTIME_ID
 from yoi_daemon.model.tokens import PERMISSIONS, Permission
@@ -259,11 +259,10 @@ def filter_of(target: Target, asked: Asked) -> Filter:
 
 
 def find_start(asked: Asked, wanted: Filter, log: EventLog) -> Start:
-    """Where a subscriber begins in this log. Synchronous, so that `latest` is one moment.
+    """Returns where a subscriber begins in this log. Synchronous, so that `latest` is one moment.
 
-    Raises `StreamRefused`: `cursor_expired` (`evicted`, `epoch_changed`) unless `on_gap` accepts the
-    loss, `cursor_unknown` (`malformed`, `foreign_epoch`, `future`) always. Nothing is ever replayed
-    or left out for a cursor that is wrong.
+    Raises `StreamRefused` for what `resolve_cursor` refuses, unless the cursor expired and `on_gap`
+    accepts the loss.
     """
     floor, head = log.floor_of(wanted), log.head
     if asked.cursor == "latest":
@@ -271,38 +270,22 @@ def find_start(asked: Asked, wanted: Filter, log: EventLog) -> Start:
     if asked.cursor == "earliest":
         return Start(position=floor, resume="earliest")
     try:
-        named = decode_cursor(asked.cursor)
-    except MalformedCursorError as error:
-        raise StreamRefused("cursor_unknown", "malformed", "this never was a cursor") from error
-    # The epoch before the number: a number of another log means nothing here.
-    if named.epoch != log.cursors.epoch:
-        if log.is_earlier(named.epoch):
-            return _past_a_hole(asked, "epoch_changed", floor, head)
-        raise StreamRefused(
-            "cursor_unknown", "foreign_epoch", "this cursor is of another log; begin at earliest"
+        position = resolve_cursor(
+            asked.cursor,
+            epoch=log.cursors.epoch,
+            earlier_epochs=log.earlier_epochs,
+            floor=floor,
+            head=head,
         )
-    if named.seq > head:
-        raise StreamRefused("cursor_unknown", "future", "this cursor is ahead of the log")
-    if named.seq < floor:
-        return _past_a_hole(asked, "evicted", floor, head)
-    return Start(position=named.seq, resume="exact")
-
-
-_LOST: Mapping[LossReason, str] = {
-    "evicted": "events after this cursor are gone; begin at earliest",
-    "epoch_changed": "the daemon began a new log since this cursor; begin at earliest",
-}
-
-
-def _past_a_hole(asked: Asked, reason: LossReason, floor: int, head: int) -> Start:
-    loss = Loss(from_cursor=asked.cursor, reason=reason)
-    match asked.on_gap:
-        case "earliest":
-            return Start(position=floor, resume="earliest", loss=loss)
-        case "snapshot":
-            return Start(position=head, resume="snapshot", loss=loss)
-        case "error":
-            raise StreamRefused("cursor_expired", reason, _LOST[reason])
+    except CursorRefused as refused:
+        if refused.reason in ("evicted", "epoch_changed"):
+            loss = Loss(from_cursor=asked.cursor, reason=refused.reason)
+            if asked.on_gap == "earliest":
+                return Start(position=floor, resume="earliest", loss=loss)
+            if asked.on_gap == "snapshot":
+                return Start(position=head, resume="snapshot", loss=loss)
+        raise StreamRefused(refused.code, refused.reason, refused.detail) from refused
+    return Start(position=position, resume="exact")
 
 
 def hello(log: EventLog, heartbeat_s: float, resume: Resume, position: int) -> bytes:

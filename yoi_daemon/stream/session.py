@@ -2,19 +2,18 @@
 
 from collections.abc import Awaitable, Callable
 from math import inf
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import msgspec
 import trio
 
-from yoi_daemon.eventlog.fanout import Fanout, Sink, Subscriber
+from yoi_daemon.eventlog.fanout import Fanout, Subscriber
 from yoi_daemon.eventlog.filter import Filter
 from yoi_daemon.eventlog.interface import PositionExpiredError
-from yoi_daemon.model.frames import text_frame
+from yoi_daemon.model.frames import Transport, text_frame
 from yoi_daemon.model.workers import WorkerSummary
 from yoi_daemon.stream.draining import Drain
 from yoi_daemon.stream.protocol import (
-    CLOSE_CODES,
     BookmarkReason,
     Snapshot,
     Start,
@@ -25,18 +24,6 @@ from yoi_daemon.stream.protocol import (
     gap,
     hello,
 )
-
-
-class Transport(Sink, Protocol):
-    """What a session needs of a connection. Every method raises when the peer is gone, but `close`."""
-
-    def when_stalled(self, message: Callable[[], bytes], code: int, reason: str) -> None:
-        """What to tell a peer that takes nothing for too long, as far as it still gets through."""
-        ...
-
-    async def close(self, code: int, reason: str) -> None:
-        """Ends the connection."""
-        ...
 
 
 class DatedSnapshot(NamedTuple):
@@ -85,7 +72,7 @@ class Session:
         """Says why, then closes."""
         self._transport.offer(text_frame(error(self._log, refused, position)))
         await self._transport.drained()
-        await self._transport.close(CLOSE_CODES[refused.code], refused.code)
+        await self._transport.close(refused.code)
 
     async def run(self, scope: Scope, start: Start) -> None:
         """Replays and follows until the scope is finished, the daemon drains or the subscriber is overrun.
@@ -96,7 +83,7 @@ class Session:
         position = start.position
         if taken is not None and start.resume in ("live", "snapshot"):
             position = taken.position
-        self._transport.when_stalled(self._stalled, CLOSE_CODES["slow_consumer"], "slow_consumer")
+        self._transport.when_stalled(self._stalled, "slow_consumer")
         subscriber = self._fanout.join(scope.wanted, self._transport, position)
         try:
             subscriber.tell(
@@ -178,7 +165,7 @@ class Session:
             await self._replay(subscriber, last)
             subscriber.tell(end(self._log, subscriber.position, worker), is_position=True)
             await subscriber.drained()
-            await self._transport.close(1000, "end")
+            await self._transport.close("end")
             return True
         if not self._drain.is_set():
             return False

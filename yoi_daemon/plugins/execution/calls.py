@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 import trio
 
-from yoi_daemon.plugins.delivery import Failure, GuardedCall
-from yoi_daemon.plugins.execution.inline import call_function, failure_of, reraise_cancellation
+from yoi_daemon.cancellation import GuardedCall, reraise_cancellation
+from yoi_daemon.plugins.delivery import Failure, PluginCall
+from yoi_daemon.plugins.execution.inline import call_function, failure_of
 from yoi_daemon.plugins.loading.loader import LoadedPlugin
 from yoi_daemon.sdk.context import Context
 from yoi_daemon.sdk.plugin import Function
@@ -58,11 +59,7 @@ class Calls:
             if only_bound and not under_way.is_bound:
                 continue
             under_way.is_stopped = True
-            call.is_open = False
-            call.due = min(call.due, self._clock())
-            call.scope.cancel()
-            if grace_s is not None:
-                call.grace_s = min(call.grace_s, grace_s)
+            call.cancel(self._clock(), None if grace_s is None else min(call.grace_s, grace_s))
 
     def note_wedged(self, call: GuardedCall) -> None:
         """The watchdog gave a call up: nobody waits for it any more."""
@@ -88,14 +85,7 @@ class Calls:
 
         Cancelling the wait cancels the call.
         """
-        call = GuardedCall(
-            self._clock(),
-            timeout_s=timeout_s,
-            warn_s=float("inf"),
-            grace_s=grace_s,
-            scope=trio.CancelScope(),
-            give_up=trio.CancelScope(),
-        )
+        call = PluginCall(self._clock(), timeout_s=timeout_s, grace_s=grace_s)
         under_way = _UnderWay(name, is_bound=is_bound)
 
         async def run_call() -> None:
@@ -118,8 +108,8 @@ class Calls:
             with trio.move_on_after(timeout_s + 1):
                 await under_way.over.wait()
         finally:
-            call.is_open = False
-            call.scope.cancel()
+            if under_way.outcome is None:
+                call.cancel(self._clock())
         outcome = under_way.outcome
         if under_way.is_stopped and not isinstance(outcome, Returned):
             return Failure(
@@ -127,7 +117,7 @@ class Calls:
                 code="stopped",
                 message=f"{name} was ended: its service stopped",
             )
-        if call.is_late or outcome is None:
+        if (call.is_late and not under_way.is_stopped) or outcome is None:
             return Failure(
                 outcome="dispatch_timeout",
                 code="timeout",

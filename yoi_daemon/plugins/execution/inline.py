@@ -5,11 +5,13 @@ import traceback
 import types
 from collections.abc import Callable
 from math import isfinite
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import msgspec
 import trio
 
+from yoi_daemon.cancellation import leaf_of, reraise_cancellation
+from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.public_text import public_text
 from yoi_daemon.plugins.delivery import Attempt, Failure
 from yoi_daemon.plugins.loading.loader import LoadedPlugin
@@ -98,6 +100,22 @@ class InlineExecutor:
         return None
 
 
+def check_payload(loaded: LoadedPlugin, ingress: str, payload: bytes) -> Refused | None:
+    """Returns why JSON does not fit the author's type of an ingress; None where it does."""
+    decoder = loaded.plugin.ingresses[ingress].decoder
+    if decoder.type is Any:
+        return None  # JSON it is
+    try:
+        decoder.decode(payload)
+    except msgspec.ValidationError as error:
+        why = str(error)
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 (the author's type)
+        why = type(error).__name__
+    else:
+        return None
+    return Refused("invalid_event", f"the payload does not fit ingress {ingress}: {why}")
+
+
 async def call_function(function: Function, *arguments: Any) -> Any:
     """Calls an author's function, a plain `def` in a thread. What it raises comes out."""
     if function.is_async:
@@ -105,45 +123,16 @@ async def call_function(function: Function, *arguments: Any) -> Any:
     return await trio.to_thread.run_sync(function.call, *arguments, limiter=trio.CapacityLimiter(1))
 
 
-def reraise_cancellation(error: BaseException) -> None:
-    """Raises the cancellation in `error` where a scope around us was cancelled; else does nothing.
-
-    An error of a handler's clean-up, beside the cancellation or in its place, is left out: the
-    cancellation was first. A `Cancelled` that an author kept and raised again, with nothing
-    cancelled, is an error like another.
-    """
-    if trio.current_effective_deadline() != float("-inf"):
-        return
-    pending, seen = [error], set[int]()
-    while pending:
-        one = pending.pop()
-        if isinstance(one, trio.Cancelled):
-            raise one
-        if id(one) not in seen:
-            seen.add(id(one))
-            if isinstance(one, BaseExceptionGroup):
-                pending += cast("BaseExceptionGroup[BaseException]", one).exceptions
-            if one.__context__ is not None:
-                pending.append(one.__context__)
-
-
 def failure_of(error: BaseException, loaded: LoadedPlugin) -> Failure:
     """What is told of an exception: its type and text, and the innermost place in the plugin."""
-    leaf = error
-    while isinstance(leaf, BaseExceptionGroup):
-        leaf = cast("BaseExceptionGroup[BaseException]", leaf).exceptions[0]
+    leaf = leaf_of(error)
     name, text = type(leaf).__name__, _text_of(leaf, loaded)
     return Failure(
         outcome="handler_failed",
         code="handler_failed",
         message=_short(f"{name}: {text}" if text else name),
         where=place_in(leaf, loaded),
-        # No locals: they hold secrets.
-        traceback=_printable(
-            "".join(traceback.format_exception(error, limit=-TRACEBACK_FRAMES))[
-                -MAX_TRACEBACK_CHARS:
-            ]
-        ),
+        traceback=_traceback_of(error),
     )
 
 
@@ -169,6 +158,15 @@ def place_of(frame: types.FrameType, line: int, loaded: LoadedPlugin) -> str | N
     if file == loaded.file or file.startswith(loaded.folder + os.sep):
         return f"plugins/{os.path.relpath(file, loaded.base)}:{line}"
     return None
+
+
+def _traceback_of(error: BaseException) -> str:
+    try:
+        # No locals: they hold secrets.
+        lines = traceback.format_exception(error, limit=-TRACEBACK_FRAMES)
+    except Exception:  # noqa: BLE001 (an author's __context__, __cause__ or __notes__)
+        return ""
+    return _printable("".join(lines)[-MAX_TRACEBACK_CHARS:])
 
 
 def _text_of(error: BaseException, loaded: LoadedPlugin) -> str:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import trio
 
-from yoi_daemon.plugins.delivery import GuardedCall
+from yoi_daemon.cancellation import GuardedCall
 
 POLL_S = 0.25
 
@@ -46,26 +46,12 @@ async def run_watchdog(watched: Callable[[], Iterable[Watched]], *, poll_s: floa
         for subject in tuple(watched()):
             for call in tuple(subject.calls()):
                 if stood_still_s > poll_s:
-                    call.due += stood_still_s
-                    call.warn_at += stood_still_s
-                judge(subject, call, now)
+                    call.extend(stood_still_s)
+                match call.advance(now):
+                    case "slow":
+                        subject.on_slow(call, now - call.started_s)
+                    case "wedged":
+                        subject.on_wedged(call)
+                    case _:
+                        pass
             subject.on_tick(now)
-
-
-def judge(subject: Watched, call: GuardedCall, now: float) -> None:
-    """Warns of, cancels or gives up one call. The verdict and closing its effects are one step."""
-    if call.is_wedged:
-        return
-    if now >= call.due:
-        if not call.is_late:
-            call.is_late = True
-            call.is_open = False
-            call.due = now + call.grace_s
-            call.scope.cancel()
-        else:
-            call.is_wedged = True
-            call.give_up.shield = True
-            subject.on_wedged(call)
-    elif now >= call.warn_at:
-        call.warn_at = float("inf")
-        subject.on_slow(call, now - call.started_s)

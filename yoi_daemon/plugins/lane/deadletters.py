@@ -1,14 +1,15 @@
 """Events no attempt could handle, kept byte-exact for an operator."""
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
 import msgspec
 
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.plugins.delivery import AttemptRecord, Delivery
+from yoi_daemon.model.plugins import DeadLetterDetail, DeadLetterSummary
+from yoi_daemon.plugins.delivery import Delivery
 from yoi_daemon.plugins.lane.ledger import LaneLedger
 from yoi_daemon.store.tables import DeadLetterRow
 
@@ -29,29 +30,6 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     died_at: str
     age_s: float
-
-
-class DeadLetterSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """A dead letter in a list."""
-
-    event_id: str
-    ingress: str
-    source: str
-    created_at: str
-    died_at: str
-    correlation_id: str
-    bytes: int
-    attempts: tuple[AttemptRecord, ...]
-    plugin_digest: str
-    redelivery_of: str | None
-
-
-class DeadLetterDetail(DeadLetterSummary, frozen=True, kw_only=True):
-    """A dead letter with its payload: the JSON text, and the exact bytes in base 64."""
-
-    payload: msgspec.Raw
-    payload_base64: str
-    headers: Mapping[str, str]
 
 
 class DeadLetters:

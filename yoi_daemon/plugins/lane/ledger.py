@@ -3,7 +3,8 @@
 import msgspec
 
 from yoi_daemon.eventlog.interface import EventLog
-from yoi_daemon.plugins.delivery import AttemptRecord, Delivery
+from yoi_daemon.model.plugins import AttemptRecord
+from yoi_daemon.plugins.delivery import Delivery
 from yoi_daemon.store.interface import Store
 from yoi_daemon.store.tables import (
     CLAIMED,

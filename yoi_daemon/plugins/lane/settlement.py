@@ -19,9 +19,9 @@ from yoi_daemon.model.events import (
     format_time,
 )
 from yoi_daemon.model.histogram import Histogram
-from yoi_daemon.model.plugins import DispatchTimes, LastError
+from yoi_daemon.model.plugins import AttemptRecord, DispatchTimes, LastError
 from yoi_daemon.model.settings import PluginSettings
-from yoi_daemon.plugins.delivery import Attempt, AttemptRecord, Delivery, Failure, Fault
+from yoi_daemon.plugins.delivery import Attempt, Delivery, Failure, Fault
 from yoi_daemon.plugins.lane.deadletters import DeadLetters
 from yoi_daemon.plugins.lane.dispatcher import LATE, Lane
 from yoi_daemon.plugins.lane.ledger import CLAIMED_ALONE, NOT_CLAIMED, LaneLedger, Restored

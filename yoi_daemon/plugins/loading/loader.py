@@ -11,6 +11,7 @@ from typing import Any, cast
 import msgspec
 
 from yoi_daemon.model.directories import Directories
+from yoi_daemon.model.manifest import HookSource, PluginManifest
 from yoi_daemon.model.public_text import public_text
 from yoi_daemon.model.redaction import Redaction
 from yoi_daemon.plugins.boots import Boots, NotJournaled
@@ -36,6 +37,8 @@ class LoadedPlugin(msgspec.Struct, frozen=True):
     """
 
     plugin: Plugin[Any]
+    """The author's functions: for the executor alone. All else reads the manifest."""
+    manifest: PluginManifest
     config: Config
     digest: str
     module: str
@@ -96,6 +99,7 @@ class Loader:
         before = sys.modules.get(name)
         try:
             plugin = self._run_module(source, code)
+            manifest = plugin.manifest()
             config = self.configure(plugin, table)
         except LoadFailed:
             self._restore(name, before)  # what ran before goes on with its own module
@@ -110,6 +114,7 @@ class Loader:
             ) from error
         return LoadedPlugin(
             plugin=plugin,
+            manifest=manifest,
             config=config,
             digest=source.digest,
             module=name,
@@ -176,16 +181,18 @@ def _checked(plugin: Any, found: Found) -> Plugin[Any]:
             f"{found.name}: asks for version {checked.api_version} of the plugin interface; "
             f"this daemon has 1 to {API_VERSION}",
         )
-    if not checked.has_service and not checked.tools:
+    if not checked.ingresses and checked.on_start is None and not checked.tools:
         raise LoadFailed(
             "definition_error",
             f"{found.name}: declares nothing; add a start, an ingress or a tool",
         )
     for spec in checked.ingresses.values():
-        if spec.verify is not None and not _has_secret(checked.config_type):
+        declaration = spec.declaration
+        verifies = isinstance(declaration.source, HookSource)
+        if verifies and not _has_secret(checked.config_type):
             raise LoadFailed(
                 "definition_error",
-                f"{found.name}: ingress {spec.name} verifies signatures; its Config needs a field "
+                f"{found.name}: ingress {declaration.name} verifies signatures; its Config needs a field "
                 "`secret: Secret` or `secret: list[Secret]`",
             )
     return checked

@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterable
 
 import trio
 
-from yoi_daemon.sdk.plugin import IngressSpec
+from yoi_daemon.model.manifest import IngressDeclaration, TimerSource
 
 
-async def run_timers(ingresses: Iterable[IngressSpec], tick: Callable[[IngressSpec], None]) -> None:
+async def run_timers(
+    ingresses: Iterable[IngressDeclaration], tick: Callable[[IngressDeclaration], None]
+) -> None:
     """Calls `tick` for each timer ingress every `period_s`, until cancelled.
 
     Periods are counted from the start, so that they do not drift; periods that passed while the loop
@@ -15,12 +17,12 @@ async def run_timers(ingresses: Iterable[IngressSpec], tick: Callable[[IngressSp
     """
     async with trio.open_nursery() as nursery:
         for spec in ingresses:
-            if spec.period_s is not None:
-                nursery.start_soon(_run_timer, spec, spec.period_s, tick)
+            if isinstance(spec.source, TimerSource):
+                nursery.start_soon(_run_timer, spec, spec.source.period_s, tick)
 
 
 async def _run_timer(
-    spec: IngressSpec, period_s: float, tick: Callable[[IngressSpec], None]
+    spec: IngressDeclaration, period_s: float, tick: Callable[[IngressDeclaration], None]
 ) -> None:
     due = trio.current_time()
     while True:

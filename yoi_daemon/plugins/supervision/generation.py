@@ -2,20 +2,17 @@
 
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from math import inf
 
 import msgspec
 import trio
 
+from yoi_daemon.cancellation import reraise_cancellation
 from yoi_daemon.model.settings import PluginSettings
 from yoi_daemon.plugins.boots import Boots
-from yoi_daemon.plugins.delivery import Attempt, Failure, Fault, GuardedCall
+from yoi_daemon.plugins.delivery import Attempt, Failure, Fault, PluginCall
 from yoi_daemon.plugins.execution.context import CallContext, CallServices, StartContext
-from yoi_daemon.plugins.execution.inline import (
-    InlineExecutor,
-    call_function,
-    failure_of,
-    reraise_cancellation,
-)
+from yoi_daemon.plugins.execution.inline import InlineExecutor, call_function, failure_of
 from yoi_daemon.plugins.lane.dispatcher import Lane
 from yoi_daemon.plugins.loading.loader import LoadedPlugin
 
@@ -105,13 +102,11 @@ class Generation:
         self._on_running = on_running
         self._on_ending = on_ending
         self._timers = timers
-        self.life = GuardedCall(
+        self.life = PluginCall(
             clock(),
             timeout_s=settings.start_timeout_s,
             warn_s=settings.start_warn_s,
             grace_s=settings.dispatch_grace_s,
-            scope=trio.CancelScope(),
-            give_up=trio.CancelScope(),
         )
         self.is_running = False
         self.is_over = trio.Event()
@@ -136,14 +131,15 @@ class Generation:
     def ask_to_stop(self, times: StopTimes) -> None:
         """Begins the end; a start that is under way is cancelled. Asked again, other times hold."""
         self._times = times
-        self.life.grace_s = min(self.life.grace_s, times.cancel_s)
         self._stop_asked.set()
         self._stir.set()
+        due = inf
         if self._dispatched.is_set():
-            self.life.due = min(self.life.due, self._clock() + times.hook_s + times.close_s)
+            due = self._clock() + times.hook_s + times.close_s
         elif not self.is_running:
-            self.life.due = min(self.life.due, self._clock() + times.cancel_s)
+            due = self._clock() + times.cancel_s
             self.life.scope.cancel()
+        self.life.hasten(due, times.cancel_s)
 
     async def run(self) -> None:
         """Runs to the end; `end` says how it came. Raises only a cancellation from outside."""
@@ -272,8 +268,7 @@ class Generation:
             # One step: its effects are refused, it is cancelled, and it is wedged sooner than its own
             # deadline would say.
             attempt.is_open = False
-            attempt.due = min(attempt.due, self._clock() + self._times.cancel_s)
-            attempt.grace_s = min(attempt.grace_s, self._times.cancel_s)
+            attempt.hasten(self._clock() + self._times.cancel_s, self._times.cancel_s)
         self._dispatch.cancel()
 
     async def _call_stop_hook(self) -> None:

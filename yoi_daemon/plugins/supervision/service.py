@@ -7,6 +7,7 @@ import structlog
 import trio
 from structlog.typing import FilteringBoundLogger
 
+from yoi_daemon.cancellation import GuardedCall
 from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.events import (
@@ -21,7 +22,7 @@ from yoi_daemon.model.plugins import IngressReceipt
 from yoi_daemon.model.rates import RateLimit
 from yoi_daemon.model.settings import PluginSettings
 from yoi_daemon.plugins.boots import Boots, Hold
-from yoi_daemon.plugins.delivery import Attempt, Delivery, Fault, GuardedCall
+from yoi_daemon.plugins.delivery import Attempt, Delivery, Fault
 from yoi_daemon.plugins.execution.calls import Calls
 from yoi_daemon.plugins.execution.context import CallServices, WorkersFor
 from yoi_daemon.plugins.execution.inline import frame_in
@@ -162,7 +163,7 @@ class Service:
     @property
     def is_unhealthy(self) -> bool:
         """Whether a critical plugin keeps the daemon from being ready."""
-        has_service = self.loaded is None or self.loaded.plugin.has_service
+        has_service = self.loaded is None or self.loaded.manifest.has_service
         ill = ("failed", "starting", "ready") if has_service else ("failed",)
         return self.settings.critical and self.lifecycle.state in ill
 
@@ -237,7 +238,7 @@ class Service:
         await self.is_loaded.wait()
         while (
             self.loaded is not None
-            and self.loaded.plugin.has_service
+            and self.loaded.manifest.has_service
             and self.lifecycle.state in ("ready", "starting")
         ):
             await self.lifecycle.changed.wait()
@@ -319,13 +320,13 @@ class Service:
         supervisor.held = None
         if before is not None and before.module != loaded.module:
             self._parts.forget(before)
-        if not loaded.plugin.has_service:
+        if not loaded.manifest.has_service:
             self._parts.boots.came_up(self.plugin_id, loaded.edition)
-        if self.lifecycle.state in ("failed", "stopped") and not loaded.plugin.has_service:
+        if self.lifecycle.state in ("failed", "stopped") and not loaded.manifest.has_service:
             self.lifecycle.move("ready", "loaded", "the module is loaded")
         if self.lifecycle.state == "ready":
             self.lifecycle.explain("loaded", "the module is loaded")
-        ingresses = loaded.plugin.ingresses
+        ingresses = loaded.manifest.ingresses
         self.settlement.take(
             loaded.digest,
             settings,

@@ -161,7 +161,7 @@ class Supervisor:
             and not self.is_wedged
             and self.generation is None
             and self.loaded is not None
-            and self.loaded.plugin.has_service
+            and self.loaded.manifest.has_service
         )
 
     async def _carry_out(self, command: Command, nursery: trio.Nursery) -> None:
@@ -185,7 +185,7 @@ class Supervisor:
                 was_stopped = by_command and self._lifecycle.state in ("stopping", "stopped")
                 await self._stop()
                 self._take(command.loaded, command.settings)
-                if not was_stopped and command.loaded.plugin.has_service:
+                if not was_stopped and command.loaded.manifest.has_service:
                     self._start(nursery)
             case "retire":
                 await self._retire()
@@ -196,7 +196,7 @@ class Supervisor:
             return False
         self.held = None
         await self._load()
-        return self.loaded is not None and not self.loaded.plugin.has_service
+        return self.loaded is not None and not self.loaded.manifest.has_service
 
     def _check_service(self, verb: str) -> None:
         self._refuse_wedged()
@@ -207,7 +207,7 @@ class Supervisor:
                 "invalid_state",
                 f"the module could not be loaded: {self._lifecycle.reason.message}; correct it, then reload",
             )
-        if not self.loaded.plugin.has_service:
+        if not self.loaded.manifest.has_service:
             raise Refused("invalid_state", f"this plugin has no service to {verb}")
 
     def _start(self, nursery: trio.Nursery) -> None:
@@ -303,7 +303,7 @@ class Supervisor:
             self._on_gave_up(following.delay_s)
 
     def _has_service(self) -> bool:
-        return self.loaded is not None and self.loaded.plugin.has_service
+        return self.loaded is not None and self.loaded.manifest.has_service
 
     def _want(self, *, wanted: bool) -> None:
         self._wanted = wanted

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from yoi_daemon.cancellation import CallClosedError
 from yoi_daemon.model.workers import Role
 from yoi_daemon.runtime.transcript import Item
 
@@ -48,7 +49,7 @@ class Turn(Protocol):
         ...
 
 
-class TurnClosedError(Exception):
+class TurnClosedError(CallClosedError):
     """The turn was cancelled or has ended: its effects are refused."""
 
 
