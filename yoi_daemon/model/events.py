@@ -47,27 +47,27 @@ class DaemonDraining(Data, frozen=True):
 
 
 class DaemonSafeMode(Data, frozen=True):
-    """`daemon.safe_mode`: the daemon started without plugins, and why; or, not `active`, a reload took them in."""
+    """`daemon.safe_mode`: the daemon started without plugins; with `active` false, a reload loaded them."""
 
     active: bool
     reason: str | None = None
 
 
 class DaemonReloaded(Data, frozen=True):
-    """`daemon.reloaded`: the configuration was read again and taken; the plugins and runtimes that changed."""
+    """`daemon.reloaded`: the configuration was read again and is in use; names the plugins and runtimes that changed."""
 
     plugins: tuple[str, ...]
     runtimes: tuple[str, ...] = ()
 
 
 class DaemonReloadRefused(Data, frozen=True):
-    """`daemon.reload_refused`: what was read was bad; everything goes on as before."""
+    """`daemon.reload_refused`: what was read is faulty, and everything stays as it was."""
 
     faults: tuple[str, ...]
 
 
 class LoopBlocked(Data, frozen=True):
-    """`daemon.loop_blocked`: the event loop stood still; by a plugin's code where the event is a plugin's.
+    """`daemon.loop_blocked`: the event loop stood still, in a plugin's code if the event has a `plugin_id`.
 
     `where` is its innermost line, as `plugins/NAME.py:LINE`, else one of the daemon's own.
     """
@@ -77,7 +77,10 @@ class LoopBlocked(Data, frozen=True):
 
 
 class TokenChanged(Data, frozen=True):
-    """`daemon.token.created` and `.revoked`: what token, with which scopes, and by which token."""
+    """`daemon.token.created`: a token was created, with these scopes, `by` which token.
+
+    `daemon.token.revoked`: a token was revoked, `by` which token.
+    """
 
     token_id: str
     scopes: tuple[str, ...]
@@ -112,7 +115,7 @@ class PluginSlow(Data, frozen=True):
 
 
 class PluginWedged(Data, frozen=True):
-    """`plugin.wedged`: a call outlived its deadline and its grace; the retention is sealed."""
+    """`plugin.wedged`: a call outlived its deadline and its grace; the lane is sealed."""
 
     doing: str
     where: str
@@ -130,7 +133,14 @@ class IngressAccepted(Data, frozen=True):
 
 
 class IngressAttempt(Data, frozen=True):
-    """`plugin.ingress.handled` and its sisters: one attempt ended so."""
+    """`plugin.ingress.handled`: the handler returned.
+
+    `plugin.ingress.retry_scheduled`: the handler raised `Retry`, and the event is tried again.
+    `plugin.ingress.dispatch_timeout`: the handler did not finish within its deadline.
+    `plugin.ingress.handler_failed`: the handler raised an exception.
+    `plugin.ingress.interrupted`: the attempt was cut off by a stop, a restart or the end of the process.
+    `plugin.ingress.invalid_event`: the payload no longer decodes into the type that the ingress declares.
+    """
 
     event_id: str
     ingress: str
@@ -152,8 +162,9 @@ class IngressDead(Data, frozen=True):
 
 
 class IngressDropped(Data, frozen=True):
-    """`plugin.ingress.dropped` and `.coalesced`: newer events took the place of waiting ones.
+    """`plugin.ingress.dropped`: newer events took the place of waiting ones in a full queue.
 
+    `plugin.ingress.coalesced`: newer events took the place of waiting ones of the same value.
     At most one such event a second for each ingress; `count` says how many it stands for.
     """
 
@@ -163,7 +174,7 @@ class IngressDropped(Data, frozen=True):
 
 
 class IngressDiscarded(Data, frozen=True):
-    """`plugin.ingress.discarded`: an operator let go of a dead letter."""
+    """`plugin.ingress.discarded`: an operator discarded a dead letter."""
 
     event_id: str
     ingress: str
@@ -236,7 +247,7 @@ class WorkerDelta(Data, frozen=True):
 
 
 class WorkerTurnGivenUp(Data, frozen=True):
-    """`worker.turn.given_up`: the engine did not end when the turn was cancelled; it is no longer heard."""
+    """`worker.turn.given_up`: the engine did not end when the turn was cancelled; its output is refused."""
 
     generation: int
     waited_s: float
