@@ -309,7 +309,8 @@ async def _announce(daemon: Daemon, bound: Bound, announce: Callable[[str], None
         "epoch": daemon.event_log.cursors.epoch,
         "version": daemon.version,
     }
-    daemon.tell_where(content)
+    pems = [certificate.pem for certificate in certificates.values()]
+    daemon.daemon_file.write(content, pems)
     await daemon.note_ready()
     announce(f"ready api={api} observe={observe or 'off'}")
 

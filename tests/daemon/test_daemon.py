@@ -1,4 +1,5 @@
 from yoi_daemon.daemon.opening import open_daemon
+from yoi_daemon.daemon.reloading import reload
 from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.settings import Settings
@@ -12,10 +13,10 @@ async def test_what_a_group_may_write_is_told_for_information_until_it_is_mended
     directories.config_file.chmod(0o664)
     async with open_daemon(directories, Settings(), Tokens("token"), {}) as daemon:
         assert daemon.status().diagnostics == ()
-        await daemon.reload()
+        await reload(daemon)
         (told,) = daemon.status().diagnostics
         assert (told.code, told.severity) == ("group_writable", "info")
         assert told.message.startswith("configuration/yoi-daemon.toml: may be written by its group")
         directories.config_file.chmod(0o644)
-        await daemon.reload()
+        await reload(daemon)
         assert daemon.status().diagnostics == ()

@@ -10,6 +10,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.opening import open_daemon
+from yoi_daemon.daemon.reloading import reload
 from yoi_daemon.daemon.settings_file import read_settings
 from yoi_daemon.daemon.token_file import TokenFile
 from yoi_daemon.front.tokens import ADMIN, Tokens
@@ -62,14 +63,14 @@ async def workers(daemon: Daemon) -> list[tuple[str, str]]:
 async def test_runtimes_come_go_and_are_another(daemon, place):
     kept = daemon.registry.runtime("one")
     configure(place, one="one", two="two")
-    reloaded = await daemon.reload()
+    reloaded = await reload(daemon)
     assert (reloaded.runtimes, reloaded.needs_restart) == (("two",), ())
     assert daemon.registry.runtime("one") is kept
     assert await workers(daemon) == [("one", "w1"), ("two", "w2")]
     assert {one.status for one in daemon.registry.summaries()} == {"available"}
 
     configure(place, one="two")
-    reloaded = await daemon.reload()
+    reloaded = await reload(daemon)
     assert (reloaded.runtimes, reloaded.needs_restart) == (("two", "one"), ())
     assert await workers(daemon) == [("one", "w2")]
     with pytest.raises(Refused, match="runtime_not_found"):
@@ -78,14 +79,14 @@ async def test_runtimes_come_go_and_are_another(daemon, place):
     assert [one.worker_id for one in (await kept.workers(limit=10)).items] == ["w1"]
 
     configure(place)
-    assert (await daemon.reload()).runtimes == ("one",)
+    assert (await reload(daemon)).runtimes == ("one",)
     assert list(daemon.registry.runtimes) == ["backend-internal"]
-    assert (await daemon.reload()).runtimes == ()
+    assert (await reload(daemon)).runtimes == ()
 
 
 async def test_of_a_runtime_that_was_taken_the_status_is_kept_current(daemon, place, mock_clock):
     configure(place, three="three")
-    await daemon.reload()
+    await reload(daemon)
     runtime = daemon.registry.runtime("three")
     assert runtime.status() == "unavailable"
     (place / "three").mkdir()
@@ -106,10 +107,10 @@ async def test_tokens_are_read_again(daemon):
     file.write_bytes(backup)  # restored by hand
     with pytest.raises(Refused, match="reload"):  # and not written over
         await daemon.tokens.create(ADMIN, scopes=["status:read"])
-    await daemon.reload()
+    await reload(daemon)
     assert daemon.tokens.authenticate(f"Bearer {secret}", "a").token_id == info.token_id
     file.unlink()
-    await daemon.reload()
+    await reload(daemon)
     with pytest.raises(Refused, match="unauthenticated"):
         daemon.tokens.authenticate(f"Bearer {secret}", "a")
 
@@ -146,7 +147,7 @@ async def test_where_one_part_is_bad_none_is_taken(daemon, place, bad):
     (place / file).write_text(text)
     (place / file).chmod(0o600)
     with pytest.raises(Refused, match="invalid_state") as caught:
-        await daemon.reload()
+        await reload(daemon)
     (fault,) = caught.value.fields["faults"]
     assert says in fault
     assert str(place) not in fault
@@ -161,7 +162,7 @@ async def test_tokens_that_others_could_have_written_refuse_it(daemon, place):
     (place / "state" / "tokens.json").write_text("{}")
     (place / "state" / "tokens.json").chmod(0o666)
     with pytest.raises(Refused) as caught:
-        await daemon.reload()
+        await reload(daemon)
     assert "tokens.json is open to others" in caught.value.fields["faults"][0]
     assert str(place) not in caught.value.fields["faults"][0]
     assert is_as_before(daemon, secret)
@@ -169,7 +170,7 @@ async def test_tokens_that_others_could_have_written_refuse_it(daemon, place):
 
 async def test_the_control_all_of_it_is_taken_where_all_is_good(daemon, place):
     secret = await change_everything(daemon, place)
-    reloaded = await daemon.reload()
+    reloaded = await reload(daemon)
     assert (reloaded.plugins, reloaded.runtimes) == (("gen",), ("one", "two"))
     with pytest.raises(Refused, match="unauthenticated"):
         daemon.tokens.authenticate(f"Bearer {secret}", "a")
@@ -179,9 +180,9 @@ async def test_the_control_all_of_it_is_taken_where_all_is_good(daemon, place):
 
 async def test_a_reload_of_one_plugin_is_of_it_alone(daemon, place):
     secret = await change_everything(daemon, place)
-    reloaded = await daemon.reload(only="gen")
+    reloaded = await reload(daemon, "gen")
     assert (reloaded.plugins, reloaded.runtimes) == (("gen",), ())
     assert daemon.tokens.authenticate(f"Bearer {secret}", "a")
     assert list(daemon.registry.runtimes) == ["backend-internal", "one"]
     # What it passed over is not forgotten: the next whole reload takes it.
-    assert (await daemon.reload()).runtimes == ("one", "two")
+    assert (await reload(daemon)).runtimes == ("one", "two")

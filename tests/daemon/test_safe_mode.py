@@ -11,6 +11,7 @@ from tests.monitoring.test_service_manager import ear as ear
 from yoi_daemon.daemon.boot_journal import BootJournal
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.opening import open_daemon
+from yoi_daemon.daemon.reloading import reload
 from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.settings import Settings, StoreSettings
@@ -69,7 +70,7 @@ async def test_it_is_told_until_a_reload_ends_it(safe: Daemon, ear: Ear):
         (message,) = ear.heard()
         assert message[1] == "STATUS=Safe mode, no plugin is loaded; yoi-daemon status says why"
 
-        reloaded = await safe.reload()
+        reloaded = await reload(safe)
         assert reloaded.plugins == ("gen",)
         assert safe.not_ready() == ()
         assert safe.status().diagnostics == ()
@@ -81,7 +82,7 @@ async def test_it_is_told_until_a_reload_ends_it(safe: Daemon, ear: Ear):
 
 
 async def test_a_reload_of_one_plugin_does_not_end_it(safe: Daemon):
-    assert (await safe.reload(only="gen")).plugins == ("gen",)
+    assert (await reload(safe, "gen")).plugins == ("gen",)
     assert safe.not_ready() == ("safe_mode",)
 
 

@@ -13,6 +13,7 @@ import trio.testing
 from yoi_daemon.daemon import opening
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.opening import open_daemon
+from yoi_daemon.daemon.reloading import reload
 from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.settings import Settings, StoreSettings
@@ -70,7 +71,7 @@ async def store() -> HangingStore:
 
 
 @pytest.fixture
-async def daemon(tmp_path, store, monkeypatch, wall_clock) -> AsyncGenerator[Daemon]:
+async def starting(tmp_path, store, monkeypatch, wall_clock) -> AsyncGenerator[Daemon]:
     @asynccontextmanager
     async def open_this(*_args):
         yield store
@@ -82,9 +83,14 @@ async def daemon(tmp_path, store, monkeypatch, wall_clock) -> AsyncGenerator[Dae
     settings = Settings(store=StoreSettings(kind="memory"))
     async with open_daemon(
         directories, settings, Tokens("yoi_t"), environ={}, wall_clock=wall_clock
-    ) as one:
-        await one.note_ready()
-        yield one
+    ) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+async def daemon(starting) -> Daemon:
+    await starting.note_ready()
+    return starting
 
 
 @asynccontextmanager
@@ -205,9 +211,9 @@ async def test_a_refused_reload_leaves_everything_and_says_so(daemon, ear):
 
 async def test_the_level_of_the_log_needs_no_restart_and_the_rest_of_its_section_does(daemon):
     daemon.directories.config_file.write_text(MEMORY + "log_level = 'warning'\n")
-    assert (await daemon.reload()).needs_restart == ()
+    assert (await reload(daemon)).needs_restart == ()
     daemon.directories.config_file.write_text(MEMORY + "stop_timeout_s = 11\n")
-    assert (await daemon.reload()).needs_restart == ("daemon",)
+    assert (await reload(daemon)).needs_restart == ("daemon",)
 
 
 async def test_a_hangup_while_stopping_does_nothing(daemon, ear):
@@ -218,3 +224,23 @@ async def test_a_hangup_while_stopping_does_nothing(daemon, ear):
         hang_up.send_nowait(None)
         await trio.testing.wait_all_tasks_blocked()
         assert ear.heard() == []
+
+
+async def test_a_hangup_while_it_starts_waits_until_it_serves(starting, ear):
+    """`READY=1` ends a reload: told now it would say that the daemon serves."""
+    async with managed(starting, ear) as (_, hang_up):
+        hang_up.send_nowait(None)
+        await trio.testing.wait_all_tasks_blocked()
+        assert ear.heard() == []
+        await starting.note_ready()
+        reloading, ready = await settle(ear, 2)
+    assert (reloading[0], ready[0]) == ("RELOADING=1", "READY=1")
+
+
+async def test_a_hangup_after_a_refused_reload_is_taken_too(daemon, ear):
+    async with managed(daemon, ear) as (_, hang_up):
+        daemon.directories.config_file.write_text("[nope]\n")
+        for _ in range(2):
+            hang_up.send_nowait(None)
+            _, ready = await settle(ear, 2)
+            assert ready[1].endswith("; last reload refused")

@@ -54,7 +54,7 @@ async def test_who_goes_away_leaves_no_half_of_it(autojump_clock, rig, command):
         if command == "restart":
             await service.restart()
         else:
-            await service.replace(loaded_of(plugin_of()), service.settings)
+            await service.replace(loaded_of(plugin_of()), service.settings).outcome()
     assert gone.cancelled_caught
     assert service.lifecycle.state == "stopping"
     await trio.sleep(60)
@@ -124,7 +124,7 @@ async def test_a_wedge_while_it_is_replaced_keeps_the_old_and_says_so(
     await rig.accept(service, "go")
     await trio.sleep(1)
     try:
-        refused = await refusal(service.replace(loaded_of(plugin_of()), service.settings))
+        refused = await refusal(service.replace(loaded_of(plugin_of()), service.settings).outcome())
         assert refused.code == "invalid_state"
         assert service.loaded.plugin is plugin
     finally:
@@ -143,7 +143,7 @@ async def test_a_plugin_that_could_not_be_loaded_keeps_its_reason(rig, logged_er
     for command in (service.start, service.stop, service.restart):
         assert "plugins/p.py:1" in (await refusal(command())).detail
     assert service.lifecycle.reason.code == "syntax_error"
-    await service.replace(loaded_of(plugin_of()), service.settings)
+    await service.replace(loaded_of(plugin_of()), service.settings).outcome()
     assert service.lifecycle.state in ("starting", "running")
     logged_errors.expect("service failed")
 

@@ -2,6 +2,7 @@
 
 from yoi_daemon.api.routing import Answer, Call, Route
 from yoi_daemon.api.shapes import Listing
+from yoi_daemon.daemon.reloading import reload
 from yoi_daemon.daemon.status import Reloaded
 from yoi_daemon.model.errors import Code
 from yoi_daemon.model.plugins import PluginReceipt, PluginRecord
@@ -43,12 +44,12 @@ async def restart_plugin(call: Call) -> Answer:
 async def reload_plugin(call: Call) -> Answer:
     """Reads one plugin's code and settings again; a bad one is refused and the old goes on."""
     plugin_id = call.params["plugin_id"]
-    return Answer(await call.daemon.reload(only=plugin_id))
+    return Answer(await reload(call.daemon, plugin_id))
 
 
 async def reload_all(call: Call) -> Answer:
     """Reads the configuration and every plugin again; refused whole where something is bad."""
-    return Answer(await call.daemon.reload())
+    return Answer(await reload(call.daemon))
 
 
 def _service(call: Call) -> Service:

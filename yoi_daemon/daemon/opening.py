@@ -8,6 +8,7 @@ from functools import partial
 from yoi_daemon.daemon.boot_journal import BootJournal
 from yoi_daemon.daemon.certificates import Certificates
 from yoi_daemon.daemon.daemon import Daemon
+from yoi_daemon.daemon.daemon_file import DaemonFile
 from yoi_daemon.daemon.host import GrantedWorkers
 from yoi_daemon.daemon.statedir import remember_epoch
 from yoi_daemon.eventlog.opening import open_event_log
@@ -97,6 +98,7 @@ async def open_daemon(
                 trust=trust,
                 boots=boots,
                 wall_clock=wall_clock,
+                daemon_file=DaemonFile(directories),
             )
             daemon.note_safe_mode()
             yield daemon

@@ -73,7 +73,12 @@ class Certificate:
             raise BadCertificate("certificate", reason) from error
         except OSError as error:
             raise BadCertificate("key", f"cannot be read: {error.strerror}") from error
-        return Loaded(context, _first_certificate(chain))
+        first = _PEM.search(chain)
+        if first is None or first[1]:
+            # OpenSSL reads other headings too; those who are to trust the certificate do not.
+            reason = "does not begin with a block BEGIN CERTIFICATE: openssl x509 makes one of it"
+            raise BadCertificate("certificate", reason)
+        return Loaded(context, first[0].decode("ascii") + "\n")
 
     def use(self, loaded: Loaded) -> None:
         """From now on."""
@@ -175,10 +180,6 @@ def _read(file: Path, part: str) -> bytes:
     return content
 
 
-def _first_certificate(chain: bytes) -> str:
-    found = _PEM.search(chain)
-    assert found is not None, "OpenSSL found one"
-    return found[0].decode("ascii") + "\n"
-
-
-_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
+_PEM = re.compile(
+    rb"-----BEGIN (TRUSTED |X509 |)CERTIFICATE-----[^-]+-----END (?:TRUSTED |X509 |)CERTIFICATE-----"
+)

@@ -1,6 +1,6 @@
 """The configuration's shape. Every number carries its unit in its key; every default is stated here."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -180,6 +180,51 @@ class Settings(Section, frozen=True):
         """Whether a module found under this id is to be loaded."""
         enabled = self.for_plugin(plugin_id).enabled
         return not self.plugin_host.require_enable if enabled is None else enabled
+
+
+KeyPath = tuple[str, ...]
+
+RELOADABLE: frozenset[KeyPath] = frozenset(
+    {("daemon", "log_level"), ("plugin_host",), ("plugins",), ("runtimes",)}
+)
+"""Keys and tables that a reload takes, with everything below them; all others need a restart."""
+
+
+def is_reloadable(path: KeyPath) -> bool:
+    """Returns whether a reload takes a change of this key or table."""
+    return any(path[:length] in RELOADABLE for length in range(1, len(path) + 1))
+
+
+def settings_after_reload(current: Settings, read: Settings, only: str | None = None) -> Settings:
+    """Returns the settings that are in use once `read` was taken: all that is reloadable, or plugin `only`."""
+    if only is None:
+        return _with_reloadable(current, read, ())
+    plugins = {name: one for name, one in current.plugins.items() if name != only}
+    if only in read.plugins:
+        plugins[only] = read.plugins[only]
+    return msgspec.structs.replace(current, plugins=plugins)
+
+
+def needs_restart(current: Settings, read: Settings) -> tuple[str, ...]:
+    """Returns the sections in which `read` differs from `current` by a key that a reload does not take."""
+    taken = settings_after_reload(current, read)
+    return tuple(
+        name for name in Settings.__struct_fields__ if getattr(read, name) != getattr(taken, name)
+    )
+
+
+_S = TypeVar("_S", bound=Section)
+
+
+def _with_reloadable(current: _S, read: _S, path: KeyPath) -> _S:
+    changes: dict[str, Any] = {}
+    for name in current.__struct_fields__:
+        before, after = getattr(current, name), getattr(read, name)
+        if is_reloadable((*path, name)):
+            changes[name] = after
+        elif isinstance(before, Section):
+            changes[name] = _with_reloadable(before, after, (*path, name))
+    return msgspec.structs.replace(current, **changes)
 
 
 RENAMED: dict[tuple[type[Section], str], str] = {

@@ -8,7 +8,8 @@ import structlog
 import trio
 
 from yoi_daemon.daemon.daemon import Daemon
-from yoi_daemon.model.errors import Refused
+from yoi_daemon.daemon.reloading import reload
+from yoi_daemon.model.errors import Refused, StorageFailed
 from yoi_daemon.systemd import Notifier
 
 FEEDS = 3
@@ -69,7 +70,7 @@ class ServiceManager:
             f"events {waiting} waiting",
             f"subscribers {daemon.observed.subscribers}",
         ]
-        if daemon.reload_refused is not None:
+        if daemon.refused_reload is not None:
             parts.append("last reload refused")
         return "STATUS=" + "; ".join(parts)
 
@@ -132,16 +133,20 @@ async def _reload_on(
     hangups: trio.MemoryReceiveChannel[None], daemon: Daemon, manager: ServiceManager
 ) -> None:
     log = structlog.get_logger("daemon")
+    # What comes while it starts waits: READY=1 ends a reload, and would say that the daemon serves.
+    await daemon.serving.wait()
     async for _ in hangups:
         if daemon.draining.is_set():
             return
         manager.reloading()
         try:
-            reloaded = await daemon.reload()
+            reloaded = await reload(daemon)
         except Refused as refused:
             log.warning(
                 "reload refused", detail=refused.detail, faults=refused.fields.get("faults")
             )
+        except StorageFailed as error:  # the store's own task ends the daemon
+            log.error("reload not committed", error=str(error))  # noqa: TRY400 (it is told once)
         else:
             log.info(
                 "reloaded", plugins=reloaded.plugins, needs_restart=list(reloaded.needs_restart)

@@ -4,6 +4,7 @@ import types
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 
+import msgspec
 import trio
 
 from yoi_daemon.model.errors import ConfigFault, Refused
@@ -11,10 +12,12 @@ from yoi_daemon.model.plugins import PluginRecord
 from yoi_daemon.model.settings import PluginSettings, Settings
 from yoi_daemon.plugins.admission import Admission
 from yoi_daemon.plugins.execution.inline import place_of
+from yoi_daemon.plugins.lane.ledger import Restored
 from yoi_daemon.plugins.loading.loader import Loader
-from yoi_daemon.plugins.reloading import Plan, plan_reload
+from yoi_daemon.plugins.reloading import PluginPlan, load_changed
 from yoi_daemon.plugins.summary import ask_status, record_of
 from yoi_daemon.plugins.supervision.service import Service
+from yoi_daemon.plugins.supervision.supervisor import Command
 
 ONE_BY_ONE_S = 60.0
 """What a careful boot may take in all: one that hangs must not keep the others down for its whole deadline."""
@@ -28,15 +31,18 @@ class PluginHost:
         loader: Loader,
         admission: Admission,
         spawn: Callable[[Service], None],
-        make: Callable[[str, PluginSettings], Awaitable[Service]],
+        make: Callable[[str, PluginSettings], Service],
+        restore: Callable[[str], Awaitable[Restored]],
         may_dispatch: trio.Event,
     ) -> None:
         self._loader = loader
         self._spawn = spawn
         self._make = make
+        self._restore = restore
         self._may_dispatch = may_dispatch
         self._services: dict[str, Service] = {}
         self._retired: list[Service] = []
+        """Services that were removed, of which something may still run."""
         self.admission = admission
         """The way in for events."""
         self.faults: tuple[ConfigFault, ...] = ()
@@ -78,39 +84,44 @@ class PluginHost:
             raise Refused("plugin_not_found", f"there is no plugin {plugin_id}; there is {known}")
         return service
 
-    async def reload(self, settings: Settings, only: str | None = None) -> tuple[str, ...]:
-        """Takes changed plugins, all or `only` one; gives the ids of those that changed.
+    async def prepare(self, settings: Settings, only: str | None = None) -> PluginPlan:
+        """Loads what changed, of all plugins or `only` one, and changes nothing.
 
-        Raises `Refused`: `plugin_not_found`, or `invalid_state` with every fault, and then nothing has changed. A service
-        that is replaced drains first; what is queued stays. Cancelled before anything is taken, nothing
-        is; after that all of it is. One reload at a time: the caller sees to it.
+        Raises `Refused`: `plugin_not_found`, or `invalid_state` with every fault. One reload at a time: the
+        caller sees to it.
         """
-        plan = await plan_reload(self._loader, settings, self._services, only)
-        # Shielded: one who asks and goes away leaves no half of it. Each stop has its own limits.
-        with trio.CancelScope(shield=True):
-            await self._carry_out(plan, only)
-        return (*plan.removed, *(change.plugin_id for change in plan.changes))
+        plan = await load_changed(self._loader, settings, self._services, only)
+        added = (one.plugin_id for one in plan.changes if one.plugin_id not in self._services)
+        restored = {plugin_id: await self._restore(plugin_id) for plugin_id in added}
+        return msgspec.structs.replace(plan, restored=restored)
 
-    async def _carry_out(self, plan: Plan, only: str | None) -> None:
+    def take(self, plan: PluginPlan) -> Mapping[str, Command]:
+        """Goes on with what was prepared. Returns the commands under way, by plugin id.
+
+        Cannot fail. A service that is replaced drains first; what is queued stays.
+        """
         self.faults = plan.bad_files
         for plugin_id, failure in plan.failed.items():
             self._services[plugin_id].fail_load(failure)
+        self._retired = self._still_ending()
+        commands: dict[str, Command] = {}
         for plugin_id in plan.removed:
-            await self._services[plugin_id].retire()
-            retired = self._services.pop(plugin_id)
-            if retired.has_unended:
-                self._retired.append(retired)
+            service = self._services.pop(plugin_id)
+            self._retired.append(service)
+            commands[plugin_id] = service.retire()
         for change in plan.changes:
             service = self._services.get(change.plugin_id)
-            if service is None:
-                service = await self._make(change.plugin_id, change.settings)
-                service.adopt(change.loaded)
-                self.add(service)
-                self._spawn(service)
-            else:
-                await service.replace(change.loaded, change.settings)
-        if only is None:
+            if service is not None:
+                commands[change.plugin_id] = service.replace(change.loaded, change.settings)
+                continue
+            service = self._make(change.plugin_id, change.settings)
+            service.restore(plan.restored[change.plugin_id])
+            service.adopt(change.loaded)
+            self.add(service)
+            self._spawn(service)
+        if plan.only is None:
             self.safe_mode = None
+        return commands
 
     async def record(self, plugin_id: str) -> PluginRecord:
         """One plugin as the API shows it."""
@@ -140,8 +151,11 @@ class PluginHost:
             await service.settled()
 
     def watched(self) -> tuple[Service, ...]:
-        """Every service with calls to watch: also those that were removed and will not end."""
-        return (*self._services.values(), *self._retired)
+        """Every service with calls to watch: also those that were removed and still run."""
+        return (*self._services.values(), *self._still_ending())
+
+    def _still_ending(self) -> list[Service]:
+        return [service for service in self._retired if service.has_unended]
 
     def place_of(self, frame: types.FrameType, line: int) -> tuple[str, str] | None:
         """Whose code a line of a frame is: the plugin's id and `plugins/NAME.py:LINE`. From any thread."""
@@ -160,7 +174,7 @@ class PluginHost:
         self._may_dispatch.set()
         try:
             async with trio.open_nursery() as nursery:
-                for service in self.services.values():
+                for service in self.watched():
                     nursery.start_soon(service.end, budget_s)
         finally:
             # Also when the wait was cut short: nothing accepted is lost in silence.

@@ -16,7 +16,7 @@ from yoi_daemon.plugins.boots import Boots, in_quarantine, in_safe_mode
 from yoi_daemon.plugins.execution.context import WorkersFor
 from yoi_daemon.plugins.execution.watchdog import run_watchdog
 from yoi_daemon.plugins.host import PluginHost
-from yoi_daemon.plugins.lane.ledger import restore
+from yoi_daemon.plugins.lane.ledger import Restored, restore
 from yoi_daemon.plugins.loading.discovery import Discovery
 from yoi_daemon.plugins.loading.loader import LoadedPlugin, Loader
 from yoi_daemon.plugins.loading.source import LoadFailed
@@ -79,14 +79,15 @@ async def open_plugins(
             def spawn(service: Service) -> None:
                 nursery.start_soon(service.supervise, name=f"supervise {service.plugin_id}")
 
-            async def make(plugin_id: str, plugin_settings: PluginSettings) -> Service:
-                service = Service(plugin_id, plugin_settings, parts)
+            def make(plugin_id: str, plugin_settings: PluginSettings) -> Service:
+                return Service(plugin_id, plugin_settings, parts)
+
+            async def restore_added(plugin_id: str) -> Restored:
                 # Of one that was here before, the last words may still be on their way.
                 await event_log.recorded(event_log.record(()))
-                service.restore(await restore(store, plugin_id, trio.current_time()))
-                return service
+                return await restore(store, plugin_id, trio.current_time())
 
-            host = PluginHost(loader, admission, spawn, make, may_dispatch)
+            host = PluginHost(loader, admission, spawn, make, restore_added, may_dispatch)
             host.faults = discovery.faults
             nursery.start_soon(run_watchdog, host.watched)
             enabled = [name for name in discovery.found if settings.is_enabled(name)]
@@ -97,7 +98,7 @@ async def open_plugins(
             )
             host.safe_mode = safe or verdict.safe
             for plugin_id, restored in kept.items():
-                service = Service(plugin_id, settings.for_plugin(plugin_id), parts)
+                service = make(plugin_id, settings.for_plugin(plugin_id))
                 service.restore(restored)
                 host.add(service)
             # What was in hand is judged for good before anything may end the process again.

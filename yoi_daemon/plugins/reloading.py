@@ -1,14 +1,18 @@
-"""Reads plugins again. First everything that changed is loaded; only when all of it is good is any taken."""
+"""Prepares a reload of plugins: loads everything that changed, and changes nothing."""
+
+from collections.abc import Mapping
 
 import msgspec
 import trio
 
 from yoi_daemon.model.errors import ConfigFault, Refused
 from yoi_daemon.model.settings import PluginSettings, Settings
+from yoi_daemon.plugins.lane.ledger import Restored
 from yoi_daemon.plugins.loading.discovery import Found
 from yoi_daemon.plugins.loading.loader import LoadedPlugin, Loader
 from yoi_daemon.plugins.loading.source import LoadFailed
 from yoi_daemon.plugins.supervision.service import LOAD_TIMEOUT_S, Service
+from yoi_daemon.sdk.config import Config
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -19,29 +23,36 @@ class Change(msgspec.Struct, frozen=True):
     settings: PluginSettings
 
 
-class Plan(msgspec.Struct, frozen=True):
-    """What a reload will do; making it touched nothing."""
+class PluginPlan(msgspec.Struct, frozen=True):
+    """What a reload of plugins will do, all of them or `only` one."""
 
+    only: str | None
     changes: tuple[Change, ...]
     removed: tuple[str, ...]
-    failed: dict[str, LoadFailed]
-    """Those that could not be loaded before and still cannot be."""
+    failed: Mapping[str, LoadFailed]
+    """Plugins that could not be loaded before and still cannot be."""
     bad_files: tuple[ConfigFault, ...]
+    restored: Mapping[str, Restored] = {}
+    """What the store keeps of each plugin that is new."""
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """The ids of the plugins that go, come or change."""
+        return (*self.removed, *(change.plugin_id for change in self.changes))
 
 
-async def plan_reload(
+async def load_changed(
     loader: Loader,
     settings: Settings,
-    services: dict[str, Service],
+    services: Mapping[str, Service],
     only: str | None = None,
-) -> Plan:
+) -> PluginPlan:
     """Loads what changed, of all plugins or `only` one. Raises `Refused` (`invalid_state`) with every fault.
 
     A plugin that could not be loaded before and still cannot be is no fault: there is nothing to keep.
-    Cancelled, nothing was changed.
     """
 
-    def load_all() -> Plan:
+    def load_all() -> PluginPlan:
         return _load_changed(loader, settings, services, only)
 
     with trio.move_on_after(LOAD_TIMEOUT_S):
@@ -53,8 +64,8 @@ async def plan_reload(
 
 
 def _load_changed(
-    loader: Loader, settings: Settings, services: dict[str, Service], only: str | None
-) -> Plan:
+    loader: Loader, settings: Settings, services: Mapping[str, Service], only: str | None
+) -> PluginPlan:
     discovery = loader.discover()
     found = {
         plugin_id: one
@@ -94,7 +105,7 @@ def _load_changed(
             faults=faults,
         )
     removed = tuple(name for name in services if name not in found and only in (None, name))
-    return Plan(tuple(changes), removed, failed, discovery.faults)
+    return PluginPlan(only, tuple(changes), removed, failed, discovery.faults)
 
 
 def _load_if_changed(
@@ -114,7 +125,14 @@ def _load_if_changed(
         return loader.load(source, wanted.config)
     # The same code: not run again. A secret's file may have changed though the table did not.
     config = loader.configure(before.plugin, wanted.config)
-    if config == before.config and wanted == service.settings:
+    if _is_same(config, before.config) and wanted == service.settings:
         return None
     edition = loader.edition(source, wanted.config)
     return msgspec.structs.replace(before, config=config, edition=edition)
+
+
+def _is_same(config: Config, before: Config) -> bool:
+    try:
+        return config == before
+    except BaseException:  # noqa: ASYNC103, BLE001 (an author's comparison, in a thread: no cancellation comes here)
+        return False

@@ -46,9 +46,9 @@ def load_config(
         faults.raise_if_any()
     except ConfigurationError as error:
         raise LoadFailed("configuration_error", str(error)) from error
-    except Exception as error:
-        # The author's types and hooks decide what is raised here; the value may be in its text.
-        raise LoadFailed(
+    except BaseException as error:
+        # The author's types and hooks decide what is raised here, `sys.exit()` too; the value may be in its text.
+        raise LoadFailed(  # noqa: ASYNC104 (runs in a thread: no cancellation comes here)
             "definition_error",
             f"plugins/{plugin.name}: {plugin.config_type.__name__} cannot be read from TOML: "
             f"{type(error).__name__}; its fields need types that msgspec converts",

@@ -115,6 +115,7 @@ class Service:
             make_generation=self._make_generation,
             take=self._take,
             on_gave_up=self._note_gave_up,
+            on_retired=self.report_unfinished,
         )
 
     # -- questions
@@ -202,18 +203,17 @@ class Service:
         """Stops and starts. Raises `Refused` (`invalid_state`)."""
         await self._supervisor.ask(Command("restart"))
 
-    async def replace(self, loaded: LoadedPlugin, settings: PluginSettings) -> None:
+    def replace(self, loaded: LoadedPlugin, settings: PluginSettings) -> Command:
         """Goes on with a new module and new settings: stops the old service, starts the new.
 
-        A service that an operator stopped stays so. What is queued stays. Raises `Refused`
+        A service that an operator stopped stays so. What is queued stays. The command is refused
         (`invalid_state`) where the old one ignores its end.
         """
-        await self._supervisor.ask(Command("replace", loaded, settings))
+        return self._supervisor.submit(Command("replace", loaded, settings))
 
-    async def retire(self) -> None:
+    def retire(self) -> Command:
         """Stops the service for good: its module is gone. What is queued is reported as unfinished."""
-        await self._supervisor.ask(Command("retire"))
-        self.report_unfinished()
+        return self._supervisor.submit(Command("retire"))
 
     async def end(self, budget_s: float) -> None:
         """Ends with the daemon, ahead of all commands: the handler in hand may finish, what is queued stays."""

@@ -39,6 +39,12 @@ class Command:
         self.done = trio.Event()
         self.refused: Refused | None = None
 
+    async def outcome(self) -> None:
+        """Waits until it was carried out. Raises `Refused` where it could not be."""
+        await self.done.wait()
+        if self.refused is not None:
+            raise self.refused
+
 
 class Supervisor:
     """Supervises one service. `load` loads what there is, or notes that it cannot be; `make_generation` gives a
@@ -58,6 +64,7 @@ class Supervisor:
         make_generation: Callable[[], Generation],
         take: Callable[[LoadedPlugin, PluginSettings], None],
         on_gave_up: Callable[[float], None],
+        on_retired: Callable[[], object],
     ) -> None:
         self.settings = settings
         self.loaded: LoadedPlugin | None = None
@@ -78,6 +85,7 @@ class Supervisor:
         self._make_generation = make_generation
         self._take = take
         self._on_gave_up = on_gave_up
+        self._on_retired = on_retired
         self._wanted = True
         self._is_ending = False
         self._commands: deque[Command] = deque()
@@ -85,17 +93,24 @@ class Supervisor:
 
     # -- asked from other tasks
 
+    def submit(self, command: Command) -> Command:
+        """Puts a command in line. One that cannot be carried out any more is refused at once."""
+        try:
+            self._refuse_when_over()
+        except Refused as refused:
+            command.refused = refused
+            command.done.set()
+        else:
+            self._commands.append(command)
+            self._wake.set()
+        return command
+
     async def ask(self, command: Command) -> None:
         """Puts a command in line and waits for it. Cancelling the wait does not take it back.
 
         Raises `Refused`: `invalid_state`, and `draining` when the daemon stops.
         """
-        self._refuse_when_over()
-        self._commands.append(command)
-        self._wake.set()
-        await command.done.wait()
-        if command.refused is not None:
-            raise command.refused
+        await self.submit(command).outcome()
 
     async def end(self, budget_s: float) -> None:
         """Ends the service with the daemon, ahead of all commands: the handler in hand may finish.
@@ -237,6 +252,7 @@ class Supervisor:
         if self.calls is not None:
             self.calls.cancel()
             await self.calls.wait_over()
+        self._on_retired()
 
     async def _end_generation(self, generation: Generation, times: StopTimes) -> None:
         if self._lifecycle.state in ("starting", "running"):
