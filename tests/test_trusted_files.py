@@ -46,7 +46,7 @@ def test_ones_own_file_is_read(place):
 
 
 @pytest.mark.parametrize("at", ["x.py", ".", "..", "../.."])
-def test_what_everyone_may_write_is_refused_wherever_it_lies(place, at):
+def test_a_world_writable_path_is_refused_wherever_it_lies(place, at):
     loose = (place / at).resolve()
     loose.chmod(loose.stat().st_mode | stat.S_IWOTH)
     error = refusal(place / "x.py")
@@ -56,7 +56,7 @@ def test_what_everyone_may_write_is_refused_wherever_it_lies(place, at):
 
 @needs_root
 @pytest.mark.parametrize("at", ["x.py", ".", ".."])
-def test_what_belongs_to_somebody_else_is_refused_wherever_it_lies(place, at):
+def test_a_path_of_another_user_is_refused_wherever_it_lies(place, at):
     os.chown((place / at).resolve(), FOREIGN, -1)
     error = refusal(place / "x.py")
     assert error.path == (place / at).resolve()
@@ -79,7 +79,7 @@ def test_a_sticky_directory_is_safe_to_pass_and_not_to_hold(place):
 
 
 @pytest.mark.parametrize("at", ["x.py", ".", ".."])
-def test_what_a_group_may_write_is_noted_and_refused_where_it_is_strict(place, at):
+def test_a_group_writable_path_is_recorded_and_refused_if_strict(place, at):
     loose = (place / at).resolve()
     loose.chmod(loose.stat().st_mode | stat.S_IWGRP)
     trust = Trust(TRUST.owners, strict=False)
@@ -130,7 +130,7 @@ def test_a_link_within_is_followed_as_in_a_mounted_config_map(place):
 
 
 @needs_root
-def test_somebody_elses_link_is_not_followed(place):
+def test_a_link_of_another_user_is_not_followed(place):
     place.parent.chmod(0o1777)
     (place.parent / "link").symlink_to("plugins")
     os.chown(place.parent / "link", FOREIGN, -1, follow_symlinks=False)
@@ -232,7 +232,7 @@ def test_a_secret_is_kept_from_others_by_its_mode_or_its_directorys(
 
 
 @needs_root
-def test_the_group_may_read_what_is_roots_as_systemd_gives_credentials(place, monkeypatch):
+def test_the_group_may_read_roots_files_as_systemd_grants_credentials(place, monkeypatch):
     (place / "x.py").chmod(0o440)
     refusal(place / "x.py", private=True)
     monkeypatch.setattr(os, "geteuid", lambda: FOREIGN)  # the service's user, not root itself

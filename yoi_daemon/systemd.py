@@ -7,11 +7,11 @@ from collections.abc import Mapping
 FIRST_DESCRIPTOR = 3
 """SD_LISTEN_FDS_START of sd_listen_fds(3)."""
 SEND_TIMEOUT_S = 1.0
-"""A manager that does not read for so long is told nothing more this time: the loop does not wait for it."""
+"""Maximum time to wait for a manager that does not read: the message is dropped then."""
 
 
 class Notifier:
-    """Tells the service manager at `$NOTIFY_SOCKET`; where there is none, `send` does nothing."""
+    """Sends messages to the service manager at `$NOTIFY_SOCKET`; without one, `send` does nothing."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         # A leading @ stands for the NUL of an abstract address; see unix(7).
@@ -19,9 +19,9 @@ class Notifier:
         self._address = "\0" + address[1:] if address.startswith("@") else address
 
     def send(self, *assignments: str) -> bool:
-        """Sends assignments such as `READY=1` as one message; tells whether it was taken.
+        """Sends assignments such as `READY=1` as one message. Returns whether it was sent.
 
-        Never raises for what the manager does or is not: a service runs on without being heard.
+        Never raises: a service goes on without its manager.
         """
         if not self._address:
             return False
@@ -35,7 +35,7 @@ class Notifier:
 
 
 def watchdog_interval_s(environ: Mapping[str, str], pid: int) -> float | None:
-    """Seconds within which `WATCHDOG=1` is to be sent by process `pid`; None where nobody waits for it."""
+    """Returns the seconds within which process `pid` is to send `WATCHDOG=1`; None without a watchdog."""
     usec = environ.get("WATCHDOG_USEC", "")
     if not usec.isdecimal() or int(usec) == 0 or environ.get("WATCHDOG_PID", str(pid)) != str(pid):
         return None
@@ -43,10 +43,9 @@ def watchdog_interval_s(environ: Mapping[str, str], pid: int) -> float | None:
 
 
 def inherited_sockets(environ: Mapping[str, str], pid: int) -> list[socket.socket]:
-    """The listening sockets that systemd passed to process `pid`, in the order of the `.socket` unit.
+    """Returns the listening sockets that systemd passed to process `pid`, in the order of the `.socket` unit.
 
-    They come without close-on-exec, and have it from here on. Call it once, before any descriptor is
-    opened. Raises `OSError` where a descriptor is not a socket.
+    They come without close-on-exec, which this sets. Call it once, before any descriptor is opened. Raises `OSError` where a descriptor is not a socket.
     """
     count = environ.get("LISTEN_FDS", "")
     if environ.get("LISTEN_PID") != str(pid) or not count.isdecimal():

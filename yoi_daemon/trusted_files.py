@@ -1,7 +1,7 @@
 """Reads files that only trusted users could have written: what was checked is what is read.
 
-A path is walked from the root one component at a time, each opened beside its parent's descriptor and
-never through a link that was not looked at, so that nothing can be put in place of what was checked.
+A path is walked from the root, one component at a time, each opened relative to its parent's descriptor
+and never through an unchecked link, so that nothing can replace what was checked.
 """
 
 import errno
@@ -16,21 +16,21 @@ from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import YoiError
 
 MAX_FILE_BYTES = 1_048_576
-"""A module, a configuration or a secret is far smaller; systemd's credentials end here too."""
+"""Limit of a file; modules, configurations and secrets are far smaller, and systemd has it for credentials."""
 MAX_LINKS = 40
-"""As many as the kernel follows (`path_resolution(7)`)."""
+"""The kernel's limit (`path_resolution(7)`)."""
 GROUP_WRITABLE = "may be written by its group, which systemd's service would refuse; chmod g-w"
-"""What is told of a path that is taken all the same."""
+"""The warning about a path that is accepted all the same."""
 
-_LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-# Neither a FIFO nor a terminal may hold us, whatever stands here since the look.
+_CHECK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+# Neither a FIFO nor a terminal may block us, whatever replaced the file since the check.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class NotTrusted(YoiError):
-    """Somebody else could have written what lies at `path`; `reason` says why, and what to do.
+    """An untrusted user could have written `path`; `reason` says why, and what to do.
 
-    `reason` has no path in it: it may be shown in answers, `path` may not.
+    `reason` contains no path: responses may show it, but not `path`.
     """
 
     def __init__(self, path: Path, reason: str) -> None:
@@ -43,9 +43,9 @@ class NotTrusted(YoiError):
 
 
 class Trust:
-    """Whose files are taken: root's and the daemon's own, where nobody else may write.
+    """The owners whose files are trusted, if nobody else may write them.
 
-    What a group may write is taken and noted in `group_writable`; with `strict` it is refused.
+    Files writable by their group are accepted and recorded in `group_writable`; with `strict` refused.
     """
 
     def __init__(self, owners: frozenset[int], *, strict: bool) -> None:
@@ -54,7 +54,7 @@ class Trust:
         self.group_writable: set[Path] = set()
 
     def check(self, path: Path, found: os.stat_result) -> None:
-        """Raises `NotTrusted`. A sticky directory is safe to pass through: what lies in it is its owner's."""
+        """Raises `NotTrusted`. A sticky directory is safe to pass: only owners can replace its files."""
         if found.st_uid not in self.owners:
             raise NotTrusted(
                 path,
@@ -67,7 +67,7 @@ class Trust:
         self.check_mode(path, found.st_mode)
 
     def check_mode(self, path: Path, mode: int) -> None:
-        """Raises `NotTrusted` where others may write."""
+        """Raises `NotTrusted` if others may write."""
         if mode & stat.S_IWOTH:
             raise NotTrusted(path, "may be written by everyone; chmod o-w")
         if mode & stat.S_IWGRP:
@@ -77,12 +77,12 @@ class Trust:
 
 
 def trust_for(directories: Directories) -> Trust:
-    """Root and the user of this process; strict under systemd."""
+    """Returns trust in root and the user of this process; strict under systemd."""
     return Trust(frozenset({0, os.geteuid()}), strict=directories.by_systemd)
 
 
 class Entry(NamedTuple):
-    """One name in a directory. A link `may_be_directory` as well."""
+    """One name in a directory. A link `may_be_directory` too."""
 
     name: str
     may_be_directory: bool
@@ -96,23 +96,22 @@ def read_trusted(
     private: bool = False,
     max_bytes: int = MAX_FILE_BYTES,
 ) -> bytes:
-    """The bytes of a regular file. Links are followed where they and their targets are trusted.
+    """Reads a regular file. Follows links if they and their targets are trusted.
 
-    From `beneath` on, a directory above `path`, none may lead out of it. `private` is for secrets:
-    the file's mode, or that of the directory it lies in, keeps others from reading it; only the group
-    of a file that is root's may. Never blocks on a FIFO.
-    Raises `NotTrusted`, and `OSError` for what cannot be read.
+    `beneath` is a directory above `path` that no link may lead out of. `private` is for secrets: the
+    mode of the file, or of its directory, must keep others from reading it; the group may read a file
+    of root's. Never blocks on a FIFO. Raises `NotTrusted`, and `OSError` if it cannot be read.
     """
     with _walked(path, trust, beneath) as walk:
         leaf, holder = walk.leaf, walk.holder
         if leaf is None:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        looked = os.fstat(leaf.descriptor)
+        checked = os.fstat(leaf.descriptor)
         descriptor = os.open(leaf.path.name, _READ, dir_fd=holder.descriptor)
     with open(descriptor, "rb", buffering=0) as file:
         found = os.fstat(descriptor)
-        if not os.path.samestat(found, looked):
-            raise NotTrusted(path, "was exchanged while it was read; try again")
+        if not os.path.samestat(found, checked):
+            raise NotTrusted(path, "was replaced while it was read; try again")
         trust.check(path, found)
         _check_file(path, found)
         if private:
@@ -126,9 +125,9 @@ def read_trusted(
 
 
 def list_trusted(path: Path, trust: Trust, *, beneath: Path | None = None) -> list[Entry]:
-    """What lies in a directory, by name. `beneath` as for `read_trusted`.
+    """Lists a directory, by name. `beneath` as for `read_trusted`.
 
-    Raises `NotTrusted`, and `OSError` for what cannot be read or is no directory.
+    Raises `NotTrusted`, and `OSError` if it cannot be read or is no directory.
     """
     with _walked(path, trust, beneath) as walk:
         if walk.leaf is not None:
@@ -154,31 +153,31 @@ class _Place(NamedTuple):
 
 
 class _Walk:
-    """Where a walk stands: the directories on the way down, and a file in the last."""
+    """The state of a walk: the directories from the root, and a file in the last."""
 
     def __init__(self, trust: Trust, held: ExitStack) -> None:
         self.leaf: _Place | None = None
         self._trust = trust
         self._held = held
-        self._places = [self._look(Path("/"), "/", None)]
+        self._places = [self._open_checked(Path("/"), "/", None)]
         self._fence = 1
         self._links = 0
 
     @property
     def holder(self) -> _Place:
-        """The directory the walk stands in."""
+        """The current directory."""
         return self._places[-1]
 
     def check_holder(self) -> None:
-        """Raises `NotTrusted` where others may put files beside; a sticky directory lets them."""
+        """Raises `NotTrusted` if others may add files here, a sticky directory included."""
         self._trust.check_mode(self.holder.path, self.holder.mode)
 
     def fence(self) -> None:
-        """From here on nothing leads out."""
+        """Lets nothing lead out of the current directory from now on."""
         self._fence = len(self._places)
 
     def go(self, parts: tuple[str, ...]) -> None:
-        """Goes down `parts`."""
+        """Descends along `parts`."""
         left = list(reversed(parts))
         while left:
             part = left.pop()
@@ -191,7 +190,7 @@ class _Walk:
                 self._go_up(self.holder.path / part)
                 continue
             path = self.holder.path / part
-            place = self._look(path, part, self.holder.descriptor)
+            place = self._open_checked(path, part, self.holder.descriptor)
             if stat.S_ISLNK(place.mode):
                 left += reversed(self._target(place))
             elif stat.S_ISDIR(place.mode):
@@ -200,8 +199,8 @@ class _Walk:
                 self.check_holder()
                 self.leaf = place
 
-    def _look(self, path: Path, name: str, beside: int | None) -> _Place:
-        descriptor = os.open(name, _LOOK, dir_fd=beside)
+    def _open_checked(self, path: Path, name: str, beside: int | None) -> _Place:
+        descriptor = os.open(name, _CHECK, dir_fd=beside)
         self._held.callback(os.close, descriptor)
         found = os.fstat(descriptor)
         self._trust.check(path, found)
@@ -213,7 +212,7 @@ class _Walk:
         self._links += 1
         if self._links > MAX_LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(link.path))
-        target = os.readlink("", dir_fd=link.descriptor)  # of the link that was looked at
+        target = os.readlink("", dir_fd=link.descriptor)  # of the checked link
         if target.startswith("/"):
             if self._fence > 1:
                 raise NotTrusted(link.path, "is a link that leads out; put the file itself here")
@@ -229,7 +228,7 @@ class _Walk:
 
 @contextmanager
 def _walked(path: Path, trust: Trust, beneath: Path | None) -> Generator[_Walk]:
-    """A walk to `path`, with its descriptors open for as long."""
+    """Walks to `path`, and keeps the descriptors open for the body."""
     with ExitStack() as held:
         walk = _Walk(trust, held)
         parts = path.absolute().parts[1:]
@@ -246,16 +245,16 @@ def _check_file(path: Path, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise NotTrusted(path, "is not a regular file")
     if found.st_nlink != 1:
-        # The way to its other name was not checked. Looked at twice: a name that goes takes its count along.
+        # The path of its other name is unchecked. Checked twice, because unlinking a name lowers the count.
         raise NotTrusted(path, "has another name, a hard link; put a copy here instead")
 
 
 def _check_private(path: Path, found: os.stat_result, holder_mode: int) -> None:
     others = stat.S_IRGRP | stat.S_IROTH
     if found.st_uid == 0 != os.geteuid():
-        # PostgreSQL's rule for keys. systemd gives its credentials by an access list, which shows as the
-        # group's right.
+        # PostgreSQL's rule for keys. systemd grants credentials by an access list, which shows as the
+        # group's permission.
         others = stat.S_IROTH
-    # To read a file takes its own `r`, and the `x` of its directory, two bits below.
+    # Reading a file needs its own `r`, and the `x` of its directory, two bits lower.
     if found.st_mode & holder_mode << 2 & others:
         raise NotTrusted(path, "may be read by others than the daemon; chmod 600")

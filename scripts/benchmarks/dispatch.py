@@ -50,7 +50,8 @@ from yoi_daemon.plugins.delivery import Delivery
 from yoi_daemon.plugins.execution.watchdog import run_watchdog
 from yoi_daemon.plugins.lane.dispatcher import BATCH_EVENTS
 from yoi_daemon.plugins.loading.loader import LoadedPlugin
-from yoi_daemon.plugins.supervision.service import HostServices, Service
+from yoi_daemon.plugins.supervision.parts import HostServices
+from yoi_daemon.plugins.supervision.service import Service
 from yoi_daemon.sdk import Config, Context, IngressEvent, Plugin
 
 ROUNDS = 9
@@ -105,7 +106,7 @@ class Stopwatch:
 async def open_service(plugin: Plugin[Config]) -> AsyncGenerator[tuple[Service, EventLog]]:
     """A running service of `plugin` with its log's writer and the watchdog beside it."""
 
-    async def no_timers(service: Service, loaded: LoadedPlugin) -> None:
+    async def no_timers(plugin_id: str, loaded: LoadedPlugin) -> None:
         pass
 
     loaded = LoadedPlugin(
@@ -133,14 +134,14 @@ async def open_service(plugin: Plugin[Config]) -> AsyncGenerator[tuple[Service, 
             uniform=random.uniform,
             load=lambda _id, _settings: loaded,
             forget=lambda _loaded: None,
-            timers=no_timers,
+            run_timers=no_timers,
             boots=NotJournaled(),
             may_dispatch=may_dispatch,
         )
         service = Service("bench", PluginSettings(queue_events=BURST), parts)
-        service.adopt(loaded)
+        service.installation.adopt(loaded)
         nursery.start_soon(run_watchdog, lambda: [service])
-        nursery.start_soon(service.supervise)
+        nursery.start_soon(service.supervisor.run)
         while service.lifecycle.state != "running":
             await service.lifecycle.changed.wait()
         yield service, log
@@ -184,7 +185,7 @@ async def measure_lane(suspends: bool, profile: cProfile.Profile | None = None) 
             ]
             with watch.running(), profile or nullcontext():
                 for delivery in deliveries:
-                    service.lane.reserve(delivery.size)
+                    service.lane.reserve(delivery)
                     service.lane.deliver(delivery)
                 await bursts.burst.over.wait()
                 while service.settlement.counters["handled"] < number * BURST:

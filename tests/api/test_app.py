@@ -5,7 +5,7 @@ import pytest
 from tests.api.asgi import Client
 from tests.api.conftest import NAMES, TOKEN
 from yoi_daemon.api.app import ROUTES, Application
-from yoi_daemon.api.routing import MAX_BODY_BYTES, Answer, Call, Route
+from yoi_daemon.api.routing import MAX_BODY_BYTES, Answer, Request, Route
 from yoi_daemon.model.errors import Refused, StorageFailed
 
 PROBLEM = "application/problem+json"
@@ -16,7 +16,7 @@ def entered_routes(daemon, routes=ROUTES) -> tuple[Client, list[str]]:
     entered: list[str] = []
 
     def noting(route: Route) -> Route:
-        async def handler(call: Call) -> Answer:
+        async def handler(request: Request) -> Answer:
             entered.append(f"{route.method} {route.rule}")
             return Answer({})
 
@@ -85,7 +85,7 @@ def app_of(daemon, handler, access="public", method="POST") -> Client:
 
 
 async def test_a_fault_of_a_handler_is_told_by_its_id_alone(daemon, logged_errors):
-    async def handler(call: Call) -> Answer:
+    async def handler(request: Request) -> Answer:
         raise KeyError("the secret inside")
 
     answer = await app_of(daemon, handler)("POST", "/x")
@@ -98,8 +98,8 @@ async def test_a_fault_of_a_handler_is_told_by_its_id_alone(daemon, logged_error
 async def test_of_a_request_that_failed_no_header_is_logged_but_the_listed_ones(
     daemon, logged_errors
 ):
-    async def handler(call: Call) -> Answer:
-        raise KeyError(*call.headers.values())
+    async def handler(request: Request) -> Answer:
+        raise KeyError(*request.headers.values())
 
     await app_of(daemon, handler)("POST", "/x", x_canary="canary", user_agent="a-program/1")
     (logged,) = logged_errors.expect("request failed")
@@ -111,7 +111,7 @@ async def test_of_a_request_that_failed_no_header_is_logged_but_the_listed_ones(
 
 
 async def test_a_failed_store_is_a_fault_of_ours(daemon, logged_errors):
-    async def handler(call: Call) -> Answer:
+    async def handler(request: Request) -> Answer:
         raise StorageFailed("the event log is closed")
 
     answer = await app_of(daemon, handler)("POST", "/x")
@@ -120,7 +120,7 @@ async def test_a_failed_store_is_a_fault_of_ours(daemon, logged_errors):
 
 
 async def test_a_refusal_is_answered_with_its_fields(daemon):
-    async def handler(call: Call) -> Answer:
+    async def handler(request: Request) -> Answer:
         raise Refused("queue_full", "wait", retry_after_s=0.2, queue_depth=256)
 
     answer = await app_of(daemon, handler)("POST", "/x")

@@ -8,7 +8,7 @@ from tests.api.asgi import Client
 from tests.api.conftest import NAMES, TOKEN
 from yoi_daemon.api.app import ROUTES, Application
 from yoi_daemon.api.routing import Answer, Route
-from yoi_daemon.front.tokens import Principal
+from yoi_daemon.front.principal import Principal
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.tokens import PERMISSIONS
 

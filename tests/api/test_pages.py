@@ -5,7 +5,7 @@ import pytest
 from tests.api.asgi import Client
 from tests.api.conftest import NAMES, TOKEN
 from yoi_daemon.api.app import Application
-from yoi_daemon.api.routing import Answer, Call, Route
+from yoi_daemon.api.routing import Answer, Request, Route
 from yoi_daemon.front.access import names_of
 from yoi_daemon.model.addresses import TcpAddress
 
@@ -23,8 +23,8 @@ class Noted:
     def __init__(self, daemon, names=NAMES) -> None:
         self.entered: list[str] = []
 
-        async def handler(call: Call) -> Answer:
-            self.entered.append(call.params["name"])
+        async def handler(request: Request) -> Answer:
+            self.entered.append(request.params["name"])
             return Answer({})
 
         routes = [

@@ -6,7 +6,7 @@ import pytest
 from tests.api.asgi import Client
 from tests.api.conftest import NAMES
 from yoi_daemon.api.app import Application
-from yoi_daemon.api.routing import Answer, Call, Lines, Route, _number
+from yoi_daemon.api.routing import Answer, Lines, Request, Route, _number
 from yoi_daemon.model.errors import Refused
 
 
@@ -22,8 +22,8 @@ def app_of(daemon, handler) -> Client:
 
 @pytest.fixture
 def read_body(daemon) -> Client:
-    async def handler(call: Call) -> Answer:
-        return Answer(await call.json(Body))
+    async def handler(request: Request) -> Answer:
+        return Answer(await request.json(Body))
 
     return app_of(daemon, handler)
 
@@ -58,8 +58,8 @@ async def test_json_may_name_its_characters(read_body):
 
 @pytest.fixture
 def read_query(daemon) -> Client:
-    async def handler(call: Call) -> Answer:
-        return Answer(call.query(after=None, limit=100))
+    async def handler(request: Request) -> Answer:
+        return Answer(request.query(after=None, limit=100))
 
     return app_of(daemon, handler)
 
@@ -94,16 +94,16 @@ def test_a_number_is_ascii_digits(text):
 
 
 async def test_headers_have_lower_case_names(daemon):
-    async def handler(call: Call) -> Answer:
-        return Answer(dict(call.headers))
+    async def handler(request: Request) -> Answer:
+        return Answer(dict(request.headers))
 
     answer = await app_of(daemon, handler)("POST", "/x", X_Thing="Kept As It Is")
     assert answer.json["x-thing"] == "Kept As It Is"
 
 
 async def test_lines_are_read_and_answered_one_by_one(daemon):
-    async def handler(call: Call) -> Lines:
-        reader = call.line_reader()
+    async def handler(request: Request) -> Lines:
+        reader = request.line_reader()
 
         async def following():
             line = await reader.next_line()

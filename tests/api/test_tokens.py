@@ -10,10 +10,13 @@ from tests.api.conftest import NAMES, TOKEN
 from yoi_daemon.api.app import Application
 from yoi_daemon.api.routing import Answer, Route
 from yoi_daemon.daemon.opening import open_daemon
-from yoi_daemon.front.tokens import ADMIN, FailedAttempts, Tokens
+from yoi_daemon.front.failed_attempts import FailedAttempts
+from yoi_daemon.front.principal import ADMIN
+from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.cursor import decode_cursor
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.settings import ApiSettings, Settings, StoreSettings
+from yoi_daemon.plugins.batch import EventBatch
 
 TOKENS = "/api/tokens"
 MEMORY = Settings(store=StoreSettings(kind="memory"))
@@ -93,15 +96,15 @@ async def test_a_repetition_makes_no_second_token_and_has_no_secret(client, daem
 
 async def test_two_tokens_with_one_key_do_not_meet(client, daemon):
     """Neither over the API's mutations nor over an ingress."""
-    from yoi_daemon.api.routing import Call
+    from yoi_daemon.api.routing import Request
 
     seen: list[str] = []
 
-    async def handler(call: Call) -> Answer:
-        key = call.idempotency_key()
+    async def handler(request: Request) -> Answer:
+        key = request.idempotency_key()
         assert key is not None
-        seen.append(call.own_key(key))
-        return Answer({"caller": call.principal.token_id})
+        seen.append(request.own_key(key))
+        return Answer({"caller": request.principal.token_id})
 
     routes = [
         Route("POST", "/x/<plugin_id>", "ingress:write", handler),
@@ -143,15 +146,15 @@ async def test_a_batch_stops_at_the_line_where_its_token_ended(tmp_path, monkeyp
             await daemon.plugins.wait_loaded()
         client = Client(Application(daemon, NAMES), "127.0.0.1:7420", TOKEN)
         secret, token_id = await make(client, "ingress:write:gen")
-        accept, receipts = daemon.plugins.admission.admit, []
+        admit, receipts = EventBatch.admit, []
 
-        async def accept_and_revoke(*args, **options):
-            receipts.append(await accept(*args, **options))
+        async def admit_and_revoke(*args, **options):
+            receipts.append(await admit(*args, **options))
             if len(receipts) == 2:
                 await daemon.tokens.revoke(token_id)
             return receipts[-1]
 
-        monkeypatch.setattr(daemon.plugins.admission, "admit", accept_and_revoke)
+        monkeypatch.setattr(EventBatch, "admit", admit_and_revoke)
         lines = b'{"ingress": "push", "payload": 1}\n' * 5
         kind = "application/x-ndjson"
         told = await client(
@@ -185,8 +188,8 @@ class TestRates:
     ):
         entered: list[str] = []
 
-        async def handler(call) -> Answer:
-            entered.append(call.principal.token_id)
+        async def handler(request) -> Answer:
+            entered.append(request.principal.token_id)
             return Answer({})
 
         routes = [

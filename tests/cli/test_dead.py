@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from yoi_daemon.cli.dead import PATIENCE_S, Many
-from yoi_daemon.cli.talking import Progress
+from yoi_daemon.cli.requests import Progress
 from yoi_daemon.client.locate import Location
 from yoi_daemon.client.rest import DaemonClient, open_daemon_client
 from yoi_daemon.model.errors import Refused

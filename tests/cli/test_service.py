@@ -6,8 +6,8 @@ import httpx2
 import pytest
 import trio
 
+from yoi_daemon.cli.requests import Progress
 from yoi_daemon.cli.service import command, failed, follow_command, follow_start
-from yoi_daemon.cli.talking import Progress
 from yoi_daemon.cli.views import PluginView, view
 from yoi_daemon.client.locate import Location
 from yoi_daemon.client.rest import open_daemon_client

@@ -79,7 +79,7 @@ def test_a_sound_store_is_said_to_be_sound(run: Run, state: Path) -> None:
 DAMAGE = {
     "a payload is gone": (
         "DELETE FROM ingress_event WHERE rowid = (SELECT min(rowid) FROM ingress_event)",
-        "is gone, how far",
+        "is missing, its progress",
     ),
     "another plugin's claim": (
         "INSERT INTO claimed SELECT 'other', 0, json_array(max(number)) FROM ingress_event",
@@ -92,7 +92,7 @@ DAMAGE = {
     "another plugin's": ("UPDATE dead_letter SET plugin_id = 'other'", "two plugins"),
     "the same place twice": (
         "UPDATE progress SET position = (SELECT max(number) FROM ingress_event)",
-        "taken twice",
+        "shares its place",
     ),
     "the same number twice": (
         "INSERT INTO volume_segment SELECT * FROM lifecycle_segment WHERE last_seq = 4",
@@ -105,7 +105,7 @@ DAMAGE = {
     ),
     "another segment's events": (
         "UPDATE lifecycle_segment SET last_seq = 1000 WHERE last_seq = 4",
-        "lifecycle events up to number 1000 are not those",
+        "lifecycle events up to number 1000 do not match",
     ),
     "no end": (
         "UPDATE fact SET value = 100000 WHERE name = 'floor.lifecycle'",
@@ -114,22 +114,22 @@ DAMAGE = {
     "a mark ahead": ("INSERT INTO watermark VALUES ('volume', '\"p\"', 7)", "watermarks"),
     "a number of the future": (
         "UPDATE progress SET position = position + 100000",
-        "after the last one given",
+        "above the last one",
     ),
-    "a worker's number": ("UPDATE worker_number SET worker_seq = 2", "has event 3, and counts 2"),
+    "a worker's number": ("UPDATE worker_number SET worker_seq = 2", "has event 3, but counts 2"),
     "an item of no worker": (
         "INSERT INTO transcript_item VALUES ('r', 'gone', 1, 'itm', 'user', 'x', 'now')",
-        "worker gone is gone, items",
+        "worker gone is missing, items",
     ),
     "an input to no worker": (
         "INSERT INTO inbox_input VALUES ('r', 'gone', 'itm', 1, 'x', NULL)",
-        "worker gone is gone, inputs",
+        "worker gone is missing, inputs",
     ),
     "a worker in no state": (
         "INSERT INTO worker VALUES ('r', 'odd', 'p', '', 'now', 'dreaming', 0, NULL, 0, 1)",
-        "worker odd is in a state",
+        "worker odd is in an unknown state",
     ),
-    "a log without a name": ("DELETE FROM fact WHERE name = 'epoch'", "no name"),
+    "a log without a name": ("DELETE FROM fact WHERE name = 'epoch'", "no epoch"),
 }
 
 
@@ -192,7 +192,7 @@ def test_a_backup_is_a_store_and_the_store_is_left_as_it_was(
     assert after["log"] == before["log"]
     again = run("store", "backup", str(target), "--state", str(state))
     assert again.code == 77
-    assert "there already" in again.err
+    assert "exists already" in again.err
 
 
 @pytest.mark.parametrize("command", ["check", "stats", "backup"])

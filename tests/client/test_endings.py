@@ -10,7 +10,7 @@ from yoi_daemon.client.endings import (
     ending_of_close,
     ending_of_rejection,
 )
-from yoi_daemon.client.messages import Failure, Retry
+from yoi_daemon.client.messages import RetryAdvice, StreamFailure
 from yoi_daemon.model.errors import Refused, Unreachable
 
 
@@ -33,7 +33,7 @@ def test_what_is_tried_again(code: int | None) -> None:
     ],
 )
 def test_what_is_refused(close_code: int, told: str, code: str) -> None:
-    failure = Failure(code=told, reason="why", floor=3, head=9)
+    failure = StreamFailure(code=told, reason="why", floor=3, head=9)
     ending = ending_of_close(close_code, failure, "c")
     assert isinstance(ending, Over)
     error = ending.error
@@ -60,7 +60,7 @@ def test_a_message_too_big_is_not_asked_for_again() -> None:
 
 
 def test_the_daemons_wish_is_kept() -> None:
-    failure = Failure(code="shutting_down", retry=Retry(after_s=4))
+    failure = StreamFailure(code="shutting_down", retry=RetryAdvice(after_s=4))
     assert ending_of_close(1012, failure, "c") == Again("shutting_down", 1012, 4)
 
 

@@ -3,11 +3,11 @@ import pytest
 from yoi_daemon.client.messages import (
     Bookmark,
     End,
-    Failure,
     Gap,
     Hello,
     ProtocolError,
     Snapshot,
+    StreamFailure,
     Unknown,
     cursor_of,
     decode_message,
@@ -29,7 +29,7 @@ def test_every_type_and_the_position_it_moves_to() -> None:
         '{"type":"end","state":"stopped"}': (End, None),
         # An error names positions without moving to them.
         '{"type":"error","code":"slow_consumer","reason":"","cursor":"c5","retry":{"after_s":1}}': (
-            Failure,
+            StreamFailure,
             None,
         ),
         '{"type":"of_tomorrow","cursor":"c6"}': (Unknown, None),

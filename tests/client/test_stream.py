@@ -17,7 +17,7 @@ from trio_websocket import (
 )
 
 from yoi_daemon.client.endings import Backoff, StreamRefused
-from yoi_daemon.client.messages import Bookmark, Cut, End, Failure, Hello, Snapshot
+from yoi_daemon.client.messages import Bookmark, Cut, End, Hello, Snapshot, StreamFailure
 from yoi_daemon.client.stream import Message, plugin_path, subscribe, worker_path
 from yoi_daemon.model.errors import NotAllowed, Refused, Unreachable
 from yoi_daemon.model.events import ObservationEvent
@@ -217,7 +217,7 @@ async def test_the_daemons_wish_is_waited_for(
     async with server.subscribe() as subscription:
         messages = await everything(subscription)
     assert trio.current_time() - began == pytest.approx(20, abs=1)
-    assert any(isinstance(message, Failure) for message in messages)
+    assert any(isinstance(message, StreamFailure) for message in messages)
     assert [m.wait_s for m in messages if isinstance(m, Cut)] == [20]
 
 
@@ -262,7 +262,7 @@ async def test_a_refusal_is_raised_where_the_stream_is_read(daemon: Callable[...
         await connection.socket.aclose(4410)
 
     async with daemon(expire).subscribe(cursor="old") as subscription:
-        assert isinstance(await anext(subscription), Failure)
+        assert isinstance(await anext(subscription), StreamFailure)
         with pytest.raises(StreamRefused) as caught:
             await anext(subscription)
         with pytest.raises(StreamRefused):  # and again, as a finished iterator stays finished

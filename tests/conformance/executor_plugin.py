@@ -1,16 +1,26 @@
 """The plugin that the executor suite runs: it shares no object with the tests, and tells what it sees by events."""
 
 import json
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from functools import partial
+from typing import Any
 
 import msgspec
 import trio
 
-from yoi_daemon.sdk import Plugin, Retry
+from yoi_daemon.sdk import Config, Context, Plugin, Retry
 from yoi_daemon.sdk.context import AttemptClosedError, IngressEvent
 
-plugin = Plugin("executor_plugin")
+
+class Settings(Config):
+    """Which behaviour each of the service's own functions has."""
+
+    start: str = "returns"
+    stop: str = "returns"
+    status: str = "returns"
+
+
+plugin = Plugin("executor_plugin", config=Settings)
 
 
 class Point(msgspec.Struct):
@@ -223,3 +233,133 @@ async def swallows(ctx, event) -> None:
     await ctx.emit("begun")
     with suppress(trio.Cancelled):
         await trio.sleep_forever()
+
+
+# -- the service's own functions, each as its setting says
+
+
+@plugin.start
+async def start(ctx: Context[Settings]) -> None:
+    await STARTS[ctx.config.start](ctx)
+
+
+async def returns(ctx) -> None: ...
+
+
+async def enters(ctx) -> None:
+    ctx.local.entered = [await ctx.enter(resource(ctx, name)) for name in ("first", "second")]
+    ctx.local.start_context = ctx
+
+
+@asynccontextmanager
+async def resource(ctx, name):
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sleeper)
+        yield name
+        nursery.cancel_scope.cancel()
+    await ctx.emit("closed", name)
+
+
+async def fails(ctx) -> None:
+    raise ConnectionError("nobody answers")  # mark: fails
+
+
+async def fails_in_a_child(ctx) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sleeper)
+        nursery.start_soon(child)
+
+
+async def leaves_a_nursery(ctx) -> None:
+    await trio.open_nursery().__aenter__()
+
+
+async def exits_at_start(ctx) -> None:
+    raise SystemExit(3)
+
+
+async def hangs(ctx) -> None:
+    await ctx.emit("begun")
+    try:
+        await trio.sleep_forever()
+    finally:
+        with trio.CancelScope(shield=True), suppress(AttemptClosedError):
+            await ctx.emit("late")
+
+
+async def swallows_its_cancellation(ctx) -> None:
+    await ctx.emit("begun")
+    with suppress(trio.Cancelled):
+        await trio.sleep_forever()
+
+
+STARTS = {
+    "returns": returns,
+    "enters": enters,
+    "fails": fails,
+    "fails_in_a_child": fails_in_a_child,
+    "leaves_a_nursery": leaves_a_nursery,
+    "exits": exits_at_start,
+    "hangs": hangs,
+    "swallows": swallows_its_cancellation,
+}
+
+
+@plugin.stop
+async def stop(ctx: Context[Settings]) -> None:
+    await ctx.emit("stopping", sorted(vars(ctx.local)))
+    await STARTS[ctx.config.stop](ctx)
+
+
+@plugin.status
+async def status(ctx: Context[Settings]) -> dict:
+    match ctx.config.status:
+        case "opaque":
+            return {"object": object()}
+        case "enters":
+            await ctx.enter(resource(ctx, "status"))
+        case other:
+            await STARTS[other](ctx)
+    return {"entered": getattr(ctx.local, "entered", [])}
+
+
+@plugin.ingress("enters_late")
+async def enters_late(ctx, event) -> None:
+    """By its own context, and by the one that `start` kept."""
+    for context in (ctx, ctx.local.start_context):
+        try:
+            await context.enter(resource(ctx, "late"))
+        except RuntimeError as error:
+            await ctx.emit("seen", str(error))
+
+
+# -- tools
+
+
+class Sum(msgspec.Struct):
+    sum: int
+
+
+@plugin.tool("add")
+async def add(ctx, point: Point) -> Sum:
+    """Adds one."""
+    return Sum(point.x + 1)
+
+
+@plugin.tool("behaves", needs_service=False)
+async def behaves(ctx, behaviour: str) -> dict[str, Any]:
+    """Behaves as it is told."""
+    if behaviour == "opaque":
+        return {"object": object()}
+    if behaviour == "marks":
+        marks = len(vars(ctx.local))
+        ctx.local.marked = True
+        return {"marks": marks}
+    await STARTS[behaviour](ctx)
+    return {}
+
+
+@plugin.tool("takes_odd")
+async def takes_odd(ctx, odd: Odd) -> dict[str, Any]:
+    """Takes what cannot be made."""
+    raise AssertionError("the arguments cannot be made")

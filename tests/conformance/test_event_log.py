@@ -9,10 +9,16 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.clocks import ManualClock
-from yoi_daemon.eventlog.interface import EventLog, PositionExpiredError
+from yoi_daemon.eventlog.interface import (
+    CommitClosedError,
+    CommitCutError,
+    EventLog,
+    PositionExpiredError,
+)
 from yoi_daemon.model.cursor import Cursor, decode_cursor
 from yoi_daemon.model.errors import Refused, StorageFailed
 from yoi_daemon.model.events import MAX_EVENT_BYTES, DaemonReady, Draft
+from yoi_daemon.store.tables import WORKER_NUMBER, Change, WorkerNumber
 
 LARGE = 1 << 40
 
@@ -147,6 +153,104 @@ async def test_waiters_are_woken_by_what_they_wait_for(log, nursery):
         await log.committed(log.append(draft()))
         await wait_all_tasks_blocked()
         assert sorted(woken) == list(range(number))
+
+
+# -- several as one commit
+
+
+def a_row(number: int) -> Change:
+    return WORKER_NUMBER.put(WorkerNumber("r", f"w{number}", number))
+
+
+async def test_what_a_block_appends_and_records_is_one_commit(log, nursery):
+    heads = []
+
+    async def watch() -> None:
+        while True:
+            await log.wait_beyond(log.head)
+            heads.append(log.head)
+
+    nursery.start_soon(watch)
+    await wait_all_tasks_blocked()
+    for number in (1, 4, 7):
+        with log.together() as commit:
+            assert commit.append(draft()) == number
+            ticket = commit.record([a_row(number)])
+            assert log.append(draft()) == number + 1  # whoever appends: it is the same block
+            assert commit.append(draft()) == number + 2
+        await log.recorded(ticket)
+        assert log.head == number + 2
+        await wait_all_tasks_blocked()
+    assert heads == [3, 6, 9]
+    assert log.statistics().commits == 3
+
+
+async def test_a_block_inside_another_joins_it(log):
+    with log.together() as outer:
+        outer.append(draft())
+        with log.together() as inner:
+            inner.append(draft())
+        outer.append(draft())
+    await log.committed(3)
+    assert log.statistics().commits == 1
+
+
+async def test_the_callbacks_of_a_block_are_called_with_all_of_it_shown(log):
+    heads = []
+    with log.together() as commit:
+        commit.append(draft(), lambda: heads.append(log.head))
+        commit.append(draft())
+    await log.committed(2)
+    assert heads == [2]
+
+
+async def test_what_was_appended_before_a_block_raised_is_committed(log):
+    def append_both() -> None:
+        with log.together() as commit:
+            commit.append(draft("before"))
+            commit.append(draft(object()))
+
+    with pytest.raises(Refused):
+        append_both()
+    await log.committed(log.append(draft("after")))
+    assert [event["data"]["number"] for event in shown(log)] == ["before", "after"]
+
+
+async def test_a_commit_is_over_with_its_block(log):
+    with log.together() as commit:
+        commit.append(draft())
+    with pytest.raises(CommitClosedError):
+        commit.append(draft())
+    with pytest.raises(CommitClosedError):
+        commit.record([a_row(1)])
+    assert log.appended == 1
+
+
+@pytest.mark.parametrize("where", ["in the block", "in the outer block, after an inner one"])
+async def test_a_task_that_yields_in_a_block_fails_the_log_and_half_is_not_committed(opened, where):
+    async def live() -> None:
+        async with opened() as log:
+            kept.append(log)
+            with log.together() as commit:
+                commit.append(draft("half"))
+                if where != "in the block":
+                    with log.together():
+                        pass
+                await trio.sleep_forever()
+
+    kept = []
+    with pytest.RaisesGroup(CommitCutError, flatten_subgroups=True):
+        await live()
+    assert (kept[0].head, kept[0].appended) == (0, 1)
+
+
+async def test_the_negative_control_without_a_block_a_yield_parts_what_belongs_together(log):
+    log.append(draft("half"))
+    await log.wait_beyond(0)
+    log.append(draft("other half"))
+    assert [event["data"]["number"] for event in shown(log)] == ["half"]
+    await log.committed(2)
+    assert log.statistics().commits == 2
 
 
 # -- refusals, before a number is given

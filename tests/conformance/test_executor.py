@@ -1,98 +1,39 @@
 """What every executor holds, wherever the handlers run: messages in, an outcome out, and nothing raised."""
 
-from pathlib import Path
-
 import msgspec
 import pytest
-import structlog
 import trio
 
 from tests.conformance import executor_plugin
-from tests.plugins.rig import loaded_of
-from yoi_daemon.plugins.delivery import Attempt, Delivery, LaneLimits
-from yoi_daemon.plugins.execution.context import CallContext, CallServices
-from yoi_daemon.plugins.execution.inline import InlineExecutor
-from yoi_daemon.plugins.execution.state import PluginState
-
-SOURCE = Path(executor_plugin.__file__).read_text()
-LIMITS = LaneLimits(
-    queue_events=1, queue_bytes=1, dispatch_timeout_s=30, dispatch_warn_s=5, dispatch_grace_s=5
-)
+from tests.conformance.executors import EXECUTORS, Bench, make_bench, place
 
 
-def place(mark: str) -> str:
-    """Where the line with this mark is, as a failure tells it."""
-    (line,) = [
-        n for n, text in enumerate(SOURCE.splitlines(), 1) if text.endswith(f"# mark: {mark}")
-    ]
-    return f"plugins/executor_plugin.py:{line}"
-
-
-class Bench:
-    """One executor and what its plugin emitted."""
-
-    def __init__(self, executor, event_log, state) -> None:
-        self.executor = executor
-        self.event_log = event_log
-        self.state = state
-        self.attempt: Attempt | None = None
-
-    def delivery(self, ingress: str, payload: bytes, **fields) -> Delivery:
-        return Delivery(
-            event_id="evt_1",
-            correlation_id="cor_1",
-            source="api",
-            ingress=ingress,
-            payload=payload,
-            created_at="2027-01-15T08:00:00.000000Z",
-            accepted_s=0,
-            **fields,
-        )
-
-    async def handle(self, delivery: Delivery):
-        """One attempt, as the lane makes it."""
-        delivery.attempt += 1
-        with trio.CancelScope() as scope, trio.CancelScope() as give_up:
-            self.attempt = Attempt(delivery, trio.current_time(), LIMITS, scope, give_up)
-            try:
-                return await self.executor.handle(self.attempt)
-            finally:
-                self.attempt.is_open = False
-
-    async def run(self, ingress: str, payload=None):
-        return await self.handle(self.delivery(ingress, msgspec.json.encode(payload)))
-
-    async def emitted(self, kind: str) -> list:
-        await self.event_log.committed(self.event_log.appended)
-        entries = self.event_log.read(0, 1 << 30)
-        events = [msgspec.json.decode(entry.message) for entry in entries]
-        return [event["data"] for event in events if event["kind"] == f"executor_plugin.{kind}"]
-
-    async def begun(self) -> None:
-        with trio.fail_after(10):
-            while not await self.emitted("begun"):
-                await self.event_log.wait_beyond(self.event_log.head)
-
-
-def make_inline(loaded, event_log, state) -> InlineExecutor:
-    surroundings = CallServices(
-        plugin_id="executor_plugin",
-        config=loaded.config,
-        grants=(),
-        event_log=event_log,
-        logger=structlog.get_logger("plugin"),
-        workers_for=lambda *_: None,
-        state=state,
-    )
-    return InlineExecutor(loaded, lambda attempt: CallContext(surroundings, attempt.check))
-
-
-@pytest.fixture(params=["inline"])
+@pytest.fixture(params=EXECUTORS)
 def bench(request, event_log) -> Bench:
-    """An executor of the kind under test; a process is to be a second parameter."""
-    make = {"inline": make_inline}[request.param]
-    state = PluginState("p", event_log.record)
-    return Bench(make(loaded_of(executor_plugin.plugin), event_log, state), event_log, state)
+    return make_bench(request.param, event_log)
+
+
+async def test_an_executor_tells_what_its_plugin_declares(bench):
+    assert bench.executor.manifest == executor_plugin.plugin.manifest()
+
+
+@pytest.mark.parametrize(
+    ("ingress", "payload", "why"),
+    [
+        ("handled", b"[1]", None),
+        ("typed", b'{"x": 7}', None),
+        ("typed", b'{"x": "no"}', "Expected `int`"),
+        ("typed", b"[]", "Expected `object`"),
+        ("odd", b'{"x": 1}', "LookupError"),
+    ],
+)
+async def test_a_payload_is_checked_before_it_is_accepted(bench, ingress, payload, why):
+    refused = bench.executor.check(ingress, payload)
+    if why is None:
+        assert refused is None
+    else:
+        assert refused.code == "invalid_event"
+        assert refused.detail.startswith(f"the payload does not fit ingress {ingress}: {why}")
 
 
 async def test_a_handler_that_returns_has_handled_and_was_given_the_event(bench):

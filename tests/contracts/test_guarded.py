@@ -14,11 +14,13 @@ import pytest
 from tests.api.asgi import Client
 from tests.clocks import ManualClock
 from yoi_daemon.api.app import ROUTES, Application
-from yoi_daemon.api.routing import Answer, Call, Route
+from yoi_daemon.api.routing import Answer, Request, Route
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.opening import open_daemon
 from yoi_daemon.front.access import names_of
-from yoi_daemon.front.tokens import ADMIN, FailedAttempts, Tokens
+from yoi_daemon.front.failed_attempts import FailedAttempts
+from yoi_daemon.front.principal import ADMIN
+from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.addresses import TcpAddress
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import Refused
@@ -99,7 +101,7 @@ class Watched:
         self.client = Client(self.app, HOST, None)
 
     def _noting(self, route: Route) -> Route:
-        async def handler(call: Call) -> Answer:
+        async def handler(request: Request) -> Answer:
             self.entered.append(f"{route.method} {route.rule}")
             return Answer({})
 
@@ -170,7 +172,7 @@ async def test_a_refusal_says_what_is_lacking_and_is_a_problem(daemon, credentia
     assert (answer.json["code"], answer.json["scope"]) == ("forbidden", "status:read")
 
 
-async def leak(call: Call) -> Answer:
+async def leak(request: Request) -> Answer:
     return Answer({})
 
 
@@ -307,5 +309,5 @@ async def test_every_stream_is_begun_for_who_may(daemon, credentials, observe):
 def test_no_stream_is_made_without_an_authorisation_that_there_is(observe, access):
     from yoi_daemon.stream.protocol import StreamRoute
 
-    with pytest.raises(ValueError, match="no stream without"):
+    with pytest.raises(ValueError, match="a stream needs a permission"):
         StreamRoute("/v1/leak", access)

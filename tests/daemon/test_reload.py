@@ -13,7 +13,8 @@ from yoi_daemon.daemon.opening import open_daemon
 from yoi_daemon.daemon.reloading import reload
 from yoi_daemon.daemon.settings_file import read_settings
 from yoi_daemon.daemon.token_file import TokenFile
-from yoi_daemon.front.tokens import ADMIN, Tokens
+from yoi_daemon.front.principal import ADMIN
+from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import Refused
 
@@ -52,7 +53,7 @@ async def daemon(place) -> AsyncGenerator[Daemon]:
     settings = read_settings(directories, {})
     async with open_daemon(directories, settings, tokens, {}) as one:
         yield one
-        await one.plugins.stop(budget_s=1)
+        await one.plugins.shutdown(budget_s=1)
 
 
 async def workers(daemon: Daemon) -> list[tuple[str, str]]:

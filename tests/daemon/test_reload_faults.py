@@ -71,7 +71,7 @@ async def daemon(directories, records) -> AsyncGenerator[Daemon]:
     async with open_daemon(directories, settings, tokens, {}, certificates=certificates) as daemon:
         daemon.daemon_file.write({"pid": 1}, [one.pem for one in certificates.values()])
         yield daemon
-        await daemon.plugins.stop(budget_s=1)
+        await daemon.plugins.shutdown(budget_s=1)
 
 
 def install(directories: Directories, name: str) -> None:
@@ -222,7 +222,7 @@ async def test_where_a_replaced_service_ignores_its_end_everything_else_is_taken
     await reload(daemon)
     await daemon.plugins.wait_settled()
     service = daemon.plugins.service("stubborn")
-    released = sys.modules[service.loaded.module].released
+    released = sys.modules[service.installed.loaded.module].released
     change_everything(directories)
     module.write_text(STUBBORN + "changed = True\n")
     refusals: list[Refused] = []

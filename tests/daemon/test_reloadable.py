@@ -126,7 +126,7 @@ async def test_a_reload_takes_the_reloadable_keys_and_names_the_section_of_any_o
         if is_reloadable(path):
             assert needs_restart == ()
             assert daemon.settings == read
-            in_use = {name: one.settings for name, one in daemon.plugins.services.items()}
+            in_use = {name: one.installed.settings for name, one in daemon.plugins.services.items()}
             enabled = {"gen": read.plugins["gen"]} if read.is_enabled("gen") else {}
             assert in_use == enabled
             assert logging.getLogger().level == getattr(logging, read.daemon.log_level.upper())
@@ -135,7 +135,7 @@ async def test_a_reload_takes_the_reloadable_keys_and_names_the_section_of_any_o
         else:
             assert needs_restart == (path[0],)
             assert daemon.settings == before
-        await daemon.plugins.stop(budget_s=1)
+        await daemon.plugins.shutdown(budget_s=1)
 
 
 def test_each_reloadable_entry_is_a_key_or_a_table():

@@ -42,7 +42,7 @@ async def safe(directories, logged_errors) -> AsyncGenerator[Daemon]:
         logged_errors.expect("safe mode")
         await daemon.note_ready()
         yield daemon
-        await daemon.plugins.stop(budget_s=1)
+        await daemon.plugins.shutdown(budget_s=1)
 
 
 def metric(daemon: Daemon, name: str) -> float:
@@ -93,7 +93,7 @@ async def test_a_quarantine_is_told(directories, logged_errors):
             register_metrics(daemon)
             await daemon.plugins.wait_settled()
             assert metric(daemon, "yoi_plugin_quarantined{") == 0
-            loaded = daemon.plugins.service("gen").loaded
+            loaded = daemon.plugins.service("gen").installed.loaded
             assert loaded is not None
             boots.enter("gen", loaded.edition)  # and it ends there
     boots = BootJournal(directories.boots_file, limit=3)
@@ -117,4 +117,4 @@ async def test_a_journal_that_cannot_be_written_is_told(directories):
         (told,) = daemon.status().diagnostics
         assert (told.code, told.severity) == ("boot_journal", "warning")
         assert daemon.plugins.service("gen").lifecycle.state in ("starting", "running")
-        await daemon.plugins.stop(budget_s=1)
+        await daemon.plugins.shutdown(budget_s=1)

@@ -7,7 +7,8 @@ import msgspec
 import pytest
 
 from yoi_daemon.daemon.token_file import TokenFile
-from yoi_daemon.front.tokens import ADMIN, Tokens
+from yoi_daemon.front.principal import ADMIN
+from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.errors import NotAllowed, Refused, StorageFailed
 from yoi_daemon.model.tokens import TokenRecord
 

@@ -210,7 +210,7 @@ def test_a_listener_on_a_path_tells_no_path(start_daemon, config, tmp_path):
 LEAKY = """
 import base64, json, os, sys, urllib.parse
 from yoi_daemon.api import status
-from yoi_daemon.api.routing import Answer, Call, Route
+from yoi_daemon.api.routing import Answer, Request, Route
 
 HOW = {
     "raw": lambda text: text,
@@ -219,17 +219,17 @@ HOW = {
     **{f"base64+{n}": lambda text, n=n: base64.b64encode(b"x" * n + text.encode()).decode() for n in range(3)},
 }
 
-async def leak(call: Call) -> Answer:
+async def leak(request: Request) -> Answer:
     "Tells what it must not."
-    directories = call.daemon.directories
+    directories = request.daemon.directories
     what = {
         "path": str(directories.state),
         "token": (directories.state / "admin.token").read_text().strip(),
         "secret": (directories.state / "secrets" / "it").read_text(),
         "value": os.environ["YOI_TEST_VALUE"],
         "nothing": "",
-    }[call.params["what"]]
-    return Answer(HOW[call.params["how"]](what))
+    }[request.params["what"]]
+    return Answer(HOW[request.params["how"]](what))
 
 status.ROUTES += (Route("GET", "/leak/<what>/<how>", "status:read", leak, gives=str),)
 from yoi_daemon.cli.main import main

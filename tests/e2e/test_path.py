@@ -215,7 +215,7 @@ def test_a_second_interrupt_stops_at_once(start_daemon, config):
 EXIT_IN_A_WRITE = """
 import sys
 from pathlib import Path
-from yoi_daemon import serve
+from yoi_daemon.daemon.signals import exit_now
 from yoi_daemon.model.directories import Directories
 
 class Busy:
@@ -223,7 +223,7 @@ class Busy:
         raise RuntimeError("reentrant call")
 
 sys.stderr = Busy()
-serve._exit_now(130, Directories(Path(sys.argv[1]), Path(sys.argv[1]), Path(sys.argv[1])))
+exit_now(130, Directories(Path(sys.argv[1]), Path(sys.argv[1]), Path(sys.argv[1])))
 """
 
 

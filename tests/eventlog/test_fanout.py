@@ -120,12 +120,12 @@ class Reader:
                 await self.fanout.reached(self.begin)
                 while True:
                     await subscriber.drained()
-                    subscriber.take()
+                    subscriber.write_next()
                     if self.to_say:
                         self.to_say -= 1
-                        subscriber.tell(b"C")
+                        subscriber.send(b"C")
                     if subscriber.caught_up:
-                        await subscriber.rest()
+                        await subscriber.wait_direct()
         finally:
             self.fanout.leave(subscriber)
 
@@ -204,7 +204,9 @@ class Model:
         raise AssertionError("no rest")
 
     def _check(self, reader: Reader, log: EventLog) -> None:
-        wanted = [entry for entry in log.read(reader.begin, 1 << 40) if reader.wanted.takes(entry)]
+        wanted = [
+            entry for entry in log.read(reader.begin, 1 << 40) if reader.wanted.matches(entry)
+        ]
         if reader.pipe.is_gone:  # cut off anywhere, in a frame too
             written = bytes(reader.pipe.taken).replace(b"\x81\x01C", b"")[:-3]
             assert b"".join(entry.frame for entry in wanted).startswith(written), self.seed
@@ -263,7 +265,7 @@ def _lose_the_rest(self, frames, taken) -> None:
         (Subscriber, "follow", _forget_done, 1),
         (Group, "write", _write_again, 1),
         (Feed, "group", _join_any, 2),
-        (Subscriber, "fall_short", _lose_the_rest, 128),
+        (Subscriber, "note_short_write", _lose_the_rest, 128),
     ],
 )
 def test_the_negative_control_a_planted_bug_is_found(monkeypatch, owner, name, bug, writes_a_turn):
@@ -302,12 +304,14 @@ async def follow(fanout: Fanout, sink: Counting, wanted: Filter = EVERYTHING) ->
     subscriber = fanout.join(wanted, sink, fanout.cut)
     while True:
         await subscriber.drained()
-        subscriber.take()
+        subscriber.write_next()
         if subscriber.caught_up:
-            await subscriber.rest()
+            await subscriber.wait_direct()
 
 
-async def test_what_is_pending_is_joined_once_and_written_once_to_each(event_log, nursery):
+async def test_pending_events_are_joined_once_and_written_once_to_each_subscriber(
+    event_log, nursery
+):
     fanout = Fanout(event_log)
     nursery.start_soon(fanout.run)
     sinks = [Counting() for _ in range(3)]
@@ -336,7 +340,7 @@ async def test_the_publisher_never_waits_and_a_direct_subscribers_task_is_not_wo
         while True:
             await subscriber.drained()
             woken.append(subscriber.position)
-            await subscriber.rest()
+            await subscriber.wait_direct()
 
     nursery.start_soon(run)
     await wait_all_tasks_blocked()

@@ -8,7 +8,7 @@ from yoi_daemon.eventlog import retention
 from yoi_daemon.eventlog.entry import Entry
 from yoi_daemon.eventlog.filter import EVERYTHING, Filter
 from yoi_daemon.eventlog.interface import PositionExpiredError
-from yoi_daemon.eventlog.ring import LOOK_ENTRIES, Ring
+from yoi_daemon.eventlog.ring import SCAN_ENTRIES, Ring
 
 LIFECYCLE, VOLUME = "worker.state", "worker.item"
 KINDS = [LIFECYCLE, VOLUME, "plugin.state", "gen.tick"]
@@ -26,14 +26,14 @@ def push(ring: Ring, kind: str, worker=None, plugin_id=None, size: int = 10, now
 def seqs(ring: Ring, wanted: Filter, position: int) -> list[int]:
     found: list[int] = []
     while position < ring.head:
-        look = ring.look(wanted, position, 35)
+        look = ring.scan(wanted, position, 35)
         assert look.position > position
         found += [entry.seq for entry in look.entries]
         position = look.position
     return found
 
 
-def test_a_flood_of_output_does_not_evict_what_happened():
+def test_a_flood_of_output_does_not_evict_lifecycle_events():
     ring = open_ring(events=10)
     for _ in range(5):
         push(ring, LIFECYCLE, W)
@@ -42,9 +42,9 @@ def test_a_flood_of_output_does_not_evict_what_happened():
     assert seqs(ring, Filter(kinds=("worker.state",)), 0) == [1, 2, 3, 4, 5]
     assert len(ring) == 10
     with pytest.raises(PositionExpiredError):
-        ring.look(EVERYTHING, 5, 1)  # the hole is not silent
+        ring.scan(EVERYTHING, 5, 1)  # the hole is not silent
     with pytest.raises(PositionExpiredError):
-        ring.look(Filter(worker=W), 5, 1)
+        ring.scan(Filter(worker=W), 5, 1)
 
 
 def test_nor_by_bytes_and_an_idle_lane_lends_its_share():
@@ -63,7 +63,7 @@ def test_nor_by_bytes_and_an_idle_lane_lends_its_share():
     assert ring.retentions()["lifecycle"].bytes == 500
 
 
-def test_the_negative_control_one_lane_loses_what_happened(monkeypatch):
+def test_the_negative_control_one_class_loses_lifecycle_events(monkeypatch):
     monkeypatch.setattr("yoi_daemon.eventlog.ring.retention_of", lambda entry: "volume")
     ring = open_ring(events=10)
     push(ring, LIFECYCLE, W)
@@ -82,7 +82,7 @@ def test_floors_are_each_scopes_own_and_outlive_the_content():
     assert ring.floor_of(Filter(worker=W)) == 3  # though nothing of it is left, and no more comes
     for position in (0, 1, 2):
         with pytest.raises(PositionExpiredError) as caught:
-            ring.look(Filter(worker=W), position, 1)
+            ring.scan(Filter(worker=W), position, 1)
         assert caught.value.floor == 3
     # A subscriber that missed nothing is not called expired.
     assert ring.floor_of(Filter(worker=("r", "never"))) == 0
@@ -137,7 +137,7 @@ def test_every_position_is_replayed_exactly_or_expired_never_both_never_neither(
     assert len(kept) == len(ring) <= events or len(kept) == 1
     for one in wanted:
         for position in range(ring.head + 1):
-            expected = [entry.seq for entry in every if entry.seq > position and one.takes(entry)]
+            expected = [entry.seq for entry in every if entry.seq > position and one.matches(entry)]
             try:
                 assert seqs(ring, one, position) == expected
             except PositionExpiredError:
@@ -152,34 +152,34 @@ def _all(retention) -> list[Entry]:
     return retention.after(None, 0, 10**6)
 
 
-def test_one_look_is_bounded_in_what_it_passes_and_stops_where_it_is_told():
+def test_one_scan_passes_a_bounded_number_of_entries_and_stops_at_its_limit():
     ring = open_ring(events=10**6)
-    for _ in range(LOOK_ENTRIES * 2):
+    for _ in range(SCAN_ENTRIES * 2):
         push(ring, "gen.tick")
     none = Filter(kinds=("other.",))
-    assert ring.look(none, 0, 1) == ([], LOOK_ENTRIES)
-    assert ring.look(none, LOOK_ENTRIES, 1, up_to=LOOK_ENTRIES + 7) == ([], LOOK_ENTRIES + 7)
-    assert ring.look(Filter(worker=W), 0, 1) == ([], ring.head)  # the index has nothing to pass
+    assert ring.scan(none, 0, 1) == ([], SCAN_ENTRIES)
+    assert ring.scan(none, SCAN_ENTRIES, 1, up_to=SCAN_ENTRIES + 7) == ([], SCAN_ENTRIES + 7)
+    assert ring.scan(Filter(worker=W), 0, 1) == ([], ring.head)  # the index has nothing to pass
 
 
-def test_what_goes_soon_is_only_told_to_filters_that_can_miss_it():
+def test_the_next_floor_rises_only_for_filters_that_can_miss_an_eviction():
     now = [0.0]
     ring = open_ring(events=16, clock=lambda: now[0])
     for _ in range(13):
         push(ring, "gen.tick", plugin_id="gen")
     narrow = Filter(kinds=("gen.other",))
-    assert ring.soon(narrow) == 0
+    assert ring.next_floor(narrow) == 0
     now[0] = 90.0
-    assert ring.soon(narrow) == 2  # by age
+    assert ring.next_floor(narrow) == 2  # by age
     now[0] = 0.0
     push(ring, "gen.tick", plugin_id="gen")
-    assert ring.soon(narrow) == 2  # by count
-    assert ring.soon(EVERYTHING) == 2
-    assert ring.soon(Filter(plugin_id="gen")) == 0
-    assert ring.soon(Filter(kinds=("plugin.state",))) == 0  # another retention
+    assert ring.next_floor(narrow) == 2  # by count
+    assert ring.next_floor(EVERYTHING) == 2
+    assert ring.next_floor(Filter(plugin_id="gen")) == 0
+    assert ring.next_floor(Filter(kinds=("plugin.state",))) == 0  # another retention
 
 
-def test_empty_indexes_are_let_go():
+def test_empty_indexes_are_removed():
     ring = open_ring(events=3)
     for number in range(100):
         push(ring, VOLUME, ("r", str(number)), "gen")

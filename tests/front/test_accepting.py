@@ -35,7 +35,7 @@ async def _ask(port: int, request: bytes) -> bytes:
         return await stream.receive_some()
 
 
-async def test_a_fault_stays_in_its_connection_and_is_told_without_its_words() -> None:
+async def test_a_fault_stays_in_its_connection_and_is_logged_without_its_message() -> None:
     listening, port = _listen()
     draining = trio.Event()
     serve = partial(

@@ -3,7 +3,7 @@
 import pytest
 
 from yoi_daemon.front.access import Names, joined, names_of, refuse_token_in_query
-from yoi_daemon.front.tokens import make_secret
+from yoi_daemon.front.principal import make_secret
 from yoi_daemon.model.addresses import TcpAddress, UnixAddress
 from yoi_daemon.model.errors import Refused
 

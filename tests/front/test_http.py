@@ -132,7 +132,7 @@ async def test_an_idle_connection_is_closed(serve: Serve) -> None:
         assert (await served.exchange(get("/ping"))).endswith(b"pong")
 
 
-async def test_a_late_head_is_told_and_closed(serve: Serve) -> None:
+async def test_a_late_head_is_refused_and_closed(serve: Serve) -> None:
     async with serve(quart_app, limits=HttpLimits(head_s=0.05, linger_s=0.1)) as served:
         answer = await served.exchange(b"GET / HT")
         assert answer.startswith(b"HTTP/1.1 408 ")
@@ -187,7 +187,7 @@ async def test_an_answer_begun_while_draining_says_close(serve: Serve) -> None:
         assert (b"connection", b"close") in list(response.headers)
 
 
-async def test_what_does_not_watch_draining_is_ended_by_force(serve: Serve) -> None:
+async def test_a_response_that_ignores_draining_is_ended_by_force(serve: Serve) -> None:
     async with serve(quart_app, graceful_s=0.1) as served:
         stream = await served.connect()
         await stream.send_all(get("/eager"))

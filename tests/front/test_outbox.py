@@ -1,13 +1,16 @@
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from typing import get_args
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 from trio.testing import MockClock, memory_stream_one_way_pair, wait_all_tasks_blocked
 
 from tests.stream.transport import messages_in
-from yoi_daemon.front.outbox import CHUNK_BYTES, Outbox
+from yoi_daemon.front.outbox import CHUNK_BYTES, OUTBOX_TRANSITIONS, Outbox, OutboxPhase
 from yoi_daemon.model.frames import text_frame
 
 
@@ -95,7 +98,7 @@ async def test_a_cancelled_sender_leaves_whole_pieces() -> None:
     assert len(await receiving.receive_some(2 * CHUNK_BYTES)) == CHUNK_BYTES
 
 
-async def test_a_cancelled_writer_wakes_who_waits() -> None:
+async def test_a_cancelled_writer_wakes_waiting_tasks() -> None:
     lost = trio.Event()
     outbox = _outbox(NeverTakes(), lost.set)
     outbox.put(b"x" * CHUNK_BYTES)
@@ -108,7 +111,7 @@ async def test_a_cancelled_writer_wakes_who_waits() -> None:
     assert outbox.ended
 
 
-async def test_what_the_kernel_takes_needs_no_task() -> None:
+async def test_a_write_that_the_kernel_takes_whole_needs_no_task() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
@@ -184,7 +187,7 @@ async def stall(size: int) -> list[bytes]:
             outbox.put(b"dropped")
             while not outbox.ended or len(received) < ours_sent(received, theirs):
                 received += await reading.receive_some(1 << 20)
-        assert outbox.parted
+        assert outbox.phase == "parted"
         return messages_in(bytes(received))
 
 
@@ -230,7 +233,7 @@ async def test_a_peer_that_never_reads_is_not_waited_for() -> None:
             assert not outbox.ended
             nursery.cancel_scope.cancel()  # as the connection's end does, after its own deadline
         assert outbox.ended
-        assert not outbox.parted
+        assert outbox.phase == "stalled"
 
 
 def _lending(ours: socket.socket) -> Outbox:
@@ -240,7 +243,7 @@ def _lending(ours: socket.socket) -> Outbox:
 
 
 @pytest.mark.parametrize("end", [Outbox.finish, Outbox.lose, Outbox.end, Outbox.take_back])
-def test_what_was_lent_is_taken_back_once_before_nothing_may_be_written(
+def test_a_loan_is_taken_back_once_before_writing_ends(
     end: Callable[[Outbox], None],
 ) -> None:
     ours, theirs = socket.socketpair()
@@ -285,7 +288,7 @@ async def write_beside_a_loan() -> bytes:
         return arrived.lstrip(b".")
 
 
-async def test_nothing_is_written_by_a_loan_before_what_is_unsent(
+async def test_a_loan_never_overtakes_unsent_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert await write_beside_a_loan() == b"[pong]"
@@ -297,7 +300,7 @@ async def test_nothing_is_written_by_a_loan_before_what_is_unsent(
 def _ignored_by(_: Outbox) -> None: ...
 
 
-async def test_what_the_kernel_did_not_take_of_a_loan_is_kept_in_order() -> None:
+async def test_the_rest_of_a_short_lent_write_is_kept_in_order() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         outbox = _lending(ours)
@@ -319,3 +322,46 @@ async def test_what_the_kernel_did_not_take_of_a_loan_is_kept_in_order() -> None
             outbox.finish()
         await reading.aclose()
         assert bytes(received) == big
+
+
+def test_every_phase_can_be_reached_and_can_end() -> None:
+    assert set(OUTBOX_TRANSITIONS) == set(get_args(OutboxPhase))
+    for phase, following in OUTBOX_TRANSITIONS.items():
+        assert phase == "open" or any(phase in others for others in OUTBOX_TRANSITIONS.values())
+        assert phase not in following
+    ends = {phase for phase, following in OUTBOX_TRANSITIONS.items() if not following}
+    assert ends == {"finished", "parted", "stalled", "failed"}
+
+
+@given(st.lists(st.sampled_from(["put", "keep", "lend", "finish", "lose", "end", "take_back"])))
+def test_whatever_is_called_in_whatever_order_the_peer_is_lost_at_most_once(
+    calls: list[str],
+) -> None:
+    lost: list[str] = []
+    outbox = Outbox(NeverTakes(), stall_s=10, on_lost=lambda: lost.append(outbox.phase))
+    for call in calls:
+        {
+            "put": lambda: outbox.put(b"x"),
+            "keep": lambda: outbox.keep(b"xy", 1),
+            "lend": lambda: outbox.lend(_ignored),
+        }.get(call, lambda name=call: getattr(outbox, name)())()
+        assert lost == (["failing"] if outbox.lost else [])
+        assert outbox.phase == "open" or not outbox.put(b"late") or not outbox.unsent
+        assert not outbox.unsent or not outbox.lost
+    outbox.end()
+    assert outbox.ended
+    assert outbox.phase == ("failed" if lost else "finished")
+
+
+async def test_bytes_dropped_with_a_peer_are_counted() -> None:
+    outbox = _outbox(NeverTakes())
+    outbox.put(b"x" * 10)
+    outbox.lose()
+    assert (outbox.phase, outbox.unsent, outbox.dropped) == ("failing", 0, 10)
+    await outbox.run()
+    assert outbox.phase == "failed"
+    finished = _outbox(NeverTakes())
+    finished.finish()
+    await finished.run()
+    finished.lose()
+    assert (finished.phase, finished.dropped, finished.lost) == ("finished", 0, False)

@@ -47,7 +47,7 @@ class Opening:
         return opened
 
 
-def test_the_bound_address_is_told_and_answers(opening: Opening) -> None:
+def test_the_bound_address_is_returned_and_answers(opening: Opening) -> None:
     for address in (ANY, TcpAddress("::1", 0), TcpAddress("localhost", 0)):
         (listening,) = opening(address)
         assert isinstance(listening.address, TcpAddress)
@@ -145,10 +145,10 @@ def test_closing_removes_our_file_and_no_other(directory: Path) -> None:
     second.close()
 
 
-def test_what_is_in_the_way_is_kept(directory: Path) -> None:
+def test_a_file_at_the_sockets_path_is_kept(directory: Path) -> None:
     path = directory / "s"
     path.write_text("precious")
-    with pytest.raises(ListenFailed, match="exists and is no socket"):
+    with pytest.raises(ListenFailed, match="exists and is not a socket"):
         open_sockets([UnixAddress(str(path))])
     assert path.read_text() == "precious"
 

@@ -34,7 +34,7 @@ def _certificate(name: str = "server") -> Certificate:
         (".", "server.key", "certificate", "cannot be read"),
     ],
 )
-def test_what_cannot_be_used_is_told_by_its_part(chain, key, part, says) -> None:
+def test_an_unusable_certificate_names_its_part(chain, key, part, says) -> None:
     with pytest.raises(BadCertificate, match=says) as caught:
         Certificate(FILES / chain, FILES / key)
     assert caught.value.part == part
@@ -45,7 +45,7 @@ def test_a_file_without_end_is_not_read_to_it() -> None:
         Certificate(Path("/dev/zero"), FILES / "server.key")
 
 
-def test_what_is_told_of_the_certificate_is_the_first_of_the_chain_and_no_key() -> None:
+def test_the_public_certificate_is_the_first_of_the_chain_without_the_key() -> None:
     pem = _certificate().pem
     assert pem.count("BEGIN") == 1
     assert (FILES / "server.pem").read_text().startswith(pem)
@@ -118,7 +118,7 @@ async def test_the_server_ends_its_half_with_close_notify_and_drops_the_rest() -
         assert await stream.receive_some() == b""  # not a cut: that would raise
 
 
-async def test_plain_http_is_told_what_to_do() -> None:
+async def test_plain_http_on_a_tls_listener_gets_advice() -> None:
     async with (
         _serving(_certificate()) as (port, _),
         await trio.open_tcp_stream("127.0.0.1", port) as plain,

@@ -7,17 +7,9 @@ from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
 from tests.clocks import ManualClock
-from yoi_daemon.front.tokens import (
-    ADMIN,
-    MAX_TOKENS,
-    TOKEN_FORM,
-    USE_KEPT_S,
-    FailedAttempts,
-    NotKept,
-    Principal,
-    Tokens,
-    make_secret,
-)
+from yoi_daemon.front.failed_attempts import FailedAttempts
+from yoi_daemon.front.principal import ADMIN, TOKEN_FORM, Principal, make_secret
+from yoi_daemon.front.tokens import MAX_TOKENS, USE_KEPT_S, NotKept, Tokens
 from yoi_daemon.model.errors import Refused, StorageFailed
 from yoi_daemon.model.tokens import PERMISSIONS
 
@@ -112,7 +104,7 @@ def test_a_scope_that_is_lacking_is_named():
     assert caught.value.code == "forbidden"
 
 
-async def test_a_token_may_what_it_was_given_and_its_secret_is_kept_nowhere(tokens, kept):
+async def test_a_token_has_its_scopes_and_its_secret_is_stored_nowhere(tokens, kept):
     secret, info = await tokens.create(ADMIN, scopes=["events:read", "events:read"], label="x")
     assert whose(tokens, secret) == Principal(info.token_id, frozenset({"events:read"}))
     assert (info.scopes, info.created_by, info.expires_at) == (("events:read",), "admin", None)
@@ -151,7 +143,7 @@ async def test_a_token_gives_nothing_it_has_not_itself(tokens, kept, scopes, cod
     assert kept.records == ()
 
 
-async def test_a_token_gives_what_it_has(tokens):
+async def test_a_token_grants_only_what_it_has(tokens):
     granted = ["tokens:admin", "events:read", "ingress:write:gen"]
     secret, _ = await tokens.create(ADMIN, scopes=granted)
     child, info = await tokens.create(whose(tokens, secret), scopes=granted[1:])
@@ -205,7 +197,7 @@ async def test_expired_tokens_make_room_where_there_is_none(tokens, kept, wall_c
     assert refused_code(tokens, secret) == "unauthenticated"
 
 
-async def test_what_is_not_there_cannot_be_revoked_nor_can_the_admins(tokens):
+async def test_neither_an_unknown_token_nor_the_admins_can_be_revoked(tokens):
     with pytest.raises(Refused) as caught:
         await tokens.revoke("tok_nope")
     assert caught.value.code == "token_not_found"
@@ -242,7 +234,7 @@ async def hold(tokens, principal, ended: list[str]) -> None:
     ended.append(principal.token_id)
 
 
-async def test_what_is_open_ends_with_its_token_and_nothing_else_does(tokens, nursery):
+async def test_revoking_a_token_closes_what_it_opened_and_nothing_else(tokens, nursery):
     ended: list[str] = []
     ids = []
     for _ in range(2):
@@ -258,7 +250,7 @@ async def test_what_is_open_ends_with_its_token_and_nothing_else_does(tokens, nu
     nursery.cancel_scope.cancel()
 
 
-async def test_what_is_opened_by_a_token_that_ended_ends_at_once(tokens):
+async def test_a_scope_opened_with_a_revoked_token_ends_at_once(tokens):
     ended: list[str] = []
     secret, info = await tokens.create(ADMIN, scopes=["events:read"])
     principal = whose(tokens, secret)
@@ -269,7 +261,7 @@ async def test_what_is_opened_by_a_token_that_ended_ends_at_once(tokens):
         tokens.require_valid(principal)
 
 
-async def test_what_is_open_ends_within_a_second_of_its_expiry(
+async def test_open_scopes_end_within_a_second_of_their_tokens_expiry(
     tokens, nursery, wall_clock, mock_clock
 ):
     ended: list[str] = []
@@ -287,7 +279,7 @@ async def test_what_is_open_ends_within_a_second_of_its_expiry(
     nursery.cancel_scope.cancel()
 
 
-async def test_last_use_is_told_to_the_minute_and_not_written_for_each_request(
+async def test_last_use_is_true_to_the_minute_and_not_saved_for_each_request(
     tokens, kept, wall_clock
 ):
     secret, _ = await tokens.create(ADMIN, scopes=["events:read"])

@@ -8,7 +8,8 @@ from trio.testing import wait_all_tasks_blocked
 from tests.front.test_tokens import Kept, refused_code, whose
 from tests.front.test_tokens import kept as kept
 from tests.front.test_tokens import tokens as tokens
-from yoi_daemon.front.tokens import ADMIN, Tokens
+from yoi_daemon.front.principal import ADMIN
+from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.errors import StorageFailed
 
 
@@ -24,7 +25,7 @@ def edit(kept: Kept, token_id: str, **changes) -> None:
     )
 
 
-async def test_what_came_opens_and_what_went_does_not(tokens, kept):
+async def test_after_a_reload_new_tokens_work_and_removed_ones_do_not(tokens, kept):
     first, info = await tokens.create(ADMIN, scopes=["events:read"])
     backup = kept.records
     second, _ = await tokens.create(ADMIN, scopes=["events:read"])
@@ -44,7 +45,7 @@ async def test_what_came_opens_and_what_went_does_not(tokens, kept):
 @pytest.mark.parametrize(
     "changes", [{"scopes": ("status:read",)}, {"expires_s": 4e9}, {"sha256": "00" * 32}]
 )
-async def test_what_is_open_by_one_that_changed_is_closed(tokens, kept, changes):
+async def test_a_reload_closes_what_a_changed_token_opened(tokens, kept, changes):
     secret, info = await tokens.create(ADMIN, scopes=["events:read", "status:read"])
     before = whose(tokens, secret)
     edit(kept, info.token_id, **changes)
@@ -68,7 +69,7 @@ async def test_what_is_open_by_one_that_changed_is_closed(tokens, kept, changes)
         assert after.scopes == frozenset(changes.get("scopes", before.scopes))
 
 
-async def test_what_is_open_by_one_that_is_as_it_was_stays_open(tokens, kept, wall_clock):
+async def test_a_reload_keeps_open_what_an_unchanged_token_opened(tokens, kept, wall_clock):
     secret, info = await tokens.create(ADMIN, scopes=["events:read"])
     principal = whose(tokens, secret)
     used = tokens.infos()[0].last_used_at
@@ -82,7 +83,7 @@ async def test_what_is_open_by_one_that_is_as_it_was_stays_open(tokens, kept, wa
     assert tokens.is_valid(principal)
 
 
-async def test_what_does_not_read_changes_nothing(tokens, kept, monkeypatch):
+async def test_an_unreadable_token_file_changes_nothing(tokens, kept, monkeypatch):
     secret, _ = await tokens.create(ADMIN, scopes=["events:read"])
 
     def fail() -> None:
@@ -95,7 +96,7 @@ async def test_what_does_not_read_changes_nothing(tokens, kept, monkeypatch):
     await tokens.create(ADMIN, scopes=["events:read"])  # and holds up nobody
 
 
-async def test_what_was_read_and_not_taken_changes_nothing(tokens, kept):
+async def test_records_that_were_read_but_not_applied_change_nothing(tokens, kept):
     secret, _ = await tokens.create(ADMIN, scopes=["events:read"])
     kept.records = ()
     async with tokens.reading_again():
@@ -103,7 +104,7 @@ async def test_what_was_read_and_not_taken_changes_nothing(tokens, kept):
     assert whose(tokens, secret).scopes == {"events:read"}
 
 
-async def test_who_makes_a_token_meanwhile_waits_and_it_is_there_after(tokens, kept):
+async def test_creating_a_token_during_a_reload_waits_for_it(tokens, kept):
     old, _ = await tokens.create(ADMIN, scopes=["events:read"])
     kept.records = ()
     made: list[str] = []
@@ -121,7 +122,7 @@ async def test_who_makes_a_token_meanwhile_waits_and_it_is_there_after(tokens, k
     assert len(kept.records) == 1
 
 
-async def test_what_is_revoked_meanwhile_stays_revoked(tokens, kept):
+async def test_a_token_revoked_during_a_reload_stays_revoked(tokens, kept):
     secret, info = await tokens.create(ADMIN, scopes=["events:read"])
     async with trio.open_nursery() as nursery, tokens.reading_again() as take:
         nursery.start_soon(tokens.revoke, info.token_id)

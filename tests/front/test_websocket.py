@@ -325,9 +325,7 @@ async def test_a_reader_that_stalls_is_cut_off(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("reads", [True, False])
-async def test_a_stalled_peer_is_told_why_as_far_as_it_still_gets_through(
-    serve: Serve, reads: bool
-) -> None:
+async def test_a_stalled_peer_gets_the_reason_if_it_still_reads(serve: Serve, reads: bool) -> None:
     stalled = trio.Event()
 
     async def handler(connection: Connection) -> None:
@@ -405,7 +403,7 @@ async def test_an_aborted_connection_is_closed_at_once_though_its_peer_does_not_
     assert b"after the end" not in received
 
 
-async def test_what_comes_over_tls_is_read_as_frames(nursery) -> None:
+async def test_bytes_over_tls_are_read_as_frames(nursery) -> None:
     files = Path(__file__).parents[1] / "data" / "tls"
     (listening,) = open_sockets([ANY])
     assert isinstance(listening.address, TcpAddress)

@@ -29,7 +29,7 @@ def test_an_address_is_read(text: str, address: TcpAddress | UnixAddress) -> Non
         "u@h:1", "unix:", "unix:a\0b",
     ],
 )  # fmt: skip
-def test_what_is_no_address_is_refused_with_what_is_expected(text: str) -> None:
+def test_an_invalid_address_is_refused_with_what_is_expected(text: str) -> None:
     with pytest.raises(ValueError, match="expected HOST:PORT"):
         parse_listen(text)
 

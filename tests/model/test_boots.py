@@ -65,7 +65,7 @@ def test_three_in_a_row_on_one_plugin_are_its_quarantine(told):
         ["", "", "a!"],
     ],
 )
-def test_what_is_not_clear_convicts_nobody_and_is_not_yet_safe_mode(told):
+def test_an_unclear_cause_convicts_no_plugin_and_is_not_yet_safe_mode(told):
     found = verdict(*told)
     assert (found.convicted, found.safe) == ({}, None)
 
@@ -80,7 +80,7 @@ def test_three_of_unknown_cause_are_safe_mode(told):
     assert "the last 3 starts died" in found.safe
 
 
-def test_what_goes_on_dying_without_a_pattern_is_safe_mode_in_the_end():
+def test_many_deaths_without_a_pattern_mean_safe_mode():
     told = ["a", "b", ""] * 2
     assert verdict(*told).safe is None
     assert "7 starts in a row" in (verdict(*told, "c").safe or "")

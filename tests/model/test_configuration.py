@@ -62,7 +62,7 @@ def test_one_bound_alone_may_be_lowered_below_the_defaults_of_others():
     assert parse_settings(text, FILE, {}).for_plugin("p").dispatch_warn_s == 5
 
 
-def test_what_a_type_cannot_say_is_found_at_once_too():
+def test_rules_beyond_types_are_checked_at_once_too():
     text = """\
 [api]
 listen = ["127.0.0.1:1", "127.0.0.1:70000"]
@@ -96,7 +96,7 @@ engine = "echo"
         ("a = " + "[" * 5000, None, "a number is too long, or nests too deeply"),
     ],
 )
-def test_what_is_no_toml_is_one_fault(text, line, says):
+def test_invalid_toml_is_one_fault(text, line, says):
     (found,) = faults(text)
     assert found.startswith(f"{FILE}:{line}: " if line else f"{FILE}: ")
     assert says in found
@@ -323,7 +323,7 @@ LOOPBACK = "expected a loopback address"
         ("tls_certificate = 'c'\ntls_key = ''", ("tls_key", "the name of a file")),
     ],
 )
-def test_what_listens_beyond_this_machine_speaks_tls(section, lines, found):
+def test_a_listener_beyond_this_machine_must_speak_tls(section, lines, found):
     key, says = found
     (told,) = faults(f"[{section}]\n{lines}\n")
     assert f": {section}.{key}: " in told

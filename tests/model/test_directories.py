@@ -46,7 +46,7 @@ def test_home_is_last_and_a_relative_xdg_path_is_ignored(xdg):
     assert found.state == Path("/home/u/.local/state/yoi-daemon")
 
 
-def test_without_any_of_them_it_says_what_to_set():
+def test_without_a_directory_the_error_says_what_to_set():
     with pytest.raises(ConfigurationError, match="HOME: is unset; set it, or give --state DIR"):
         find_directories("/c", None, {})
     find_directories("/c", "/s", {})

@@ -2,7 +2,7 @@ from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.problem import internal_problem, problem
 
 
-def test_a_refusal_is_told_in_full() -> None:
+def test_a_problem_holds_the_whole_refusal() -> None:
     refused = Refused("queue_full", "wait", retry_after_s=1.5, queue_depth=3)
     assert problem(refused, "req_1") == {
         "type": "urn:yoi-daemon:error:queue_full",
@@ -23,7 +23,7 @@ def test_a_field_replaces_nothing() -> None:
     assert "retry_after_s" not in body
 
 
-def test_a_fault_tells_only_where_to_look() -> None:
+def test_an_internal_problem_holds_only_the_request_id() -> None:
     body = internal_problem("req_1")
     assert (body["status"], body["code"], body["retryable"]) == (500, "internal", False)
     assert "req_1" in body["detail"]

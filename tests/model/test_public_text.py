@@ -28,6 +28,6 @@ def test_other_text_stays_as_it_is(text):
 
 
 @pytest.mark.parametrize("text", ["a", "a://", "'/", "/a", "/", "a:"])
-def test_a_long_text_takes_no_long_time(text):
+def test_a_long_text_is_handled_in_linear_time(text):
     """A square of its length would take this test hours."""
     public_text(text * 300_000)

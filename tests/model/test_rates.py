@@ -17,14 +17,14 @@ def taken(limit: RateLimit, now: float, per_s: float, tries: int) -> int:
     return done
 
 
-def test_what_a_second_allows_may_come_at_once_and_then_no_more_than_the_rate():
+def test_one_seconds_worth_may_burst_and_then_the_rate_holds():
     limit = RateLimit(0)
     assert taken(limit, 0, 5, 10) == 5
     assert taken(limit, 0.2, 5, 10) == 1
     assert taken(limit, 100, 5, 10) == 5
 
 
-def test_the_refusal_says_when_to_come_back_and_then_one_is_taken():
+def test_after_the_refusals_delay_one_is_allowed():
     limit = RateLimit(0)
     assert taken(limit, 0, 4, 9) == 4
     with pytest.raises(Refused, match="4 a second") as caught:
@@ -34,7 +34,7 @@ def test_the_refusal_says_when_to_come_back_and_then_one_is_taken():
     assert taken(limit, 0.1 + 0.15, 4, 9) == 1
 
 
-def test_a_slow_rate_still_takes_one():
+def test_a_slow_rate_still_allows_one():
     limit = RateLimit(0)
     assert taken(limit, 0, 0.1, 5) == 1
     assert taken(limit, 9.9, 0.1, 5) == 0

@@ -30,7 +30,7 @@ def redaction() -> Redaction:
         lambda text: json.dumps({"error": f"ValueError: {text}"}),
     ],
 )
-def test_a_secret_is_taken_out_however_it_is_written(redaction, write):
+def test_a_secret_is_redacted_in_every_form(redaction, write):
     written = write(SECRET)
     assert "hunter2" in written
     told = redaction.apply(written)
@@ -38,7 +38,7 @@ def test_a_secret_is_taken_out_however_it_is_written(redaction, write):
     assert "[redacted]" in told
 
 
-def test_every_line_of_a_key_is_taken_out(redaction):
+def test_every_line_of_a_key_is_redacted(redaction):
     redaction.add("-----BEGIN KEY-----\nabcdefgh\nijklmnop\n-----END KEY-----")
     assert redaction.apply("read ijklmnop") == "read [redacted]"
 

@@ -52,7 +52,7 @@ def test_a_permission_allows_itself_alone(held, wanted):
         assert allows([held], wanted, plugin_id) is (held == wanted)
 
 
-def test_nobody_gives_what_they_have_not():
+def test_a_token_grants_nothing_that_it_lacks():
     assert may_grant(["ingress:write"], "ingress:write:gen")
     assert may_grant(["ingress:write:gen"], "ingress:write:gen")
     assert not may_grant(["ingress:write:gen"], "ingress:write")
@@ -62,7 +62,7 @@ def test_nobody_gives_what_they_have_not():
 
 
 @pytest.mark.parametrize("scope", [*PERMISSIONS, *(f"{one}:gen" for one in PER_PLUGIN)])
-def test_what_is_given_allows_nothing_that_its_giver_may_not(scope):
+def test_a_granted_scope_allows_nothing_that_its_grantor_lacks(scope):
     for held in [*PERMISSIONS, *(f"{one}:{name}" for one in PER_PLUGIN for name in ("gen", "x"))]:
         if may_grant([held], scope):
             for wanted, plugin_id in product(PERMISSIONS, ("gen", "x")):

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import pytest
 
 from yoi_daemon.model.blocking import Blocked, LoopFigures
-from yoi_daemon.monitoring.loop_watch import LOOK_S, STILL_S, Sample, Stillness
+from yoi_daemon.monitoring.loop_watch import CHECK_S, STILL_S, Sample, Stillness
 
 START = Sample(beats=7, clock_s=100.0, processor_s=5.0, queued_s=1.0)
 
@@ -20,19 +20,19 @@ def looks(*steps: tuple[int, float, float, float]) -> list[Sample]:
 
 def stood_still(seen: Iterable[Sample]) -> list[float]:
     stillness = Stillness()
-    return [stillness.look(one) for one in seen]
+    return [stillness.check(one) for one in seen]
 
 
-BLOCKED = [(0, LOOK_S, 0.0, 0.0)] * 10
+BLOCKED = [(0, CHECK_S, 0.0, 0.0)] * 10
 """As in time.sleep: the looks come, the beats do not."""
-COMPUTING = [(0, LOOK_S, LOOK_S, 0.0)] * 10
-STARVED = [(0, LOOK_S, 0.01, LOOK_S - 0.01)] * 10
+COMPUTING = [(0, CHECK_S, CHECK_S, 0.0)] * 10
+STARVED = [(0, CHECK_S, 0.01, CHECK_S - 0.01)] * 10
 STOPPED = [(0, 60.0, 0.001, 0.0)]
 """SIGSTOP, or a machine that was paused: nobody looked, and the loop's thread computed nothing."""
 HELD = [(0, 3.0, 2.9, 0.0)]
 """Nobody could look, because the loop's thread held the interpreter's lock."""
 HELD_AND_STARVED = [(0, 3.0, 1.2, 1.8)]
-BEAT = [(1, LOOK_S, 0.001, 0.0)]
+BEAT = [(1, CHECK_S, 0.001, 0.0)]
 
 
 @pytest.mark.parametrize("steps", [BLOCKED, COMPUTING, HELD, HELD_AND_STARVED])
@@ -57,13 +57,13 @@ def test_a_beat_ends_it_and_it_begins_anew() -> None:
     told = stood_still(looks(*BLOCKED, *BEAT, *BLOCKED[:3]))
     assert told[10] == pytest.approx(1.0)
     assert told[11] == 0
-    assert told[-1] == pytest.approx(3 * LOOK_S)
+    assert told[-1] == pytest.approx(3 * CHECK_S)
 
 
 def test_it_is_noticed_within_a_second() -> None:
     told = stood_still(looks(*BEAT, *BLOCKED))
     # The block began at the latest right after the look that saw the last beat.
-    assert [still_s >= STILL_S for still_s in told].index(True) * LOOK_S <= 1.0
+    assert [still_s >= STILL_S for still_s in told].index(True) * CHECK_S <= 1.0
 
 
 def blocked(plugin_id: str | None, blocked_s: float) -> Blocked:

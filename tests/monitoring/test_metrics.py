@@ -42,7 +42,7 @@ async def daemon(directories) -> AsyncGenerator[Daemon]:
             while one.plugins.service("gen").lifecycle.state != "running":
                 await one.event_log.wait_beyond(one.event_log.head)
         yield one
-        await one.plugins.stop(budget_s=1)
+        await one.plugins.shutdown(budget_s=1)
 
 
 def told(daemon: Daemon) -> dict[tuple[str, ...], float]:
@@ -58,7 +58,7 @@ def told(daemon: Daemon) -> dict[tuple[str, ...], float]:
 async def test_a_lane_is_told(daemon):
     service = daemon.plugins.service("gen")
     for ingress in ("ok", "ok", "bad"):
-        await daemon.plugins.admission.accept(service, ingress, b"{}")
+        await daemon.plugins.accept("gen", ingress, b"{}")
     with trio.fail_after(10):
         while service.lane.statistics().depth:
             await daemon.event_log.wait_beyond(daemon.event_log.head)
@@ -88,7 +88,7 @@ async def test_a_lane_is_told(daemon):
 
 async def test_a_give_up_is_counted(daemon):
     service = daemon.plugins.service("gen")
-    service._note_gave_up(300.0)
+    service.settlement.counters["gave_up"] += 1
     assert told(daemon)["yoi_plugin_give_ups_total", "gen"] == 1
 
 

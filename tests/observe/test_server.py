@@ -14,7 +14,8 @@ from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.opening import open_daemon
 from yoi_daemon.front.access import names_of
 from yoi_daemon.front.connection import UpgradeRequest
-from yoi_daemon.front.tokens import ADMIN, Tokens
+from yoi_daemon.front.principal import ADMIN
+from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.addresses import TcpAddress
 from yoi_daemon.model.cursor import CursorCodec, decode_cursor
 from yoi_daemon.model.directories import Directories
@@ -157,7 +158,7 @@ class TestForgotten:
     def runtime_settings(self) -> RuntimeSettings:
         return RuntimeSettings(retained_workers=0)
 
-    async def test_its_end_is_told_from_the_log(self, rig):
+    async def test_an_evicted_workers_end_is_read_from_the_log(self, rig):
         worker_id = await rig.make_worker("hello")
         live = await rig.open(path_of(worker_id))
         before = await rig.runtime.worker(worker_id)
@@ -177,7 +178,7 @@ class TestForgotten:
         assert late.closed == (4404, "worker_gone")
         assert late.messages[0]["worker"] == told
 
-    async def test_one_that_the_log_has_let_go_of_too_is_not_found(self, rig):
+    async def test_a_worker_that_the_log_evicted_too_is_not_found(self, rig):
         worker_id = await rig.make_worker("hello")
         await rig.stop_workers()
         for _ in range(rig.daemon.settings.observe.window_events):
@@ -283,7 +284,7 @@ async def test_an_earlier_log_of_ours_is_known_from_a_foreign_one(rig, epoch, cl
     assert transport.closed == closed
 
 
-async def test_a_token_is_looked_at_again_at_every_resume(rig):
+async def test_a_token_is_checked_at_every_resume(rig):
     first = await rig.open()
     cursor = first.messages[-1]["cursor"]
     assert (await rig.open(query=f"cursor={cursor}")).types == ["hello", "bookmark live"]
@@ -320,7 +321,7 @@ async def test_a_revoked_token_ends_its_streams_and_no_others(rig, path):
         await rig.open(path, token=secret)
 
 
-async def test_the_control_a_server_that_never_looks_again_goes_on_telling(rig, monkeypatch):
+async def test_the_control_a_server_that_never_checks_again_keeps_delivering(rig, monkeypatch):
     secret, token_id = await make_token(rig)
     monkeypatch.setattr(rig.daemon.tokens, "while_valid", lambda _: trio.CancelScope())
     theirs = await rig.open(token=secret)
@@ -377,7 +378,7 @@ class TestCaps:
     def settings(self, request) -> ObserveSettings:
         return ObserveSettings(**{request.param: 2})
 
-    async def test_one_too_many_is_told_so_and_may_come_when_another_left(self, rig):
+    async def test_one_subscriber_too_many_is_refused_and_admitted_after_another_left(self, rig):
         scopes = []
         for _ in range(2):
             scope = trio.CancelScope()

@@ -21,7 +21,8 @@ from yoi_daemon.plugins.lane.ledger import Restored, restore
 from yoi_daemon.plugins.loading.loader import LoadedPlugin
 from yoi_daemon.plugins.loading.source import LoadFailed
 from yoi_daemon.plugins.sources.timer import run_timers
-from yoi_daemon.plugins.supervision.service import HostServices, Service
+from yoi_daemon.plugins.supervision.parts import HostServices
+from yoi_daemon.plugins.supervision.service import Service
 from yoi_daemon.sdk import Plugin
 from yoi_daemon.store.interface import Store
 from yoi_daemon.store.opening import open_store
@@ -54,7 +55,7 @@ class Rig:
         """A service of `plugin` under supervision; it starts by itself, or fails to load."""
         admission = self.admission
 
-        async def timers(service: Service, loaded: LoadedPlugin) -> None:
+        async def timers(_id: str, loaded: LoadedPlugin) -> None:
             def tick(spec):
                 admission.tick(service, spec)
 
@@ -73,7 +74,7 @@ class Rig:
             uniform=lambda low, high: (low + high) / 2,
             load=load,
             forget=lambda _loaded: None,
-            timers=timers,
+            run_timers=timers,
             boots=self.boots,
             may_dispatch=self.may_dispatch,
         )
@@ -81,9 +82,9 @@ class Rig:
         if restored is not None:
             service.restore(restored)
         if load_error is None:
-            service.adopt(loaded_of(plugin))
+            service.installation.adopt(loaded_of(plugin))
         self.services.append(service)
-        self.nursery.start_soon(service.supervise)
+        self.nursery.start_soon(service.supervisor.run, name=f"supervise {plugin.name}")
         return service
 
     async def add_restored(self, plugin: Plugin[Any], **settings: Any) -> Service:

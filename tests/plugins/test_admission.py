@@ -123,9 +123,9 @@ async def test_drop_oldest_drops_only_its_own_and_says_so_each_second(autojump_c
     for number in range(10):
         await rig.accept(service, "go", number)
     await trio.sleep(3)
-    waiting = [msgspec.json.decode(one.payload) for one in service.lane.waiting("go")]
+    waiting = [msgspec.json.decode(one.payload) for one in service.lane.fresh("go")]
     assert waiting == [8, 9]
-    assert len(service.lane.waiting("other")) == 1
+    assert len([*service.lane.fresh("other")]) == 1
     assert service.settlement.counters["dropped"] == 8
     reports = rig.events("plugin.ingress.dropped")
     assert sum(event["data"]["count"] for event in reports) == 8
@@ -143,7 +143,7 @@ async def test_coalesce_takes_the_place_of_the_same_key(autojump_clock, rig):
         await rig.accept(service, "go", {"repo": {"name": name}, "n": number})
     full = await refusal(rig.accept(service, "go", {"repo": {"name": "c"}}))
     assert full.code == "queue_full"
-    waiting = [msgspec.json.decode(one.payload) for one in service.lane.waiting("go")]
+    waiting = [msgspec.json.decode(one.payload) for one in service.lane.fresh("go")]
     assert waiting == [{"repo": {"name": "b"}, "n": 1}, {"repo": {"name": "a"}, "n": 2}]
     assert service.settlement.counters["coalesced"] == 1
     assert len(rig.outcomes()) <= 1

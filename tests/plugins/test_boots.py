@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -116,7 +117,7 @@ async def test_each_load_and_start_is_noted_before_and_after(open_host, place):
         assert of_a == ["load a", "leave a", "start a", "leave a", "up a"]
         # Without a start hook nothing of it runs then.
         assert [step for step in boots.steps if step.endswith("b")] == ["load b", "leave b", "up b"]
-        await host.stop(budget_s=1)
+        await host.shutdown(budget_s=1)
 
 
 @pytest.mark.parametrize("does", ["raise ValueError", "1 / 0"])
@@ -126,7 +127,7 @@ async def test_one_that_fails_by_itself_is_not_in_hand(open_host, place, does, l
     async with opened as host:
         await host.wait_settled()
         assert boots.steps[:4] == ["load a", "leave a", "start a", "leave a"]
-        await host.stop(budget_s=1)
+        await host.shutdown(budget_s=1)
     logged_errors.expect("service failed")
 
 
@@ -147,7 +148,7 @@ async def test_carefully_one_is_up_before_the_next_is_loaded(open_host, place):
         await host.wait_settled()
         of_one = ["load {0}", "leave {0}", "start {0}", "leave {0}", "up {0}"]
         assert boots.steps == [step.format(name) for name in "abc" for step in of_one]
-        await host.stop(budget_s=1)
+        await host.shutdown(budget_s=1)
 
 
 async def test_carefully_no_event_is_handled_before_all_are_up(open_host, place):
@@ -158,10 +159,12 @@ async def test_carefully_no_event_is_handled_before_all_are_up(open_host, place)
         a = host.service("a")
         while a.lifecycle.state != "running":
             await a.lifecycle.changed.wait()
-        await host.admission.accept(a, "take", b"1")
+        await host.accept("a", "take", b"1")
         await trio.testing.wait_all_tasks_blocked()
         assert (a.lane.depth, a.settlement.counters["handled"]) == (1, 0)
-        await host.stop(budget_s=1)
+        await host.shutdown(budget_s=1)
+        # Nor by the stop: what was accepted stays queued.
+        assert (a.lane.depth, a.settlement.counters["handled"]) == (1, 0)
 
 
 async def test_the_control_in_a_usual_boot_it_is(open_host, place, event_log):
@@ -172,11 +175,11 @@ async def test_the_control_in_a_usual_boot_it_is(open_host, place, event_log):
         a = host.service("a")
         while a.lifecycle.state != "running":
             await a.lifecycle.changed.wait()
-        await host.admission.accept(a, "take", b"1")
+        await host.accept("a", "take", b"1")
         with trio.fail_after(10):
             while a.lane.depth:
                 await event_log.wait_beyond(event_log.head)
-        await host.stop(budget_s=1)
+        await host.shutdown(budget_s=1)
 
 
 class Coming:
@@ -201,7 +204,8 @@ async def test_one_that_hangs_holds_the_others_up_for_so_long_and_no_longer(
         assert not may_dispatch.is_set()
         times.append(trio.current_time())
 
-    host = PluginHost(None, None, spawn, None, None, may_dispatch)  # type: ignore[arg-type]
+    services = SimpleNamespace(event_log=None, may_dispatch=may_dispatch)
+    host = PluginHost(None, None, None, services, spawn)  # type: ignore[arg-type]
     for name, takes_s in (("a", 7), ("b", 1000), ("c", 7), ("d", 7)):
         host.add(Coming(name, takes_s))  # type: ignore[arg-type]
     await host.bring_up(one_by_one=one_by_one)
@@ -224,7 +228,7 @@ async def test_in_safe_mode_nothing_is_loaded_and_the_way_in_says_so(open_host, 
                 "safe_mode",
             )
             with pytest.raises(Refused, match="safe_mode"):
-                await host.admission.accept(service, "take", b"1")
+                await host.accept(name, "take", b"1")
             with pytest.raises(Refused, match="it is not loaded"):
                 await service.stop()
         # By name: loaded and started. A tool has nothing to start, and is there.
@@ -236,7 +240,7 @@ async def test_in_safe_mode_nothing_is_loaded_and_the_way_in_says_so(open_host, 
         assert host.safe_mode == "for a reason"
         assert await reload(host, Settings()) == ()
         assert host.safe_mode is None
-        await host.stop(budget_s=1)
+        await host.shutdown(budget_s=1)
 
 
 async def test_a_reload_ends_safe_mode_and_starts_what_no_operator_stopped(open_host, place):
@@ -251,7 +255,7 @@ async def test_a_reload_ends_safe_mode_and_starts_what_no_operator_stopped(open_
         states = {name: one.lifecycle.state for name, one in host.services.items()}
         assert states == {"a": "running", "b": "stopped"}
         assert host.safe_mode is None
-        await host.stop(budget_s=1)
+        await host.shutdown(budget_s=1)
 
 
 async def test_a_refused_reload_leaves_safe_mode_as_it_was(open_host, place):
@@ -264,8 +268,8 @@ async def test_a_refused_reload_leaves_safe_mode_as_it_was(open_host, place):
         with pytest.raises(Refused, match="invalid_state"):
             await reload(host, Settings())
         assert host.safe_mode == "three deaths"
-        assert host.service("a").held is not None
-        await host.stop(budget_s=1)
+        assert host.service("a").installed.held is not None
+        await host.shutdown(budget_s=1)
 
 
 async def test_one_in_quarantine_waits_for_another_edition_or_its_name(
@@ -286,7 +290,7 @@ async def test_one_in_quarantine_waits_for_another_edition_or_its_name(
         assert host.service("b").lifecycle.state == "running"
         assert "load a" not in boots.steps
         assert await reload(host, Settings()) == ()  # as it was: passed over
-        assert service.held == in_quarantine(found, "a")
+        assert service.installed.held == in_quarantine(found, "a")
 
         changed = Settings(plugins={"a": PluginSettings(config={"x": 1})})
         with pytest.raises(
@@ -295,9 +299,9 @@ async def test_one_in_quarantine_waits_for_another_edition_or_its_name(
             await reload(host, changed, "a")
         assert await reload(host, Settings(), "a") == ("a",)
         await host.wait_settled()
-        assert (service.lifecycle.state, service.held) == ("running", None)
+        assert (service.lifecycle.state, service.installed.held) == ("running", None)
         assert boots.quarantined == {}
-        await host.stop(budget_s=1)
+        await host.shutdown(budget_s=1)
     logged_errors.expect("quarantined")
 
 
@@ -309,7 +313,7 @@ async def test_one_in_quarantine_that_was_changed_is_loaded_at_the_start(open_ho
         await host.wait_settled()
         assert host.service("a").lifecycle.state == "running"
         assert boots.quarantined == {}
-        await host.stop(budget_s=1)
+        await host.shutdown(budget_s=1)
 
 
 async def test_an_edition_is_of_the_code_and_of_its_table(open_host, place):

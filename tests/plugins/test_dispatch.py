@@ -217,7 +217,7 @@ async def test_an_event_whose_ingress_is_gone_is_kept(autojump_clock, rig, logge
     service.lifecycle.move("starting", "x", "the lane accepts")
     await rig.accept(service, "go", {"kept": True})
     service.lifecycle.move("failed", "x", "x")
-    service.adopt(loaded_of(other))
+    service.installation.adopt(loaded_of(other))
     await service.start()
     await trio.sleep(1)
     assert rig.outcomes() == ["invalid_event", "dead_lettered"]

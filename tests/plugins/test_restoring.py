@@ -255,6 +255,40 @@ async def test_of_several_claimed_together_none_is_charged_and_each_runs_alone(
         assert len(service.dead_letters) == 0
 
 
+async def displaced_and_restored(home: Home, *, plant: bool = False) -> dict[Any, tuple[int, int]]:
+    """Of one in hand, one claimed that was displaced, and the newer one: claim and attempts after a crash."""
+    gate = Gate(overflow="drop_oldest")
+    async with home.open() as rig:
+        service = rig.add(gate.plugin, queue_events=2)
+        if plant:
+            service.ledger.unclaim = lambda _delivery: None
+        await service.settled()
+        for number in range(2):
+            _, seq = await rig.admission.admit(service, "take", b"%d" % number)
+        await rig.event_log.committed(seq)
+        await gate.entered.wait()
+        await rig.accept(service, "take", 2)
+        assert service.settlement.counters["dropped"] == 1
+        home = await home.crash(rig)  # before the drop is reported: nobody was told of it
+    async with home.open() as rig:
+        restored = await restore(rig.store, "gen", 0)
+    return {
+        int(delivery.payload): (claim, delivery.attempt) for delivery, claim in restored.waiting
+    }
+
+
+async def test_what_was_displaced_before_its_attempt_is_not_charged_with_a_crash(
+    mock_clock: MockClock, home: Home
+) -> None:
+    assert await displaced_and_restored(home) == {0: (1, 1), 1: (0, 0), 2: (0, 0)}
+
+
+async def test_the_negative_control_a_claim_that_outlives_its_displacement_is_charged(
+    mock_clock: MockClock, home: Home
+) -> None:
+    assert await displaced_and_restored(home, plant=True) == {0: (1, 1), 1: (1, 1), 2: (0, 0)}
+
+
 async def test_an_interrupted_attempt_is_not_charged(mock_clock: MockClock, home: Home) -> None:
     gate = Gate()
     async with home.open() as rig:
@@ -372,7 +406,7 @@ async def test_dead_letters_come_back_byte_exact(mock_clock: MockClock, home: Ho
         assert service.settlement.counters["restored"] == 0
         again = [detail_of(service.dead_letters.get(one.event_id)) for one in summaries]
         assert again == told
-        service.dead_letters.remove(summaries[0].event_id)
+        service.settlement.discard(summaries[0].event_id)
     async with home.open() as rig:
         service = await rig.add_restored(plugin, attempts=1)
         assert service.dead_letters.page(None, 10)[0] == summaries[1:]
@@ -383,8 +417,8 @@ async def test_a_webhook_comes_back_with_its_headers_and_bytes(
 ) -> None:
     async with home.open() as rig:
         service = rig.add(Gate().plugin)
-        assert service.loaded is not None
-        spec = service.loaded.manifest.ingresses["take"]
+        assert service.installed.manifest is not None
+        spec = service.installed.manifest.ingresses["take"]
         body = b'{"a":1}'
         _, seq = await rig.admission._take(
             service,
@@ -396,10 +430,10 @@ async def test_a_webhook_comes_back_with_its_headers_and_bytes(
             exact=body,
         )
         await rig.event_log.committed(seq)
-        before = next(iter(service.lane._unfinished.values()))
+        before = next(iter(service.lane._unfinished["take"].values()))
     async with home.open() as rig:
         service = await rig.add_restored(Gate().plugin)
-        after = next(iter(service.lane._unfinished.values()))
+        after = next(iter(service.lane._unfinished["take"].values()))
         for name in ("headers", "body", "payload", "source", "size", "created_at", "ingress"):
             assert getattr(after, name) == getattr(before, name), name
 

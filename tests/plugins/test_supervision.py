@@ -1,5 +1,7 @@
 """Commands to a service, one at a time, carried out whatever becomes of those who asked."""
 
+from functools import partial
+
 import pytest
 import trio
 
@@ -54,7 +56,7 @@ async def test_who_goes_away_leaves_no_half_of_it(autojump_clock, rig, command):
         if command == "restart":
             await service.restart()
         else:
-            await service.replace(loaded_of(plugin_of()), service.settings).outcome()
+            await service.replace(loaded_of(plugin_of()), service.installed.settings).outcome()
     assert gone.cancelled_caught
     assert service.lifecycle.state == "stopping"
     await trio.sleep(60)
@@ -124,9 +126,11 @@ async def test_a_wedge_while_it_is_replaced_keeps_the_old_and_says_so(
     await rig.accept(service, "go")
     await trio.sleep(1)
     try:
-        refused = await refusal(service.replace(loaded_of(plugin_of()), service.settings).outcome())
+        refused = await refusal(
+            service.replace(loaded_of(plugin_of()), service.installed.settings).outcome()
+        )
         assert refused.code == "invalid_state"
-        assert service.loaded.plugin is plugin
+        assert service.installed.loaded.plugin is plugin
     finally:
         released.set()
     # It comes back after all: the lane stays sealed, and nothing of it runs again.
@@ -139,11 +143,11 @@ async def test_a_wedge_while_it_is_replaced_keeps_the_old_and_says_so(
 
 async def test_a_plugin_that_could_not_be_loaded_keeps_its_reason(rig, logged_errors):
     service = rig.add(plugin_of(), load_error=LoadFailed("syntax_error", "plugins/p.py:1: no"))
-    await service.is_loaded.wait()
+    await service.installation.is_loaded.wait()
     for command in (service.start, service.stop, service.restart):
         assert "plugins/p.py:1" in (await refusal(command())).detail
     assert service.lifecycle.reason.code == "syntax_error"
-    await service.replace(loaded_of(plugin_of()), service.settings).outcome()
+    await service.replace(loaded_of(plugin_of()), service.installed.settings).outcome()
     assert service.lifecycle.state in ("starting", "running")
     logged_errors.expect("service failed")
 
@@ -200,6 +204,107 @@ async def test_an_event_that_takes_its_service_down_is_charged(autojump_clock, r
     ] * 3
     assert service.lifecycle.state == "running"
     logged_errors.expect("service failed")
+
+
+def counting(handled: list) -> Plugin:
+    plugin = Plugin("p")
+
+    @plugin.ingress("go")
+    async def go(ctx: Context, event: IngressEvent) -> None:
+        await trio.sleep(1)
+        handled.append(event.payload)
+
+    return plugin
+
+
+async def test_a_generation_dispatches_only_while_its_gate_is_open(autojump_clock, rig):
+    rig.may_dispatch = trio.Event()
+    handled = []
+    service = rig.add(counting(handled))
+    for number in range(4):
+        await rig.accept(service, "go", number)
+    await trio.sleep(10)
+    assert (service.lifecycle.state, handled) == ("running", [])
+
+    generation = service.supervisor.current
+    rig.may_dispatch.set()  # the host opens the first gate
+    await trio.sleep(1.5)
+    generation.shut_gate()
+    await trio.sleep(10)
+    assert handled == [0, 1]  # the event in hand was finished, and no other begun
+    assert (service.lifecycle.state, service.lane.depth) == ("running", 2)
+
+    generation.gate.open()
+    await trio.sleep(10)
+    assert handled == [0, 1, 2, 3]
+
+
+async def test_a_later_generation_opens_its_gate_itself(autojump_clock, rig):
+    handled = []
+    service = rig.add(counting(handled))
+    await trio.sleep(1)
+    first = service.supervisor.current
+    await service.restart()
+    await rig.accept(service, "go", 1)
+    await trio.sleep(5)
+    assert service.supervisor.current is not first
+    assert (first.gate.is_open, handled) == (True, [1])
+
+
+@pytest.mark.parametrize("how", ["stop", "end"])
+@pytest.mark.parametrize("opens", [False, True])
+async def test_a_service_that_stops_behind_a_shut_gate_handles_nothing_more(
+    autojump_clock, rig, how, opens
+):
+    """Also where the host opens it in the middle of the stop, or while the stop hook runs."""
+    rig.may_dispatch = trio.Event()
+    handled = []
+    plugin = counting(handled)
+
+    @plugin.stop
+    async def stop(ctx) -> None:
+        await trio.sleep(0.5)
+
+    service = rig.add(plugin)
+    for number in range(3):
+        await rig.accept(service, "go", number)
+    await trio.sleep(1)
+    before = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(service.stop if how == "stop" else partial(service.end, 6.0))
+        await trio.lowlevel.checkpoint()
+        if opens:
+            rig.may_dispatch.set()
+    assert trio.current_time() - before == pytest.approx(0.5)  # the hook, and no drain
+    assert (handled, service.lane.depth, service.lifecycle.state) == ([], 3, "stopped")
+
+
+async def test_the_control_behind_an_open_gate_a_stop_drains(autojump_clock, rig):
+    handled = []
+    service = rig.add(counting(handled))
+    for number in range(3):
+        await rig.accept(service, "go", number)
+    await trio.sleep(0.5)
+    await service.stop()
+    assert (handled, service.lane.depth) == ([0, 1, 2], 0)
+
+
+async def test_a_generation_is_next_until_its_start_returns_and_current_from_then_on(
+    autojump_clock, rig
+):
+    async def start(ctx) -> None:
+        await trio.sleep(5)
+
+    service = rig.add(plugin_of(start))
+    supervisor = service.supervisor
+    await trio.sleep(1)
+    generation = supervisor.next
+    assert generation is not None
+    assert (supervisor.current, service.lifecycle.state) == (None, "starting")
+    await trio.sleep(5)
+    assert (supervisor.current, supervisor.next) == (generation, None)
+    await service.stop()
+    assert supervisor.generations == ()
 
 
 def test_the_shares_of_a_budget_leave_room():

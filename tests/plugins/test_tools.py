@@ -130,3 +130,54 @@ async def test_a_stubborn_tool_is_given_up_and_takes_only_its_place(autojump_clo
     released.set()
     await trio.sleep(1)
     assert not service.has_unended
+
+
+async def test_a_tool_of_a_plugin_that_is_removed_is_refused(autojump_clock, rig):
+    """Whoever found the plugin before it was removed meets its closed nursery."""
+    plugin = Plugin("p")
+    plugin.tool("add")(add)
+    service = rig.add(plugin)
+    await trio.sleep(1)
+    calls = service.supervisor.calls
+    await service.retire().outcome()
+    await trio.sleep(1)
+    assert (await refusal(call_tool(service, "add", body(1)))).code == "plugin_not_found"
+    # The control: in the nursery that the earlier calls ran in, none can begin.
+    executor = service.installed.executor
+    with pytest.raises(RuntimeError, match="closed"):
+        await calls.run(
+            "add", lambda call: executor.tool(call, "add", body(1)), timeout_s=1, grace_s=1
+        )
+
+
+async def test_a_tool_is_refused_while_its_plugin_is_being_removed(autojump_clock, rig):
+    plugin = Plugin("p")
+    plugin.tool("add")(add)
+
+    @plugin.tool("lingers")
+    async def lingers(ctx: Context, numbers: Numbers) -> Sum:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(2)
+
+    service = rig.add(plugin)
+    await trio.sleep(1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(refusal, call_tool(service, "lingers", body(1)))
+        await trio.sleep(1)
+        retirement = service.retire()
+        await trio.sleep(1)
+        assert not retirement.done.is_set()
+        assert (await refusal(call_tool(service, "add", body(1)))).code == "plugin_not_found"
+        await retirement.outcome()
+
+
+async def test_a_tool_is_refused_once_the_daemon_stops(autojump_clock, rig):
+    plugin = Plugin("p")
+    plugin.tool("add")(add)
+    service = rig.add(plugin)
+    await trio.sleep(1)
+    await service.end(6.0)
+    assert (await refusal(call_tool(service, "add", body(1)))).code == "draining"

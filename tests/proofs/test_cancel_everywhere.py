@@ -7,7 +7,9 @@ with a planted bug.
 """
 
 from collections.abc import Callable
+from contextlib import contextmanager
 from functools import partial
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -73,7 +75,7 @@ VICTIMS = {
         Victim("stopper", "stopper", drains=True),
         # Through a resource of its own, as a crash would: it is started again and loses nothing.
         Victim("service", "service p", drains=True),
-        Victim("supervisor", "supervise", drains=False),
+        Victim("supervisor", "supervise p", drains=False),
         Victim("whole", None, drains=False),
     )
 }
@@ -309,6 +311,11 @@ class RequesterDelivers:
 
     def __getattr__(self, name: str):
         return getattr(self._event_log, name)
+
+    @contextmanager
+    def together(self):
+        with self._event_log.together() as commit:
+            yield SimpleNamespace(append=self.append, record=commit.record)
 
     def append(self, draft, on_commit=None) -> int:
         seq = self._event_log.append(draft)

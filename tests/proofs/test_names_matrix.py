@@ -16,7 +16,7 @@ import trio
 pytest.importorskip("trio_websocket")
 
 from yoi_daemon.api.app import ROUTES, Application
-from yoi_daemon.api.routing import Answer, Call, Route
+from yoi_daemon.api.routing import Answer, Request, Route
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.opening import open_daemon
 from yoi_daemon.front.access import Names, names_of
@@ -198,7 +198,7 @@ async def serve(daemon: Daemon, make: Callable[[Names], Names]) -> AsyncGenerato
     api, stream = Served(for_api.address.port, []), Served(for_stream.address.port, [])
 
     def noting(route: Route) -> Route:
-        async def handler(call: Call) -> Answer:
+        async def handler(request: Request) -> Answer:
             api.entered.append(f"{route.method} {route.rule}")
             return Answer({})
 

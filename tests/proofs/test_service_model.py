@@ -204,7 +204,7 @@ class Life:
                 await trio.lowlevel.checkpoint()
         self.books.check(self.service, self.runs, self.size_of)
         self.books.check_held(self.runs, "holds")
-        if self.service.is_wedged:
+        if self.service.supervisor.is_wedged:
             if self.runs_when_wedged is None:
                 self.runs_when_wedged = len(self.runs.begun)
             assert len(self.runs.begun) == self.runs_when_wedged, "a sealed lane goes on"
@@ -228,17 +228,17 @@ class Life:
             await self.command(self.service.stop)
         else:
             for _ in range(200):
-                if self.service.is_wedged or not self.service.lane.statistics().depth:
+                if self.service.supervisor.is_wedged or not self.service.lane.statistics().depth:
                     break
                 await self.command(self.service.start)
                 await self.advance(10)
             else:
                 pytest.fail("the lane does not drain")
-        await self.advance(300 if self.service.is_wedged else 30)
+        await self.advance(300 if self.service.supervisor.is_wedged else 30)
         await self.look()
         self.books.check_at_rest(self.service)
         self.check_answers()
-        if not self.stops and not self.service.is_wedged:
+        if not self.stops and not self.service.supervisor.is_wedged:
             await self.command(self.service.stop)
 
     def check_answers(self) -> None:
@@ -436,10 +436,10 @@ def test_a_service_lives_by_its_model(full, quiet):
 
 
 class KeepsRoomOfTheDisplaced(Lane):
-    def withdraw(self, delivery) -> None:
-        reserved = self._reserved, self._reserved_bytes
-        super().withdraw(delivery)
-        self._reserved, self._reserved_bytes = reserved
+    def displace(self, delivery) -> None:
+        reserved = self.depth, self._bytes
+        super().displace(delivery)
+        self.depth, self._bytes = reserved
 
 
 class PutsTheInterruptedBehind(Lane):
@@ -452,10 +452,10 @@ class HoldsNothing(Lane):
         self.park(delivery, delay_s)
 
 
-class LosesTheWithdrawnMark(Lane):
-    def withdraw(self, delivery) -> None:
-        super().withdraw(delivery)
-        delivery.withdrawn = False
+class LeavesTheDisplacedInItsPlace(Lane):
+    def displace(self, delivery) -> None:
+        super().displace(delivery)
+        delivery.place = "queued"
 
 
 class GoesOnWhenSealed(Lane):
@@ -468,7 +468,7 @@ class GoesOnWhenSealed(Lane):
         KeepsRoomOfTheDisplaced,
         PutsTheInterruptedBehind,
         HoldsNothing,
-        LosesTheWithdrawnMark,
+        LeavesTheDisplacedInItsPlace,
         GoesOnWhenSealed,
     ],
 )

@@ -1,5 +1,6 @@
 """The previous version's daemon, with work queued, is replaced by this one under load, on the same state."""
 
+import ast
 import io
 import json
 import os
@@ -32,7 +33,6 @@ QUEUED = 120
 """Events put on the slow queue just before the end; at 20 ms each it does not get through them."""
 ANSWERS = 150
 """How many answers the clients have before the replacement, and how many more after it."""
-SCHEMA = f"from {PACKAGE}.store.schema import VERSION; print(VERSION)"
 
 
 def git(*arguments: str) -> bytes:
@@ -76,16 +76,43 @@ def run(environ: dict[str, str], code: str) -> str:
     ).stdout.strip()
 
 
+def first_house() -> str:
+    """The last commit before settings were renamed: its package still knows the old names."""
+    for revision in commits():
+        try:
+            text = git("show", f"{revision}:{PACKAGE}/model/settings.py").decode()
+        except subprocess.CalledProcessError:
+            break
+        if "    quarantine_min_s: " in text:
+            return revision
+    pytest.skip("the clone has no commit from before the renaming (is it shallow?)")
+
+
+def schema_of(revision: str) -> int | None:
+    """The version of the store's schema then; None where there was no store."""
+    for file in ("store/sqlite/schema.py", "store/schema.py"):
+        try:
+            text = git("show", f"{revision}:{PACKAGE}/{file}").decode()
+        except subprocess.CalledProcessError:
+            continue
+        # Read, not run: what it imports has moved since.
+        [migrations] = [
+            node.value
+            for node in ast.parse(text).body
+            if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "MIGRATIONS"
+        ]
+        assert isinstance(migrations, ast.Dict)
+        return max(ast.literal_eval(key) for key in migrations.keys if key is not None)
+    return None
+
+
 def of_an_earlier_schema(revisions: Sequence[str]) -> str:
     """The newest commit whose store has an earlier schema."""
     for revision in revisions:
-        try:
-            text = git("show", f"{revision}:{PACKAGE}/store/schema.py").decode()
-        except subprocess.CalledProcessError:
-            break  # before there was a store
-        names: dict[str, object] = {}
-        exec(compile(text, revision, "exec"), names)
-        if names["VERSION"] != VERSION:
+        version = schema_of(revision)
+        if version is None:
+            break
+        if version != VERSION:
             return revision
     pytest.skip(f"schema {VERSION} is the only one that ever was")
 
@@ -178,6 +205,37 @@ def test_an_upgrade_under_load_loses_nothing(
             f"\n{len(attempts)} events, {queued} of them queued at the end of the previous version; "
             f"stream of {head}, resumes {[dict(one.resumed) for one in followers]}"
         )
+
+
+def test_an_upgrade_from_the_first_house_says_which_settings_were_renamed(
+    house: House, tmp_path: Path
+) -> None:
+    file = house.config / "yoi-daemon.toml"
+    before = "quarantine_min_s = 7\nquarantine_max_s = 70\n"
+    plain = file.read_text()
+    file.write_text(plain.replace("[plugins.slow]\n", f"[plugins.slow]\n{before}"))
+    follower = Follower(house.state)
+    follower.start()
+
+    def rename() -> None:
+        house.environ = {}
+        refused = house.start()
+        assert refused.wait(30) == 78
+        said = "\n".join(refused.lines)
+        for bound in ("min_s", "max_s"):
+            assert f"plugins.slow.quarantine_{bound}: was renamed to give_up_{bound}" in said
+        refused.end()
+        # As the message says, and nothing else.
+        file.write_text(file.read_text().replace("quarantine_", "give_up_"))
+
+    daemon, queued = upgrade(
+        house, unpack(first_house(), tmp_path / "previous"), signal.SIGTERM, rename
+    )
+    assert queued > 20
+    end(daemon, [follower])
+    check_books(house)
+    check_streams(house, [follower])
+    assert follower.resumed["exact"] >= 1
 
 
 def test_the_control_one_that_begins_with_nothing_is_caught(house: House, tmp_path: Path) -> None:

@@ -194,12 +194,12 @@ WHAT_HAPPENED = Filter(kinds=("worker.created", "worker.state", "worker.turn."))
 
 
 async def test_a_flood_of_deltas_does_not_evict_what_happened(flooded):
-    entries, _ = flooded.look(WHAT_HAPPENED, 0, 1 << 40)
+    entries, _ = flooded.scan(WHAT_HAPPENED, 0, 1 << 40)
     assert [entry.kind for entry in entries].count("worker.created") == 2
     assert flooded.statistics().retentions["volume"].evicted >= 460
     assert flooded.statistics().retentions["lifecycle"].evicted == 0
     with pytest.raises(PositionExpiredError):
-        flooded.look(EVERYTHING, 0, 1)  # the hole is told to whoever wants them too
+        flooded.scan(EVERYTHING, 0, 1)  # the hole is told to whoever wants them too
 
 
 class TestControl:
@@ -209,4 +209,4 @@ class TestControl:
 
     async def test_in_one_lane_it_does(self, flooded):
         with pytest.raises(PositionExpiredError):
-            flooded.look(WHAT_HAPPENED, 0, 1)
+            flooded.scan(WHAT_HAPPENED, 0, 1)

@@ -110,10 +110,11 @@ class LateAcknowledgement(LaneLedger):
 
     nursery: trio.Nursery
 
-    def ended(self, delivery) -> None:
+    def ended(self, commit, delivery) -> None:
         async def end() -> None:
             await trio.lowlevel.checkpoint()
-            LaneLedger.ended(self, delivery)
+            with self.together() as later:
+                LaneLedger.ended(self, later, delivery)
 
         self.nursery.start_soon(end)
 
@@ -131,7 +132,7 @@ def plant_impatience(rig, service) -> None:
         for _ in range(30):
             await trio.lowlevel.checkpoint()
 
-    service._parts.event_log.committed = committed
+    service._host.event_log.committed = committed
     log.committed = committed
 
 

@@ -17,9 +17,17 @@ def clock() -> ManualClock:
     return ManualClock(0.0)
 
 
+class Rows(list):
+    """Keeps the changes that it is given."""
+
+    def record(self, changes) -> int:
+        self.extend(changes)
+        return len(self)
+
+
 @pytest.fixture
 def keys(clock) -> DeliveryKeys:
-    return DeliveryKeys("p", IngressReceipt, len, age_s=clock, max_keys=3, max_age_s=60)
+    return DeliveryKeys("p", IngressReceipt, Rows(), age_s=clock, max_keys=3, max_age_s=60)
 
 
 async def accept(keys: DeliveryKeys, key: str, name: str, body: bytes = b"{}", ingress="push"):

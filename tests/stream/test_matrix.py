@@ -26,7 +26,7 @@ from yoi_daemon.store.interface import Store
 from yoi_daemon.store.memory import MemoryStore
 from yoi_daemon.store.opening import open_store
 from yoi_daemon.stream import protocol
-from yoi_daemon.stream.protocol import Asked, StreamRefused, find_start
+from yoi_daemon.stream.protocol import StreamQuery, StreamRefused, find_start
 from yoi_daemon.stream.session import Scope
 
 NOW, BEFORE, FOREIGN = "00112233aabbccdd", "feedfeedfeedfeed", "0" * 16
@@ -125,7 +125,7 @@ class World:
         is_first = True
         while True:
             try:
-                start = find_start(Asked(cursor=cursor), self.wanted, self.log)
+                start = find_start(StreamQuery(cursor=cursor), self.wanted, self.log)
             except StreamRefused as refused:
                 return delivered, [*refusals, (refused.code, refused.reason)]
             is_slow = is_first and self.column in ("slow", "overrun")
@@ -266,7 +266,7 @@ def begin_one_late(monkeypatch):
 
 
 def skip_silently_when_overrun(monkeypatch):
-    take = Subscriber.take
+    take = Subscriber.write_next
 
     def skipping(self, up_to=None):
         try:
@@ -275,7 +275,7 @@ def skip_silently_when_overrun(monkeypatch):
             self.position = error.floor
             return take(self, up_to)
 
-    monkeypatch.setattr(Subscriber, "take", skipping)
+    monkeypatch.setattr(Subscriber, "write_next", skipping)
 
 
 def one_floor_for_every_filter(monkeypatch):

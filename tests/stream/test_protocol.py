@@ -12,10 +12,10 @@ from yoi_daemon.model.events import Draft
 from yoi_daemon.stream.protocol import (
     CLOSE_CODES,
     MAX_KINDS,
-    Asked,
     Loss,
     OnGap,
     Start,
+    StreamQuery,
     StreamRefused,
     Target,
     bookmark,
@@ -53,11 +53,11 @@ def test_any_other_path_is_refused(path):
 
 
 def test_a_query_asks_for_a_cursor_and_kinds():
-    assert read_query("") == Asked(cursor="latest", kinds=())
-    assert read_query("cursor=earliest&kinds=worker.,plugin.state") == Asked(
+    assert read_query("") == StreamQuery(cursor="latest", kinds=())
+    assert read_query("cursor=earliest&kinds=worker.,plugin.state") == StreamQuery(
         cursor="earliest", kinds=("worker.", "plugin.state")
     )
-    assert read_query("kinds=") == Asked()
+    assert read_query("kinds=") == StreamQuery()
 
 
 @pytest.mark.parametrize(
@@ -84,22 +84,22 @@ def test_a_query_that_cannot_be_meant_is_refused(query, reason):
 @given(st.text(max_size=40))
 def test_any_query_is_read_or_refused(query):
     with suppress(StreamRefused):
-        assert isinstance(read_query(query), Asked)
+        assert isinstance(read_query(query), StreamQuery)
 
 
 def test_a_filter_is_the_path_and_the_query_together():
-    assert filter_of(Target(), Asked()) == Filter()
-    assert filter_of(find_target("/v1/workers/w/events")[1], Asked(kinds=("worker",))) == Filter(
-        worker=("backend-internal", "w"), kinds=("worker",)
-    )
-    assert filter_of(Target(plugin_id="gen"), Asked()) == Filter(plugin_id="gen")
+    assert filter_of(Target(), StreamQuery()) == Filter()
+    assert filter_of(
+        find_target("/v1/workers/w/events")[1], StreamQuery(kinds=("worker",))
+    ) == Filter(worker=("backend-internal", "w"), kinds=("worker",))
+    assert filter_of(Target(plugin_id="gen"), StreamQuery()) == Filter(plugin_id="gen")
 
 
 EARLIER = "feedfeedfeedfeed"
 
 
 def begin(cursor: str, log, on_gap: OnGap = "error", wanted: Filter = EVERYTHING) -> Start:
-    return find_start(Asked(cursor=cursor, on_gap=on_gap), wanted, log)
+    return find_start(StreamQuery(cursor=cursor, on_gap=on_gap), wanted, log)
 
 
 @pytest.fixture
@@ -210,7 +210,7 @@ async def test_a_subscriber_may_choose_to_go_on_past_a_hole(log, epoch, number):
     "cursor",
     ["", "x" * 32, CursorCodec("0" * 16).encode(5), CursorCodec("00112233aabbccdd").encode(11)],
 )
-async def test_a_cursor_that_never_was_is_refused_however_holes_are_taken(log, on_gap, cursor):
+async def test_an_unknown_cursor_is_refused_whatever_on_gap_is(log, on_gap, cursor):
     with pytest.raises(StreamRefused, match="cursor_unknown"):
         begin(cursor, log, on_gap)
 

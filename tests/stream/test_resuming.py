@@ -101,15 +101,15 @@ async def test_cut_at_every_frame_of_a_history_and_resumed_is_the_whole_log(hist
     await cut_everywhere(history, wanted)
 
 
-async def test_control_a_reader_that_counts_what_it_skipped_as_told_is_caught(history, monkeypatch):
-    take = Subscriber.take
+async def test_control_a_reader_that_reports_what_it_skipped_is_caught(history, monkeypatch):
+    take = Subscriber.write_next
 
     def hasty(self, up_to=None):
         if self.position % 7 == 5:
             self.position += 1
         return take(self, up_to)
 
-    monkeypatch.setattr(Subscriber, "take", hasty)
+    monkeypatch.setattr(Subscriber, "write_next", hasty)
     with pytest.RaisesGroup(AssertionError):
         await cut_everywhere(history, EVERYTHING)
 
@@ -142,7 +142,7 @@ class Story:
         assert self.live.transport.types[-1] == "bookmark idle"
         for _ in range(20):
             await self.write(OTHER, 50)
-        assert not self.log.look(Filter(worker=W), self.log.head - 1, 1)[0]
+        assert not self.log.scan(Filter(worker=W), self.log.head - 1, 1)[0]
         assert (
             self.log.statistics().retentions["volume"].scopes == 1
         )  # of W's there is nothing left
@@ -176,7 +176,7 @@ async def test_a_workers_own_floor_is_where_its_own_events_went(story, autojump_
     await story.tell()
 
 
-async def test_control_one_floor_for_all_expires_who_missed_nothing(
+async def test_control_one_floor_for_all_expires_a_subscriber_that_missed_nothing(
     story, monkeypatch, autojump_clock
 ):
     monkeypatch.setattr(RetentionClass, "floor_of", lambda self, scope: self.floor)

@@ -15,15 +15,15 @@ from yoi_daemon.model.errors import StorageFailed
 from yoi_daemon.model.events import Draft, WorkerStateChanged
 from yoi_daemon.model.settings import ObserveSettings
 from yoi_daemon.model.workers import WorkerSummary
-from yoi_daemon.stream.draining import Drain
-from yoi_daemon.stream.protocol import Asked, Loss, Snapshot, Start, StreamRefused, find_start
+from yoi_daemon.stream.draining import DrainSchedule
+from yoi_daemon.stream.protocol import Loss, Snapshot, Start, StreamQuery, StreamRefused, find_start
 from yoi_daemon.stream.session import DatedSnapshot, Scope, Session
 
 HEARTBEAT_S = 15.0
 
 
 def session_on(fanout, transport, draining=None) -> Session:
-    drain = Drain(
+    drain = DrainSchedule(
         trio.Event() if draining is None else draining,
         spread_s=1.0,
         count=lambda: 0,
@@ -33,7 +33,7 @@ def session_on(fanout, transport, draining=None) -> Session:
 
 
 def start_at(cursor: str, log, wanted: Filter = EVERYTHING) -> Start:
-    return find_start(Asked(cursor=cursor), wanted, log)
+    return find_start(StreamQuery(cursor=cursor), wanted, log)
 
 
 def everything(**asks) -> Scope:
@@ -148,7 +148,7 @@ async def test_resume_at_every_position_gives_exactly_the_rest(followed, nursery
         assert other.transport.numbers == list(range(position + 1, 11))
 
 
-async def test_everyone_is_told_the_same_bytes_filtered(followed, nursery):
+async def test_every_subscriber_gets_the_same_bytes_filtered(followed, nursery):
     await followed.begin(wanted=Filter(plugin_id="gen"))
     await followed.append("gen.tick", plugin_id="gen")
     await followed.append("other.tick", plugin_id="other")
@@ -168,7 +168,7 @@ async def test_silence_is_broken_by_a_bookmark(followed, autojump_clock):
     assert followed.transport.messages[-1]["delivered"] == 1
 
 
-async def test_what_a_filter_keeps_back_does_not_break_the_silence(followed, autojump_clock):
+async def test_events_that_a_filter_drops_do_not_delay_the_heartbeat(followed, autojump_clock):
     """A subscriber that hears nothing must hear a bookmark, however busy the others are."""
     await followed.begin(wanted=Filter(kinds=("gen",)))
     for _ in range(40):
@@ -219,7 +219,7 @@ async def test_draining_waits_until_everything_was_delivered(followed):
     assert followed.transport.closed == (1012, "shutting_down")
 
 
-async def test_an_overrun_subscriber_is_told_so(open_log, nursery):
+async def test_an_overrun_subscriber_gets_an_error(open_log, nursery):
     async with open_log(window_events=5) as log:
         followed = Followed(log, nursery)
         await followed.append()
@@ -241,7 +241,7 @@ async def test_an_overrun_subscriber_is_told_so(open_log, nursery):
         nursery.cancel_scope.cancel()
 
 
-async def test_a_stalled_subscriber_is_to_be_told_so_without_a_cursor(followed):
+async def test_a_stalled_subscriber_gets_an_error_without_a_cursor(followed):
     await followed.begin()
     message, reason = followed.transport.farewell
     assert reason == "slow_consumer"
@@ -311,7 +311,7 @@ def state(log, number: int) -> WorkerSummary:
     )
 
 
-async def test_a_hole_that_was_accepted_is_told_with_its_exact_range(followed, nursery):
+async def test_an_accepted_gap_is_reported_with_its_exact_range(followed, nursery):
     for _ in range(3):
         await followed.append()
     loss = Loss(from_cursor="old", reason="evicted")
@@ -369,7 +369,7 @@ async def test_the_end_comes_when_everything_was_delivered(followed):
     assert followed.transport.closed == (1000, "end")
 
 
-async def test_a_filter_that_skips_much_is_told_where_it_is(followed):
+async def test_a_subscriber_whose_filter_skips_much_gets_bookmarks(followed):
     await followed.begin(wanted=Filter(kinds=("gen",)))
     for _ in range(PROGRESS_EVENTS + 200):
         followed.log.append(Draft(kind="other.tick", data=0))
@@ -381,7 +381,7 @@ async def test_a_filter_that_skips_much_is_told_where_it_is(followed):
     )
 
 
-async def test_before_the_floor_passes_what_it_was_told_a_quiet_subscriber_is_told_more(
+async def test_a_quiet_subscriber_gets_a_bookmark_before_the_floor_passes_its_last_one(
     open_log, nursery
 ):
     async with open_log(window_events=1000) as log:
@@ -418,7 +418,9 @@ async def test_one_that_is_expired_by_a_burst_is_overrun_and_others_go_on(open_l
 
 
 async def test_closes_are_spread_and_each_goes_on_until_its_own(followed, autojump_clock):
-    drain = Drain(followed.draining, spread_s=2.0, count=lambda: 1000, uniform=lambda _, high: high)
+    drain = DrainSchedule(
+        followed.draining, spread_s=2.0, count=lambda: 1000, uniform=lambda _, high: high
+    )
     session = session_on(followed.fanout, followed.transport)
     session._drain = drain
     followed.draining.set()

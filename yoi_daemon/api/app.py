@@ -30,8 +30,8 @@ from yoi_daemon.api.routing import (
     BODY_TIMEOUT_S,
     MAX_BODY_BYTES,
     Answer,
-    Call,
     Lines,
+    Request,
     Route,
     Text,
     address_of_request,
@@ -45,7 +45,7 @@ from yoi_daemon.api.routing import (
 from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.front.access import Names, joined, refuse_token_in_query
 from yoi_daemon.front.head import loggable
-from yoi_daemon.front.tokens import Principal
+from yoi_daemon.front.principal import Principal
 from yoi_daemon.model.errors import Refused, YoiError
 from yoi_daemon.model.problem import CONTENT_TYPE, internal_problem, problem
 from yoi_daemon.model.rates import RateLimits
@@ -78,9 +78,9 @@ class Application:
     def __init__(self, daemon: Daemon, names: Names, routes: Sequence[Route] = ROUTES) -> None:
         self._daemon = daemon
         self._names = names
-        keys = DeliveryKeys("", Answer, daemon.event_log.record, age_s=daemon.store.age_s)
+        keys = DeliveryKeys("", Answer, daemon.event_log, age_s=daemon.store.age_s)
         keys.restore(daemon.kept_keys)
-        self._replies = Replies(keys, daemon.event_log, daemon.draining)
+        self._replies = Replies(keys, daemon.draining)
         self._commands = RateLimits()
         app = self.quart = QuartTrio("yoi_daemon.api", static_folder=None)
         app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
@@ -180,11 +180,11 @@ class Application:
         caller = self._authorise(route, params)
         if route.access != "signed":
             require_json()
-        call = Call(self._daemon, params, caller)
+        request = Request(self._daemon, params, caller)
         if not route.is_keyed:
-            return await route.handler(call)
+            return await route.handler(request)
         address = f"{route.method} {quart_request.path}"
-        return await self._replies.answer(call, address, route.handler)
+        return await self._replies.answer(request, address, route.handler)
 
     def _authorise(self, route: Route, params: Mapping[str, str]) -> Principal | None:
         if route.permission is None:

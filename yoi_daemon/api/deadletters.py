@@ -1,61 +1,42 @@
 """Dead letters: what no attempt could handle."""
 
-from yoi_daemon.api.routing import Answer, Call, Route
+from yoi_daemon.api.routing import Answer, Request, Route
 from yoi_daemon.api.shapes import Limit, Listing
 from yoi_daemon.model.errors import Code
-from yoi_daemon.model.events import Draft, IngressDiscarded
 from yoi_daemon.model.plugins import (
     DeadLetterDetail,
     DeadLetterSummary,
     DiscardReceipt,
     IngressReceipt,
 )
-from yoi_daemon.plugins.lane.deadletters import detail_of
-from yoi_daemon.plugins.supervision.service import Service
 
 MAX_PAGE = 256
 
 
-async def list_dead(call: Call) -> Answer:
-    """A page of one plugin's dead letters, oldest first."""
-    asked = call.query(after=None, limit=100)
+async def list_dead(request: Request) -> Answer:
+    """List one plugin's dead letters, oldest first."""
+    asked = request.query(after=None, limit=100)
     limit = max(1, min(asked["limit"], MAX_PAGE))
-    items, following = _service(call).dead_letters.page(asked["after"], limit)
+    items, following = request.daemon.plugins.dead_letters(
+        request.params["plugin_id"], after=asked["after"], limit=limit
+    )
     page = {"items": items}
     return Answer(page if following is None else {**page, "next": following})
 
 
-async def show_dead(call: Call) -> Answer:
-    """One dead letter, with its exact payload."""
-    return Answer(detail_of(_service(call).dead_letters.get(call.params["event_id"])))
+async def show_dead(request: Request) -> Answer:
+    """Show one dead letter with its exact payload."""
+    return Answer(request.daemon.plugins.dead_letter(**request.params))
 
 
-async def redeliver(call: Call) -> Answer:
-    """Queues a dead letter once more, with the same id; 202 after the commit."""
-    receipt = await call.daemon.plugins.admission.redeliver(_service(call), call.params["event_id"])
-    return Answer(receipt, status=202)
+async def redeliver(request: Request) -> Answer:
+    """Queue a dead letter once more, with the same id; answer 202 after the commit."""
+    return Answer(await request.daemon.plugins.redeliver(**request.params), status=202)
 
 
-async def discard(call: Call) -> Answer:
-    """Lets go of a dead letter for good."""
-    service, log = _service(call), call.daemon.event_log
-    delivery = service.dead_letters.remove(call.params["event_id"]).delivery
-    service.settlement.counters["discarded"] += 1
-    data = IngressDiscarded(event_id=delivery.event_id, ingress=delivery.ingress)
-    seq = log.append(
-        Draft(
-            kind="plugin.ingress.discarded",
-            plugin_id=service.plugin_id,
-            correlation_id=delivery.correlation_id,
-            data=data,
-        )
-    )
-    await log.committed(seq)
-    return Answer({"event_id": delivery.event_id, "cursor": log.cursors.encode(seq)})
-
-
-def _service(call: Call) -> Service:
-    return call.daemon.plugins.service(call.params["plugin_id"])
+async def discard(request: Request) -> Answer:
+    """Delete a dead letter."""
+    return Answer(await request.daemon.plugins.discard(**request.params))
 
 
 _LETTERS = "/api/plugins/<plugin_id>/dead-letters"

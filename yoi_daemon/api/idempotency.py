@@ -5,8 +5,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import trio
 
-from yoi_daemon.api.routing import Answer, Answered, Call, Handler
-from yoi_daemon.eventlog.interface import EventLog
+from yoi_daemon.api.routing import Answer, Answered, Handler, Request
 from yoi_daemon.store.idempotency import DeliveryKeys
 
 HEADER = "idempotency-key"
@@ -19,34 +18,32 @@ class Replies:
     process killed between them, which told nobody, the key is not known after the restart.
     """
 
-    def __init__(
-        self, keys: DeliveryKeys[Answer], event_log: EventLog, draining: trio.Event
-    ) -> None:
+    def __init__(self, keys: DeliveryKeys[Answer], draining: trio.Event) -> None:
         self._keys = keys
-        self._event_log = event_log
         self._draining = draining
 
-    async def answer(self, call: Call, address: str, handler: Handler) -> Answered:
+    async def answer(self, request: Request, address: str, handler: Handler) -> Answered:
         """What `handler` answers, or answered to the first call with this key.
 
         Raises what the handler raises, `delivery_id_conflict` for another body, and `invalid_request`
         for a key that is empty or too long.
         """
-        key = call.idempotency_key()
+        key = request.idempotency_key()
         if key is None:
-            return await handler(call)
-        at = f"{call.principal.token_id} {address}"
-        body = await call.body()
+            return await handler(request)
+        at = f"{request.principal.token_id} {address}"
+        body = await request.body()
         known = await self._keys.claim(at, key, body)
         if known is not None:
             return known
         first: Answer | None = None
         try:
-            answer = await self._carry_out(lambda: handler(call))
+            answer = await self._carry_out(lambda: handler(request))
             assert isinstance(answer, Answer), "streamed answers are not keyed"
             kept = answer.value if answer.kept is msgspec.UNSET else answer.kept
             first = Answer(msgspec.Raw(msgspec.json.encode(kept)), answer.status)
-            await self._event_log.recorded(self._keys.record(at, key, body, first))
+            log = request.daemon.event_log
+            await log.recorded(self._keys.record(log, at, key, body, first))
             return answer
         finally:
             if first is None:

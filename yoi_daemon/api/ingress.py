@@ -1,25 +1,21 @@
 """The way in for events: the API's, and the webhooks'."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
-from yoi_daemon.api.routing import Answer, Call, Lines, Route
+from yoi_daemon.api.routing import Answer, Lines, Request, Route
 from yoi_daemon.model.errors import Code, Refused
 from yoi_daemon.model.plugins import IngressReceipt
 from yoi_daemon.model.strict_json import check_json
-from yoi_daemon.plugins.supervision.service import Service
 
 
-async def post_ingress(call: Call) -> Answer:
-    """Accepts any JSON for a service; 202 after the commit."""
-    payload = await call.json_bytes()
-    key = call.idempotency_key()
-    receipt = await call.daemon.plugins.admission.accept(
-        call.daemon.plugins.service(call.params["plugin_id"]),
-        call.params["ingress"],
-        payload,
-        key=None if key is None else call.own_key(key),
+async def post_ingress(request: Request) -> Answer:
+    """Accept any JSON for a service; answer 202 after the commit."""
+    payload = await request.json_bytes()
+    key = request.idempotency_key()
+    receipt = await request.daemon.plugins.accept(
+        **request.params, payload=payload, key=None if key is None else request.own_key(key)
     )
     return Answer(receipt, status=202)
 
@@ -52,78 +48,78 @@ class BatchAnswer(msgspec.Struct, frozen=True, kw_only=True):
     retry_after_s: float | msgspec.UnsetType = msgspec.UNSET
 
 
-SHARED_LINES = 64
-"""So many lines of a batch share a commit; the next wait for it, so that the lane gets its turn."""
-MAX_SHARED_LINES = 256
-"""So many while the queue is less than half full: what fits shall not be refused for coming at once."""
-
-
-async def post_batch(call: Call) -> Lines[dict[str, Any]]:
-    """Accepts NDJSON; answers one line for each, in order, when it is committed or refused.
+async def post_batch(request: Request) -> Lines[dict[str, Any]]:
+    """Accept NDJSON; answer one line for each, in order, when it is committed or refused.
 
     Lines that came together share a commit.
     """
-    service = call.daemon.plugins.service(call.params["plugin_id"])
+    answers = _BatchAnswers(request, request.daemon.plugins.open_batch(**request.params))
+    return Lines(answers.following)
 
-    reader = call.line_reader()
-    is_over = False
-    malformed = 0
 
-    async def following() -> list[dict[str, Any]]:
+class _Admits(Protocol):
+    """A batch of events, as the plugin host opens it."""
+
+    async def admit(self, ingress: str, payload: bytes, *, key: str | None) -> IngressReceipt: ...
+
+    def may_share(self, events: int) -> bool: ...
+
+    async def commit(self) -> None: ...
+
+
+class _BatchAnswers:
+    """Reads the lines of a batch and answers them, as many together as are there and may share a commit."""
+
+    def __init__(self, request: Request, batch: _Admits) -> None:
+        self._request = request
+        self._batch = batch
+        self._reader = request.line_reader()
+        self._is_over = False
+        self._malformed = 0
+
+    async def following(self) -> list[dict[str, Any]]:
+        """The answers that are ready next; none at the end."""
         answers: list[dict[str, Any]] = []
-        committed = 0
-        while not answers or (reader.has_line and may_share(len(answers))):
-            answer, seq = await next_answer()
+        while not answers or (self._reader.has_line and self._batch.may_share(len(answers))):
+            answer = await self._next()
             if answer is None:
                 break
             answers.append(answer)
-            committed = max(committed, seq)
-        await call.daemon.event_log.committed(committed)
+        await self._batch.commit()
         return answers
 
-    def may_share(lines: int) -> bool:
-        if lines < SHARED_LINES:
-            return True
-        lane = service.lane
-        return lines < MAX_SHARED_LINES and 2 * lane.depth < lane.limits.queue_events
-
-    async def next_answer() -> tuple[dict[str, Any] | None, int]:
-        nonlocal is_over, malformed
+    async def _next(self) -> dict[str, Any] | None:
+        request = self._request
         try:
-            line = None if is_over else await reader.next_line()
+            line = None if self._is_over else await self._reader.next_line()
             if line is not None:  # a body may take as long as its token lives
-                call.daemon.tokens.require_valid(call.principal)
-            if malformed >= MAX_MALFORMED_LINES:
+                request.daemon.tokens.require_valid(request.principal)
+            if self._malformed >= MAX_MALFORMED_LINES:
                 raise Refused(
-                    "invalid_request", f"{malformed} lines make no sense; the rest was not read"
+                    "invalid_request",
+                    f"{self._malformed} lines are malformed; the rest was not read",
                 )
         except Refused as refused:  # of the body as a whole: nothing after it was read
-            is_over, malformed = True, 0
-            return _refused_line(refused), 0
+            self._is_over, self._malformed = True, 0
+            return _refused_line(refused)
         if line is None:
-            return None, 0
-        answer, seq = await _accept_line(call, service, line)
-        malformed += answer.get("code") == "invalid_request"
-        return answer, seq
+            return None
+        answer = await self._accept(line)
+        self._malformed += answer.get("code") == "invalid_request"
+        return answer
 
-    return Lines(following)
-
-
-async def _accept_line(call: Call, service: Service, line: bytes) -> tuple[dict[str, Any], int]:
-    """The answer to a line, and the number that is to be committed before it is given."""
-    try:
+    async def _accept(self, line: bytes) -> dict[str, Any]:
         try:
-            check_json(line)
-            event = _line.decode(line)
-        except (msgspec.ValidationError, ValueError) as error:
-            raise Refused("invalid_request", f"the line does not fit: {error}") from error
-        key = None if event.key is None else call.own_key(event.key)
-        receipt, seq = await call.daemon.plugins.admission.admit(
-            service, event.ingress, bytes(event.payload), key=key, is_checked=True
-        )
-    except Refused as refused:
-        return _refused_line(refused), 0
-    return {"status": 202, **msgspec.structs.asdict(receipt)}, seq
+            try:
+                check_json(line)
+                event = _line.decode(line)
+            except (msgspec.ValidationError, ValueError) as error:
+                raise Refused("invalid_request", f"the line does not fit: {error}") from error
+            key = None if event.key is None else self._request.own_key(event.key)
+            receipt = await self._batch.admit(event.ingress, bytes(event.payload), key=key)
+        except Refused as refused:
+            return _refused_line(refused)
+        return {"status": 202, **msgspec.structs.asdict(receipt)}
 
 
 def _refused_line(refused: Refused) -> dict[str, Any]:
@@ -138,17 +134,16 @@ def _refused_line(refused: Refused) -> dict[str, Any]:
     )
 
 
-async def post_hook(call: Call) -> Answer:
-    """Accepts a webhook with the declared signature; 202 after the commit."""
-    body = await call.body()
+async def post_hook(request: Request) -> Answer:
+    """Accept a webhook with the declared signature; answer 202 after the commit."""
+    body = await request.body()
     try:
-        service = call.daemon.plugins.service(call.params["plugin_id"])
-        receipt = await call.daemon.plugins.admission.accept_hook(
-            service, call.params["ingress"], body, call.headers
+        receipt = await request.daemon.plugins.accept_hook(
+            **request.params, body=body, headers=request.headers
         )
     except Refused as refused:
         if refused.code == "unauthenticated":
-            raise call.daemon.tokens.failures.refusal(call.address, refused) from None
+            raise request.daemon.tokens.failures.refusal(request.address, refused) from None
         if refused.status != 404:
             raise
         # Strangers come here: which plugins and ingresses there are is not for them.

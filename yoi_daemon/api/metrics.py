@@ -2,13 +2,13 @@
 
 from prometheus_client.exposition import choose_encoder
 
-from yoi_daemon.api.routing import Call, Route, Text
+from yoi_daemon.api.routing import Request, Route, Text
 
 
-async def metrics(call: Call) -> Text:
-    """Everything that is counted, as Prometheus reads it."""
-    encode, content_type = choose_encoder(call.headers.get("accept", ""))
-    return Text(encode(call.daemon.metrics), content_type)
+async def metrics(request: Request) -> Text:
+    """Show the metrics in Prometheus' text format."""
+    encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    return Text(encode(request.daemon.metrics), content_type)
 
 
 ROUTES = (Route("GET", "/metrics", "status:read", metrics, gives=Text),)

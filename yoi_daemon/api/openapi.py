@@ -9,7 +9,7 @@ from typing import Any, Union, get_args, get_origin
 import msgspec
 
 from yoi_daemon.api.idempotency import HEADER
-from yoi_daemon.api.routing import JSON, KEY_PATTERN, NDJSON, Answer, Call, Lines, Route, Text
+from yoi_daemon.api.routing import JSON, KEY_PATTERN, NDJSON, Answer, Lines, Request, Route, Text
 from yoi_daemon.api.shapes import ProblemBody
 from yoi_daemon.daemon.daemon import version
 from yoi_daemon.model.errors import CODES, Code
@@ -28,8 +28,8 @@ _REQUEST_ID = {"X-Request-Id": {"$ref": "#/components/headers/RequestId"}}
 def route(described: Sequence[Route]) -> Route:
     """The route that describes these routes, and itself."""
 
-    async def show(call: Call) -> Answer:
-        """The API as OpenAPI 3.1."""
+    async def show(request: Request) -> Answer:
+        """Describe the API as OpenAPI 3.1."""
         return Answer(page())
 
     @cache
@@ -63,7 +63,7 @@ def openapi(routes: Sequence[Route]) -> dict[str, Any]:
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
             "headers": {
                 "RequestId": {
-                    "description": "Under this id the daemon's log tells of the request.",
+                    "description": "The request's id in the daemon's log.",
                     "required": True,
                     "schema": {"type": "string"},
                 },

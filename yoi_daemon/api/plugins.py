@@ -1,67 +1,47 @@
 """Plugins: list, detail, and the commands to their services."""
 
-from yoi_daemon.api.routing import Answer, Call, Route
+from yoi_daemon.api.routing import Answer, Request, Route
 from yoi_daemon.api.shapes import Listing
 from yoi_daemon.daemon.reloading import reload
 from yoi_daemon.daemon.status import Reloaded
 from yoi_daemon.model.errors import Code
 from yoi_daemon.model.plugins import PluginReceipt, PluginRecord
-from yoi_daemon.plugins.summary import record_of
-from yoi_daemon.plugins.supervision.service import Service
 
 
-async def list_plugins(call: Call) -> Answer:
-    """Every plugin that was found and is enabled."""
-    return Answer({"items": call.daemon.plugins.records()})
+async def list_plugins(request: Request) -> Answer:
+    """List the plugins that were found and are enabled."""
+    return Answer({"items": request.daemon.plugins.records()})
 
 
-async def show_plugin(call: Call) -> Answer:
-    """One plugin, its status asked."""
-    return Answer(await call.daemon.plugins.record(call.params["plugin_id"]))
+async def show_plugin(request: Request) -> Answer:
+    """Show one plugin and ask its status."""
+    return Answer(await request.daemon.plugins.record(request.params["plugin_id"]))
 
 
-async def start_plugin(call: Call) -> Answer:
-    """Starts a service and forgets its restarts; answers when it is starting."""
-    service = _service(call)
-    await service.start()
-    return await _answer(call, service)
+async def start_plugin(request: Request) -> Answer:
+    """Start a service and forget its restarts; answer when it is starting."""
+    return Answer(await request.daemon.plugins.start(**request.params))
 
 
-async def stop_plugin(call: Call) -> Answer:
-    """Drains and stops a service; answers when it has stopped."""
-    service = _service(call)
-    await service.stop()
-    return await _answer(call, service)
+async def stop_plugin(request: Request) -> Answer:
+    """Drain and stop a service; answer when it has stopped."""
+    return Answer(await request.daemon.plugins.stop(**request.params))
 
 
-async def restart_plugin(call: Call) -> Answer:
-    """Stops and starts a service."""
-    service = _service(call)
-    await service.restart()
-    return await _answer(call, service)
+async def restart_plugin(request: Request) -> Answer:
+    """Stop a service and start it again."""
+    return Answer(await request.daemon.plugins.restart(**request.params))
 
 
-async def reload_plugin(call: Call) -> Answer:
-    """Reads one plugin's code and settings again; a bad one is refused and the old goes on."""
-    plugin_id = call.params["plugin_id"]
-    return Answer(await reload(call.daemon, plugin_id))
+async def reload_plugin(request: Request) -> Answer:
+    """Reload one plugin's code and settings; refuse them where they are bad, and keep the old."""
+    plugin_id = request.params["plugin_id"]
+    return Answer(await reload(request.daemon, plugin_id))
 
 
-async def reload_all(call: Call) -> Answer:
-    """Reads the configuration and every plugin again; refused whole where something is bad."""
-    return Answer(await reload(call.daemon))
-
-
-def _service(call: Call) -> Service:
-    return call.daemon.plugins.service(call.params["plugin_id"])
-
-
-async def _answer(call: Call, service: Service) -> Answer:
-    log = call.daemon.event_log
-    # Position and state in one stretch, told after the commit.
-    seq, record = service.lifecycle.seq, record_of(service)
-    await log.committed(seq)
-    return Answer({"plugin": record, "cursor": log.cursors.encode(seq)})
+async def reload_all(request: Request) -> Answer:
+    """Reload the configuration and every plugin; refuse all of it where anything is bad."""
+    return Answer(await reload(request.daemon))
 
 
 _PLUGIN = "/api/plugins/<plugin_id>"

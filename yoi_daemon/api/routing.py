@@ -7,14 +7,15 @@ from typing import Any, Generic, Literal, Self, TypeVar, cast, get_args
 
 import msgspec
 import trio
-from quart import Request, Response
+from quart import Request as QuartRequest
+from quart import Response
 from quart import request as quart_request
 from quart.wrappers.response import ResponseBody
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTimeout
 from werkzeug.local import LocalProxy
 
 from yoi_daemon.daemon.daemon import Daemon
-from yoi_daemon.front.tokens import Principal
+from yoi_daemon.front.principal import Principal
 from yoi_daemon.model.errors import Code, Refused
 from yoi_daemon.model.problem import CONTENT_TYPE
 from yoi_daemon.model.strict_json import check_json
@@ -64,7 +65,7 @@ class Lines(msgspec.Struct, Generic[T], frozen=True):
     following: Callable[[], Awaitable[Sequence[T]]]
 
 
-class Call:
+class Request:
     """One authorised request, as handlers see it."""
 
     def __init__(self, daemon: Daemon, params: Mapping[str, str], caller: Principal | None) -> None:
@@ -72,7 +73,9 @@ class Call:
         self.params = params
         self._caller = caller
         # The request itself: a streamed answer outlives the context that the proxy needs.
-        self._request: Request = cast("LocalProxy[Request]", quart_request)._get_current_object()  # pyright: ignore[reportPrivateUsage] (werkzeug documents it)
+        self._request: QuartRequest = cast(
+            "LocalProxy[QuartRequest]", quart_request
+        )._get_current_object()  # pyright: ignore[reportPrivateUsage] (werkzeug documents it)
 
     @property
     def principal(self) -> Principal:
@@ -228,7 +231,7 @@ class _LinesBody(ResponseBody):
 
 
 Answered = Answer | Lines[Any] | Text
-Handler = Callable[[Call], Awaitable[Answered]]
+Handler = Callable[[Request], Awaitable[Answered]]
 
 
 GENERAL: tuple[Code, ...] = (
@@ -352,9 +355,7 @@ def refusal_of(error: HTTPException) -> Refused:
     """What the web framework refuses by itself, in our words."""
     match error.code:
         case 404:
-            return Refused(
-                "route_not_found", "there is nothing at this path; the README lists the routes"
-            )
+            return Refused("route_not_found", "there is nothing at this path; see /openapi.json")
         case 405:
             return Refused("method_not_allowed", "this path has other methods")
         case 413:

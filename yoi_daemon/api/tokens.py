@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from yoi_daemon.api.routing import Answer, Call, Route
+from yoi_daemon.api.routing import Answer, Request, Route
 from yoi_daemon.api.shapes import Listing
 from yoi_daemon.model.events import TokenChanged
 from yoi_daemon.model.tokens import MAX_LABEL_CHARS, SCOPE_PATTERN, SCOPE_RULE, TokenInfo
@@ -40,33 +40,33 @@ class RevokedToken(msgspec.Struct, frozen=True, kw_only=True):
     cursor: str
 
 
-async def list_tokens(call: Call) -> Answer:
-    """Every token but the admin's."""
-    return Answer({"items": call.daemon.tokens.infos()})
+async def list_tokens(request: Request) -> Answer:
+    """List every token but the admin's."""
+    return Answer({"items": request.daemon.tokens.infos()})
 
 
-async def create_token(call: Call) -> Answer:
-    """Makes a token that may do at most what this one may; 201 when it is kept."""
-    asked = await call.json(CreateToken)
-    secret, info = await call.daemon.tokens.create(
-        call.principal, scopes=asked.scopes, label=asked.label, expires_in_s=asked.expires_in_s
+async def create_token(request: Request) -> Answer:
+    """Create a token that may do at most what this one may; answer 201 when it is kept."""
+    asked = await request.json(CreateToken)
+    secret, info = await request.daemon.tokens.create(
+        request.principal, scopes=asked.scopes, label=asked.label, expires_in_s=asked.expires_in_s
     )
-    cursor = await _announce(call, "daemon.token.created", info)
+    cursor = await _announce(request, "daemon.token.created", info)
     made = CreatedToken(token=info, secret=secret, cursor=cursor)
     return Answer(made, status=201, kept=msgspec.structs.replace(made, secret=None))
 
 
-async def revoke_token(call: Call) -> Answer:
-    """Ends a token, and every stream that is open by it."""
-    info = await call.daemon.tokens.revoke(call.params["token_id"])
-    cursor = await _announce(call, "daemon.token.revoked", info)
+async def revoke_token(request: Request) -> Answer:
+    """Revoke a token and end every stream that it opened."""
+    info = await request.daemon.tokens.revoke(request.params["token_id"])
+    cursor = await _announce(request, "daemon.token.revoked", info)
     return Answer(RevokedToken(token=info, cursor=cursor))
 
 
-async def _announce(call: Call, kind: str, info: TokenInfo) -> str:
-    log = call.daemon.event_log
-    data = TokenChanged(token_id=info.token_id, scopes=info.scopes, by=call.principal.token_id)
-    seq = call.daemon.append(kind, data)
+async def _announce(request: Request, kind: str, info: TokenInfo) -> str:
+    log = request.daemon.event_log
+    data = TokenChanged(token_id=info.token_id, scopes=info.scopes, by=request.principal.token_id)
+    seq = request.daemon.append(kind, data)
     await log.committed(seq)
     return log.cursors.encode(seq)
 

@@ -4,37 +4,22 @@ from typing import Any
 
 import msgspec
 
-from yoi_daemon.api.routing import Answer, Call, Route
+from yoi_daemon.api.routing import Answer, Request, Route
 from yoi_daemon.api.shapes import Listing, ToolResult
 from yoi_daemon.model.plugins import ToolInfo
-from yoi_daemon.plugins.tools import call_tool as run_tool
 
 
-async def list_tools(call: Call) -> Answer:
-    """Every tool this token may call, with the JSON Schemas of its arguments and its result."""
-    items: list[dict[str, Any]] = []
-    for plugin_id, service in call.daemon.plugins.services.items():
-        if service.loaded is None or not call.principal.may("tools:call", plugin_id):
-            continue
-        tools = service.loaded.manifest.tools
-        items.extend(
-            {
-                "plugin_id": plugin_id,
-                "tool": spec.name,
-                "description": spec.description,
-                "arguments": spec.arguments,
-                "result": spec.result,
-            }
-            for spec in tools.values()
-        )
-    return Answer({"items": items})
+async def list_tools(request: Request) -> Answer:
+    """List the tools that this token may call, with the JSON Schemas of their arguments and results."""
+    may = request.principal.may
+    tools = request.daemon.plugins.tools()
+    return Answer({"items": [tool for tool in tools if may("tools:call", tool.plugin_id)]})
 
 
-async def call_tool(call: Call) -> Answer:
-    """Runs a tool now, beside its plugin's queue."""
-    arguments = await call.json_bytes()
-    service = call.daemon.plugins.service(call.params["plugin_id"])
-    result = await run_tool(service, call.params["tool"], arguments)
+async def call_tool(request: Request) -> Answer:
+    """Run a tool now, beside its plugin's queue."""
+    arguments = await request.json_bytes()
+    result = await request.daemon.plugins.call_tool(**request.params, arguments=arguments)
     return Answer({"result": msgspec.Raw(result)})
 
 
@@ -55,6 +40,7 @@ ROUTES = (
             "service_unavailable",
             "service_failed",
             "safe_mode",
+            "draining",
             "tool_failed",
             "tool_timeout",
         ),

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from yoi_daemon.api.routing import Answer, Call, Route
+from yoi_daemon.api.routing import Answer, Request, Route
 from yoi_daemon.api.shapes import Limit, Listing
 from yoi_daemon.model.errors import Code
 from yoi_daemon.model.workers import (
@@ -21,7 +21,6 @@ from yoi_daemon.model.workers import (
     WhenBusy,
     WorkerSummary,
 )
-from yoi_daemon.runtime.interface import Runtime
 
 MAX_LIST_ITEMS = 256
 
@@ -47,75 +46,77 @@ class StopWorker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     grace_s: Annotated[float, Meta(ge=0, le=MAX_GRACE_S)] | None = None
 
 
-async def list_runtimes(call: Call) -> Answer:
-    """Every runtime."""
-    return Answer({"items": call.daemon.registry.summaries()})
+async def list_runtimes(request: Request) -> Answer:
+    """List the runtimes."""
+    return Answer({"items": request.daemon.registry.summaries()})
 
 
-async def show_runtime(call: Call) -> Answer:
-    """One runtime."""
-    return Answer(_runtime(call).summary())
+async def show_runtime(request: Request) -> Answer:
+    """Show one runtime."""
+    return Answer(_runtime(request).summary())
 
 
-async def list_workers(call: Call) -> Answer:
-    """A page of one runtime's workers."""
-    asked = call.query(after=None, limit=100)
-    page = await _runtime(call).workers(
+async def list_workers(request: Request) -> Answer:
+    """List one runtime's workers, a page at a time."""
+    asked = request.query(after=None, limit=100)
+    page = await _runtime(request).workers(
         after=asked["after"], limit=min(asked["limit"], MAX_LIST_ITEMS)
     )
     return Answer(_page(page.items, page.next))
 
 
-async def list_all_workers(call: Call) -> Answer:
-    """Every runtime's workers in one list; a runtime that fails is a diagnostic, the rest is listed."""
-    call.query()
-    items, diagnostics = await call.daemon.registry.all_workers(MAX_LIST_ITEMS)
+async def list_all_workers(request: Request) -> Answer:
+    """List the workers of every runtime; one that fails is a diagnostic beside the others."""
+    request.query()
+    items, diagnostics = await request.daemon.registry.all_workers(MAX_LIST_ITEMS)
     return Answer({"items": items, "diagnostics": diagnostics})
 
 
-async def create_worker(call: Call) -> Answer:
-    """Makes a worker; 201 when that is committed."""
-    asked = await call.json(CreateWorker)
-    receipt = await _runtime(call).create(
+async def create_worker(request: Request) -> Answer:
+    """Create a worker; answer 201 after the commit."""
+    asked = await request.json(CreateWorker)
+    receipt = await _runtime(request).create(
         profile=asked.profile, label=asked.label, input=asked.input
     )
     return Answer(receipt, status=201)
 
 
-async def show_worker(call: Call) -> Answer:
-    """One worker."""
-    return Answer(await _runtime(call).worker(call.params["worker_id"]))
+async def show_worker(request: Request) -> Answer:
+    """Show one worker."""
+    return Answer(await _runtime(request).worker(request.params["worker_id"]))
 
 
-async def send_input(call: Call) -> Answer:
-    """Puts an input into the worker's inbox; 202 when that is committed."""
-    asked = await call.json(SendInput)
-    receipt = await _runtime(call).send(
-        call.params["worker_id"], asked.text, when_busy=asked.when_busy
+async def send_input(request: Request) -> Answer:
+    """Put an input into a worker's inbox; answer 202 after the commit."""
+    asked = await request.json(SendInput)
+    receipt = await _runtime(request).send(
+        request.params["worker_id"], asked.text, when_busy=asked.when_busy
     )
     return Answer(receipt, status=202)
 
 
-async def cancel_turn(call: Call) -> Answer:
-    """Ends the worker's turn; 200 when it is over, and that is committed."""
-    return Answer(await _runtime(call).cancel(call.params["worker_id"]))
+async def cancel_turn(request: Request) -> Answer:
+    """Cancel a worker's turn; answer 200 when it has ended and that is committed."""
+    return Answer(await _runtime(request).cancel(request.params["worker_id"]))
 
 
-async def stop_worker(call: Call) -> Answer:
-    """Ends the worker; 200 when it is in a terminal state, and that is committed."""
-    asked = await call.json_or_none(StopWorker)
+async def stop_worker(request: Request) -> Answer:
+    """Stop a worker; answer 200 when its state is terminal and that is committed."""
+    asked = await request.json_or_none(StopWorker)
     grace_s = None if asked is None else asked.grace_s
-    return Answer(await _runtime(call).stop(call.params["worker_id"], grace_s=grace_s))
+    return Answer(await _runtime(request).stop(request.params["worker_id"], grace_s=grace_s))
 
 
-async def show_transcript(call: Call) -> Answer:
-    """A bounded page of the transcript."""
-    asked = call.query(after=None, before=None, limit=DEFAULT_PAGE_ITEMS, max_bytes=MAX_PAGE_BYTES)
-    return Answer(await _runtime(call).transcript(call.params["worker_id"], **asked))
+async def show_transcript(request: Request) -> Answer:
+    """Show a bounded page of a transcript."""
+    asked = request.query(
+        after=None, before=None, limit=DEFAULT_PAGE_ITEMS, max_bytes=MAX_PAGE_BYTES
+    )
+    return Answer(await _runtime(request).transcript(request.params["worker_id"], **asked))
 
 
-def _runtime(call: Call) -> Runtime:
-    return call.daemon.registry.runtime(call.params["runtime_id"])
+def _runtime(request: Request):  # of the registry's type, whose room no route names
+    return request.daemon.registry.runtime(request.params["runtime_id"])
 
 
 def _page(items: Any, following: str | None) -> dict[str, Any]:

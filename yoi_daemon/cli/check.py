@@ -6,25 +6,25 @@ import click
 import msgspec
 
 from yoi_daemon.cli.exits import CONFIGURATION
-from yoi_daemon.cli.options import Common, common_options
+from yoi_daemon.cli.options import Command, Common, common_options
 from yoi_daemon.cli.output import write_json, write_table
 from yoi_daemon.cli.printable import printable
 from yoi_daemon.daemon.checking import CheckedPlugin, CheckReport
 from yoi_daemon.daemon.checking import check as check_configuration
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--import",
     "import_modules",
     is_flag=True,
-    help="Also run the modules of enabled plugins, and hold their settings against them.",
+    help="Also import enabled plugins, and check their settings.",
 )
 @common_options
 def check(options: Common, import_modules: bool) -> int:
-    """Say what is wrong with the configuration and the plugins.
+    """Check the configuration and the plugins.
 
-    Everything is told at once. Exits with 78 when there is anything to correct. Needs no daemon, and starts none.
+    Reports every fault at once, and exits with 78 if there is one. Does not need a running daemon.
     """
     report = check_configuration(options.directories(), os.environ, import_modules=import_modules)
     if options.as_json:

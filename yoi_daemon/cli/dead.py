@@ -1,4 +1,4 @@
-"""`yoi-daemon dead …`: events that no attempt could handle, until an operator has decided."""
+"""`yoi-daemon dead …`: shows, redelivers and discards dead letters."""
 
 import base64
 import binascii
@@ -11,10 +11,10 @@ import trio
 
 from yoi_daemon.cli.exits import REFUSED, facts
 from yoi_daemon.cli.listing import get_whole_list, write_diagnostics
-from yoi_daemon.cli.options import Client, client_options
+from yoi_daemon.cli.options import Client, Group, client_options
 from yoi_daemon.cli.output import json_text, note, size, write_json, write_record, write_table
 from yoi_daemon.cli.printable import printable
-from yoi_daemon.cli.talking import Progress, talk
+from yoi_daemon.cli.requests import Progress, run_requests
 from yoi_daemon.cli.views import Answer, DeadLettersView, DeadLetterView, view
 from yoi_daemon.client.rest import DaemonClient, path_of
 from yoi_daemon.model.errors import Refused
@@ -26,9 +26,12 @@ SHORTEST_WAIT_S = 0.05
 _CROWDED = frozenset({"rate_limited", "queue_full"})
 
 
-@click.group()
+@click.group(cls=Group)
 def dead() -> None:
-    """Look after events that no attempt could handle."""
+    """Show, redeliver and discard dead letters.
+
+    A dead letter is an event that every attempt failed to handle.
+    """
 
 
 @dead.command("list")
@@ -36,7 +39,7 @@ def dead() -> None:
 @client_options
 def list_dead(options: Client, plugin_id: str) -> None:
     """List a plugin's dead letters, oldest first."""
-    answer = talk(options, lambda daemon: get_whole_list(daemon, _letters(plugin_id)))
+    answer = run_requests(options, lambda daemon: get_whole_list(daemon, _letters(plugin_id)))
     if options.as_json:
         write_json(answer)
         return
@@ -69,7 +72,7 @@ def list_dead(options: Client, plugin_id: str) -> None:
 @click.argument("event_id", metavar="EVENT_ID")
 @client_options
 def show(options: Client, plugin_id: str, event_id: str) -> None:
-    """Show one dead letter: what it is, what every attempt came to, and its payload.
+    """Show one dead letter, its attempts and its payload.
 
     With --json the exact bytes are in payload_base64.
     """
@@ -77,7 +80,7 @@ def show(options: Client, plugin_id: str, event_id: str) -> None:
     async def get(daemon: DaemonClient) -> Answer:
         return await daemon.get(_letters(plugin_id, event_id), Answer)
 
-    answer = talk(options, get)
+    answer = run_requests(options, get)
     if options.as_json:
         write_json(answer)
         return
@@ -111,12 +114,12 @@ def show(options: Client, plugin_id: str, event_id: str) -> None:
 @dead.command()
 @click.argument("plugin_id", metavar="PLUGIN")
 @click.argument("event_ids", metavar="EVENT_ID...", nargs=-1)
-@click.option("--all", "every", is_flag=True, help="All that there are now.")
+@click.option("--all", "every", is_flag=True, help="Redeliver every dead letter of the plugin.")
 @client_options
 def redeliver(options: Client, plugin_id: str, event_ids: tuple[str, ...], every: bool) -> int:
-    """Put dead letters on their plugin's queue once more.
+    """Put dead letters back on their plugin's queue.
 
-    Each keeps its id. As fast as the daemon takes them; Ctrl-C leaves the rest where they are.
+    Each keeps its id. Waits while the queue is full; Ctrl-C leaves the rest as they are.
     """
     if every == bool(event_ids):
         raise click.UsageError("name the events, or give --all")
@@ -130,16 +133,16 @@ def redeliver(options: Client, plugin_id: str, event_ids: tuple[str, ...], every
 @dead.command()
 @click.argument("plugin_id", metavar="PLUGIN")
 @click.argument("event_ids", metavar="EVENT_ID...", nargs=-1, required=True)
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @client_options
 def discard(options: Client, plugin_id: str, event_ids: tuple[str, ...], yes: bool) -> int:
-    """Let go of dead letters for good.
+    """Delete dead letters.
 
-    Asks first. Without a terminal to ask on it wants --yes.
+    Asks for confirmation. Without a terminal --yes is required.
     """
     if not yes:
         if not sys.stdin.isatty():
-            raise click.UsageError("there is no terminal to ask on: --yes says that it is meant")
+            raise click.UsageError("there is no terminal to ask on: confirm with --yes")
         count = "1 event" if len(event_ids) == 1 else f"{len(event_ids)} events"
         if not click.confirm(f"Discard {count} of {plugin_id} for good?", err=True):
             note("nothing was discarded")
@@ -205,7 +208,7 @@ def _run(options: Client, plugin_id: str, event_ids: Sequence[str], many: Many) 
         await many.run(daemon, chosen, progress)
 
     try:
-        talk(options, work, progress=progress)
+        run_requests(options, work, progress=progress)
     except BaseException:
         # Also after Ctrl-C: what is done is done, and nobody else says so.
         if many.answers or many.refused:

@@ -1,4 +1,4 @@
-"""`yoi-daemon events`: follow what happens, one line an event, until Ctrl-C."""
+"""`yoi-daemon events`: follows the event stream, one line for each event, until Ctrl-C."""
 
 import click
 import trio
@@ -6,25 +6,31 @@ import trio
 from yoi_daemon.cancellation import is_only
 from yoi_daemon.cli.addresses import WorkerAddress, parse_worker
 from yoi_daemon.cli.exits import ExtraMissing
-from yoi_daemon.cli.options import Client, client_options
+from yoi_daemon.cli.options import Client, Command, client_options
 
 _EXTRA = frozenset({"trio_websocket", "wsproto"})
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--from",
     "cursor",
     metavar="CURSOR|earliest|latest",
     default="latest",
     show_default=True,
-    help="Begin after this event.",
+    help="Start after this cursor.",
 )
 @click.option(
-    "--worker", metavar="[RUNTIME/]ID", callback=parse_worker, help="Only this worker's events."
+    "--worker", metavar="[RUNTIME/]ID", callback=parse_worker, help="Only events of this worker."
 )
-@click.option("--plugin", metavar="ID", help="Only this plugin's events.")
-@click.option("--kind", "kinds", metavar="PREFIX", multiple=True, help="Only such kinds.")
+@click.option("--plugin", metavar="ID", help="Only events of this plugin.")
+@click.option(
+    "--kind",
+    "kinds",
+    metavar="PREFIX",
+    multiple=True,
+    help="Only event kinds with this prefix; may be repeated.",
+)
 @client_options
 def events(
     options: Client,
@@ -33,9 +39,9 @@ def events(
     plugin: str | None,
     kinds: tuple[str, ...],
 ) -> None:
-    """Follow what happens, also across restarts.
+    """Follow the event stream, across restarts too.
 
-    One line an event; where the connection is cut, following resumes by itself. With --json each line is the event as the daemon sent it. Ctrl-C ends it, with exit code 0.
+    Prints one line for each event, and resumes by itself when the connection is lost. With --json each line is the event as the daemon sent it. Ctrl-C ends it with exit code 0.
     """
     if worker is not None and plugin is not None:
         raise click.UsageError("--worker and --plugin are two scopes: give one of them")

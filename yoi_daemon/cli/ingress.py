@@ -1,4 +1,4 @@
-"""`yoi-daemon ingress`: feed events to a plugin, as a webhook or another program would."""
+"""`yoi-daemon ingress`: sends events to a plugin, as a webhook or another program would."""
 
 from io import RawIOBase
 from typing import BinaryIO
@@ -8,11 +8,11 @@ import msgspec
 import trio
 
 from yoi_daemon.cli.exits import REFUSED
-from yoi_daemon.cli.options import Client, client_options
+from yoi_daemon.cli.options import Client, Command, client_options
 from yoi_daemon.cli.output import json_text, note, write_json, write_record
 from yoi_daemon.cli.payload import open_lines, read_payload
 from yoi_daemon.cli.printable import printable
-from yoi_daemon.cli.talking import talk
+from yoi_daemon.cli.requests import run_requests
 from yoi_daemon.cli.views import Answer, BatchAnswerView
 from yoi_daemon.client.rest import DaemonClient, open_daemon_client, path_of
 from yoi_daemon.model.errors import Unreachable
@@ -21,19 +21,19 @@ BATCH_BYTES = 65_536
 """About so much of a batch goes in one request: what is there is sent, a pipe's lines as they come."""
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("plugin")
 @click.argument("name", required=False)
 @click.option(
     "--data",
     metavar="JSON|@FILE|-",
-    help="The payload: JSON, a file that holds it, or standard input. Default: {}.",
+    help="Payload: JSON, a file, or standard input. Default: {}.",
 )
-@click.option("--key", metavar="KEY", help="Idempotency key: the same key is accepted once.")
+@click.option("--key", metavar="KEY", help="Idempotency key: one event is accepted for each key.")
 @click.option(
     "--batch",
     metavar="@FILE|-",
-    help='Many events, a line each: {"ingress": NAME, "payload": ANY, "key": OPTIONAL}.',
+    help='Send many events, one for each line: {"ingress": NAME, "payload": ANY, "key": OPTIONAL}.',
 )
 @client_options
 def ingress(
@@ -44,10 +44,10 @@ def ingress(
     key: str | None,
     batch: str | None,
 ) -> int:
-    """Feed events to a plugin.
+    """Send events to a plugin.
 
-    The event goes to ingress NAME of PLUGIN. The receipt that is printed says that the event is on the plugin's queue; 'yoi-daemon events --plugin PLUGIN'
-    shows what becomes of it. With --batch there is one answer for each line, in order, and the exit code is 1 when one was refused.
+    Sends one event to ingress NAME of PLUGIN, and prints the receipt once it is queued. 'yoi-daemon events --plugin PLUGIN'
+    shows its outcome. With --batch each line is answered in order, and the exit code is 1 if any was refused.
     """
     if batch is not None:
         if name is not None or data is not None or key is not None:
@@ -63,7 +63,7 @@ def ingress(
     async def post(daemon: DaemonClient) -> Answer:
         return await daemon.post(path, Answer, content=payload, idempotency_key=key)
 
-    receipt = talk(options, post)
+    receipt = run_requests(options, post)
     if options.as_json:
         write_json(receipt)
     else:

@@ -1,4 +1,4 @@
-"""`yoi-daemon`: the commands, each loaded when it is called, and how errors leave the process."""
+"""`yoi-daemon`: the commands, each imported when it is called, and the exit code of each error."""
 
 import importlib
 import io
@@ -26,21 +26,19 @@ class LazyCommand(NamedTuple):
 
 COMMANDS: Mapping[str, LazyCommand] = {
     "run": LazyCommand("run", "run", "Run the daemon in the foreground."),
-    "reload": LazyCommand("reload", "reload", "Read the configuration and the plugins again."),
-    "check": LazyCommand(
-        "check", "check", "Say what is wrong with the configuration and the plugins."
-    ),
-    "status": LazyCommand("status", "status", "Say whether the daemon is well, and if not, who."),
-    "events": LazyCommand("events", "events", "Follow what happens, also across restarts."),
-    "ingress": LazyCommand("ingress", "ingress", "Feed events to a plugin."),
-    "plugin": LazyCommand("plugin", "plugin", "Show, make and command plugins."),
-    "dead": LazyCommand("dead", "dead", "Look after events that no attempt could handle."),
+    "reload": LazyCommand("reload", "reload", "Reload the configuration and the plugins."),
+    "check": LazyCommand("check", "check", "Check the configuration and the plugins."),
+    "status": LazyCommand("status", "status", "Show the daemon's health."),
+    "events": LazyCommand("events", "events", "Follow the event stream, across restarts too."),
+    "ingress": LazyCommand("ingress", "ingress", "Send events to a plugin."),
+    "plugin": LazyCommand("plugin", "plugin", "List, create and control plugins."),
+    "dead": LazyCommand("dead", "dead", "Show, redeliver and discard dead letters."),
     "tool": LazyCommand("tool", "tool", "Call a plugin's tool, or list the tools."),
-    "runtime": LazyCommand("runtime", "runtime", "Show what runs workers."),
-    "worker": LazyCommand("worker", "worker", "List, make, talk to and stop workers."),
-    "store": LazyCommand("store", "store", "Check, copy and measure what the daemon keeps."),
-    "token": LazyCommand("token", "token", "Make, list and revoke tokens."),
-    "systemd": LazyCommand("systemd", "systemd", "Run the daemon as a service of this machine."),
+    "runtime": LazyCommand("runtime", "runtime", "Show the runtimes that run workers."),
+    "worker": LazyCommand("worker", "worker", "List, create, command and stop workers."),
+    "store": LazyCommand("store", "store", "Check, back up and measure the daemon's store."),
+    "token": LazyCommand("token", "token", "Create, list and revoke API tokens."),
+    "systemd": LazyCommand("systemd", "systemd", "Install the daemon as a systemd service."),
     "manual": LazyCommand("manual", "manual", "Show a page of the manual, or list the pages."),
 }
 """Every command of `yoi-daemon`. The summaries stand here so that `--help` imports no command."""
@@ -72,8 +70,8 @@ class LazyGroup(click.Group):
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=(
-        "Exit codes: 0 done, 1 the daemon refused, 2 usage, 69 daemon not reachable, "
-        "74 storage failed, 77 not allowed, 78 configuration."
+        "Exit codes: 0 success, 1 refused by the daemon, 2 usage error, 69 daemon not reachable, "
+        "74 storage failure, 77 permission denied, 78 configuration error."
     ),
 )
 @click.version_option(package_name=PROGRAM, prog_name=PROGRAM, message="%(prog)s %(version)s")

@@ -1,4 +1,4 @@
-"""The options that every command takes, gathered into one value before the command sees them."""
+"""The options that commands share, gathered into one value and shown under one heading."""
 
 import functools
 import os
@@ -13,6 +13,32 @@ from yoi_daemon.model.directories import Directories, find_directories
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class ConnectionOption(click.Option):
+    """An option that says which daemon a command is about. Help shows these apart."""
+
+
+class Command(click.Command):
+    """A command whose help shows its own options first, then those that most commands have."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the sections Options and Connection."""
+        sections: dict[str, list[tuple[str, str]]] = {"Options": [], "Connection": []}
+        for parameter in self.get_params(ctx):
+            if (record := parameter.get_help_record(ctx)) is not None:
+                is_shared = isinstance(parameter, ConnectionOption)
+                sections["Connection" if is_shared else "Options"].append(record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
+class Group(click.Group):
+    """A group of such commands."""
+
+    command_class = Command
 
 
 class Common(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,15 +67,19 @@ class Client(Common, frozen=True, kw_only=True):
         return locate(self.state, os.environ)
 
 
-_CONFIG = click.option("--config", metavar="DIR", help="Directory of the configuration.")
-_STATE = click.option("--state", metavar="DIR", help="Directory of the daemon's state.")
-_JSON = click.option("--json", "as_json", is_flag=True, help="Write JSON.")
-_URL = click.option("--url", metavar="URL", help="API of the daemon; wants --token-file.")
-_TOKEN_FILE = click.option("--token-file", metavar="FILE", help="File that holds the token.")
-_CA_FILE = click.option(
+def _option(*names: str, help: str, **settings: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    return click.option(*names, cls=ConnectionOption, help=help, **settings)
+
+
+_CONFIG = _option("--config", metavar="DIR", help="Directory of the configuration.")
+_STATE = _option("--state", metavar="DIR", help="Directory of the daemon's state.")
+_JSON = _option("--json", "as_json", is_flag=True, help="Write JSON.")
+_URL = _option("--url", metavar="URL", help="URL of the daemon's API; needs --token-file.")
+_TOKEN_FILE = _option("--token-file", metavar="FILE", help="File with the token to use.")
+_CA_FILE = _option(
     "--ca-file",
     metavar="FILE",
-    help="Certificates to trust for an https URL, instead of the system's.",
+    help="Certificates to trust for an https URL, in place of the system's.",
 )
 
 

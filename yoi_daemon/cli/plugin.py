@@ -1,4 +1,4 @@
-"""`yoi-daemon plugin …`: the plugins of a daemon, commands to their services, and making a new one."""
+"""`yoi-daemon plugin …`: lists plugins, controls their services, and creates new ones."""
 
 import sys
 from pathlib import Path
@@ -7,29 +7,29 @@ import click
 
 from yoi_daemon.cli import templates
 from yoi_daemon.cli.listing import get_whole_list, write_diagnostics
-from yoi_daemon.cli.options import Client, Common, client_options, common_options
+from yoi_daemon.cli.options import Client, Common, Group, client_options, common_options
 from yoi_daemon.cli.output import write_json, write_state, write_table
 from yoi_daemon.cli.printable import printable
 from yoi_daemon.cli.record import write_plugin
 from yoi_daemon.cli.reload import run_reload
+from yoi_daemon.cli.requests import Progress, run_requests
 from yoi_daemon.cli.service import command, failed, follow_command, timeout_option, wait_option
-from yoi_daemon.cli.talking import Progress, talk
 from yoi_daemon.cli.views import Answer, CommandedView, PluginsView, view
 from yoi_daemon.client.rest import DaemonClient, path_of
 from yoi_daemon.model.errors import NotAllowed
 from yoi_daemon.model.ids import PLUGIN_ID_RULE, is_plugin_id
 
 
-@click.group()
+@click.group(cls=Group)
 def plugin() -> None:
-    """Show, make and command plugins."""
+    """List, create and control plugins."""
 
 
 @plugin.command("list")
 @client_options
 def list_plugins(options: Client) -> None:
-    """List the plugins, each with its state and its queue."""
-    answer = talk(options, lambda daemon: get_whole_list(daemon, path_of("plugins")))
+    """List the plugins with their state and queue."""
+    answer = run_requests(options, lambda daemon: get_whole_list(daemon, path_of("plugins")))
     if options.as_json:
         write_json(answer)
         return
@@ -56,12 +56,12 @@ def list_plugins(options: Client) -> None:
 @click.argument("plugin_id", metavar="PLUGIN")
 @client_options
 def show(options: Client, plugin_id: str) -> None:
-    """Show everything the daemon knows of one plugin."""
+    """Show everything about one plugin."""
 
     async def get(daemon: DaemonClient) -> Answer:
         return await daemon.get(path_of("plugins", plugin_id), Answer)
 
-    answer = talk(options, get)
+    answer = run_requests(options, get)
     if options.as_json:
         write_json(answer)
     else:
@@ -74,9 +74,9 @@ def show(options: Client, plugin_id: str) -> None:
 @timeout_option
 @client_options
 def start(options: Client, plugin_id: str, wait: bool, timeout_s: float) -> None:
-    """Start a plugin's service, and forget its restarts.
+    """Start a plugin's service, and reset its restart count.
 
-    Waits until it runs; exits with 1 and the reason when it fails.
+    Waits until it runs; exits with 1 and the reason if it fails.
     """
     _start(options, plugin_id, "start", wait=wait, timeout_s=timeout_s)
 
@@ -87,9 +87,9 @@ def start(options: Client, plugin_id: str, wait: bool, timeout_s: float) -> None
 @timeout_option
 @client_options
 def restart(options: Client, plugin_id: str, wait: bool, timeout_s: float) -> None:
-    """Stop a plugin's service in order, and start it.
+    """Stop a plugin's service gracefully, and start it again.
 
-    Waits until it runs; exits with 1 and the reason when it fails.
+    Waits until it runs; exits with 1 and the reason if it fails.
     """
     _start(options, plugin_id, "restart", wait=wait, timeout_s=timeout_s)
 
@@ -101,10 +101,10 @@ def restart(options: Client, plugin_id: str, wait: bool, timeout_s: float) -> No
 def stop(options: Client, plugin_id: str, timeout_s: float) -> None:
     """Stop a plugin's service.
 
-    New events are refused from now on; those on its queue are handled while the time for it lasts, and the others stay there. Waits until it has stopped.
+    New events are refused. Queued events are handled for as long as its drain time lasts; the rest stay queued. Waits until it has stopped.
     """
     progress = Progress(f"{plugin_id} is stopping")
-    answer = talk(
+    answer = run_requests(
         options,
         lambda daemon: command(daemon, plugin_id, "stop"),
         deadline_s=timeout_s,
@@ -122,9 +122,9 @@ def stop(options: Client, plugin_id: str, timeout_s: float) -> None:
 @timeout_option
 @client_options
 def reload_plugin(options: Client, plugin_id: str, wait: bool, timeout_s: float) -> int:
-    """Read one plugin's code and settings again.
+    """Reload one plugin's code and settings.
 
-    What is bad is refused, and the old goes on. Waits until the new service runs; exits with 1 and the reason when it fails.
+    A faulty version is refused, and the current one goes on. Waits until the new service runs; exits with 1 and the reason if it fails.
     """
     return run_reload(options, plugin_id, wait=wait, timeout_s=timeout_s)
 
@@ -138,7 +138,7 @@ def _start(options: Client, plugin_id: str, verb: str, *, wait: bool, timeout_s:
             return answer
         return await follow_command(daemon, answer, timeout_s=timeout_s, progress=progress)
 
-    _write_commanded(options, talk(options, run, deadline_s=timeout_s, progress=progress))
+    _write_commanded(options, run_requests(options, run, deadline_s=timeout_s, progress=progress))
 
 
 def _write_commanded(options: Client, answer: Answer) -> None:
@@ -156,9 +156,9 @@ def _write_commanded(options: Client, answer: Answer) -> None:
 @click.argument("name")
 @common_options
 def new(options: Common, name: str) -> None:
-    """Write a plugin and a test of it.
+    """Create a plugin and a test for it.
 
-    They are plugins/NAME.py and tests/test_NAME.py in the configuration directory.
+    Writes plugins/NAME.py and tests/test_NAME.py in the configuration directory.
     """
     if not is_plugin_id(name):
         raise click.BadParameter(

@@ -8,10 +8,10 @@ import trio
 
 from yoi_daemon.cli.exits import REFUSED
 from yoi_daemon.cli.listing import get_whole_list
-from yoi_daemon.cli.options import Client, client_options
+from yoi_daemon.cli.options import Client, Command, client_options
 from yoi_daemon.cli.output import note, write_json, write_table
+from yoi_daemon.cli.requests import Progress, run_requests
 from yoi_daemon.cli.service import follow_start, post_patiently, timeout_option, wait_option
-from yoi_daemon.cli.talking import Progress, talk
 from yoi_daemon.cli.views import Answer, PluginsView, PluginView, ReloadedView, view
 from yoi_daemon.client.rest import DaemonClient, path_of
 from yoi_daemon.model.errors import Refused, YoiError
@@ -25,22 +25,22 @@ class Taken(msgspec.Struct, frozen=True, kw_only=True):
     error: YoiError | None = None
 
 
-@click.command()
+@click.command(cls=Command)
 @wait_option
 @timeout_option
 @client_options
 def reload(options: Client, wait: bool, timeout_s: float) -> int:
-    """Read the configuration and the plugins again.
+    """Reload the configuration and the plugins.
 
-    Where anything is bad all of it is refused, and everything goes on as before. Waits until the services that changed run; exits with 1 when one fails.
+    If anything is faulty the whole reload is refused, and everything goes on as before. Waits until the changed services run; exits with 1 if one fails.
     """
     return run_reload(options, None, wait=wait, timeout_s=timeout_s)
 
 
 def run_reload(options: Client, only: str | None, *, wait: bool, timeout_s: float) -> int:
-    """Reloads all plugins or `only` one, says what came of it, and gives the exit code."""
+    """Reloads all plugins or `only` one, reports the outcome, and returns the exit code."""
     path = path_of("reload") if only is None else path_of("plugins", only, "reload")
-    progress = Progress("what changed is loaded, then takes the place of the old")
+    progress = Progress("loading what changed")
 
     async def run(daemon: DaemonClient) -> tuple[Answer, list[Taken], list[PluginView]]:
         look = "plugin list" if only is None else f"plugin show {only}"
@@ -59,7 +59,7 @@ def run_reload(options: Client, only: str | None, *, wait: bool, timeout_s: floa
             others = [p for p in plugins if p.state == "failed" and p.plugin_id not in changed]
         return answer, taken, others
 
-    answer, taken, others = talk(options, run, deadline_s=timeout_s, progress=progress)
+    answer, taken, others = run_requests(options, run, deadline_s=timeout_s, progress=progress)
     if options.as_json:
         records = [one.record for one in taken if one.record is not None]
         write_json({**answer, "items": records})

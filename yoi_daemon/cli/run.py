@@ -5,17 +5,17 @@ import os
 import click
 
 from yoi_daemon import serve
-from yoi_daemon.cli.options import Common, common_options
+from yoi_daemon.cli.options import Command, Common, common_options
 from yoi_daemon.cli.output import write_json
 
 
-@click.command()
-@click.option("--safe", is_flag=True, help="Load no plugin; what they accepted before waits.")
+@click.command(cls=Command)
+@click.option("--safe", is_flag=True, help="Load no plugin; accepted events wait.")
 @common_options
 def run(options: Common, safe: bool) -> None:
     """Run the daemon in the foreground.
 
-    Prints one line when it is ready. SIGTERM or Ctrl-C stops it in order, a second Ctrl-C at once.
+    Prints one line when it is ready. SIGTERM or Ctrl-C stops it gracefully, a second Ctrl-C at once.
     """
 
     def announce(line: str) -> None:

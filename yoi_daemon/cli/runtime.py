@@ -5,23 +5,23 @@ from collections.abc import Mapping
 import click
 
 from yoi_daemon.cli.listing import get_whole_list, write_diagnostics
-from yoi_daemon.cli.options import Client, client_options
+from yoi_daemon.cli.options import Client, Group, client_options
 from yoi_daemon.cli.output import note, write_json, write_record, write_table
-from yoi_daemon.cli.talking import talk
+from yoi_daemon.cli.requests import run_requests
 from yoi_daemon.cli.views import Answer, RuntimesView, RuntimeView, view
 from yoi_daemon.client.rest import DaemonClient, path_of
 
 
-@click.group()
+@click.group(cls=Group)
 def runtime() -> None:
-    """Show what runs workers."""
+    """Show the runtimes that run workers."""
 
 
 @runtime.command("list")
 @client_options
 def list_runtimes(options: Client) -> None:
-    """List the runtimes, each with its status and what it can do."""
-    answer = talk(options, lambda daemon: get_whole_list(daemon, path_of("runtimes")))
+    """List the runtimes with their status and capabilities."""
+    answer = run_requests(options, lambda daemon: get_whole_list(daemon, path_of("runtimes")))
     if options.as_json:
         write_json(answer)
         return
@@ -49,12 +49,12 @@ def list_runtimes(options: Client) -> None:
 @click.argument("runtime_id", metavar="RUNTIME")
 @client_options
 def show(options: Client, runtime_id: str) -> None:
-    """Show one runtime."""
+    """Show everything about one runtime."""
 
     async def get(daemon: DaemonClient) -> Answer:
         return await daemon.get(path_of("runtimes", runtime_id), Answer)
 
-    answer = talk(options, get)
+    answer = run_requests(options, get)
     if options.as_json:
         write_json(answer)
         return

@@ -4,7 +4,7 @@ import click
 import trio
 
 from yoi_daemon.cli.output import duration
-from yoi_daemon.cli.talking import Progress
+from yoi_daemon.cli.requests import Progress
 from yoi_daemon.cli.views import Answer, CommandedView, PluginView, ReasonView, view
 from yoi_daemon.client.rest import DaemonClient, NoAnswerInTime, path_of
 from yoi_daemon.model.errors import Refused, YoiError
@@ -24,12 +24,12 @@ timeout_option = click.option(
     metavar="SECONDS",
     default=TIMEOUT_S,
     show_default=True,
-    help="Wait no longer than this.",
+    help="Maximum time to wait.",
 )
 wait_option = click.option(
     "--wait/--no-wait",
     default=True,
-    help="Wait until it runs or has failed, or do not. Default: wait.",
+    help="Wait until it runs or has failed. Default: wait.",
 )
 
 

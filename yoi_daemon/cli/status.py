@@ -1,14 +1,14 @@
-"""`yoi-daemon status`: one screen that says whether it is well, and if not, who."""
+"""`yoi-daemon status`: the daemon's health on one screen, and what to do about it."""
 
 from collections.abc import Sequence
 
 import click
 import msgspec
 
-from yoi_daemon.cli.options import Client, client_options
+from yoi_daemon.cli.options import Client, Command, client_options
 from yoi_daemon.cli.output import duration, json_text, size, write_json, write_state, write_table
 from yoi_daemon.cli.printable import printable
-from yoi_daemon.cli.talking import talk
+from yoi_daemon.cli.requests import run_requests
 from yoi_daemon.cli.views import Answer, DiagnosticView, LastBlockView, PluginView, StatusView, view
 from yoi_daemon.cli.watch import DEADLINE_S, Rates, watch_status
 from yoi_daemon.client.rest import DaemonClient
@@ -32,14 +32,14 @@ _UNLOADED = frozenset(
 """Reasons of a plugin whose module or settings could not be taken."""
 
 
-@click.command()
-@click.option("--watch", is_flag=True, help="Keep it up to date, also across restarts.")
+@click.command(cls=Command)
+@click.option("--watch", is_flag=True, help="Refresh every two seconds, across restarts too.")
 @client_options
 def status(options: Client, watch: bool) -> None:
-    """Say whether the daemon is well, and if not, who.
+    """Show the daemon's health.
 
-    The exit code says whether a daemon answered, not whether it is well. With --watch it is asked again every two
-    seconds until Ctrl-C, with exit code 0; with --json each answer is a line.
+    The exit code says whether a daemon answered, not whether it is healthy. --watch refreshes until Ctrl-C, which
+    exits with 0; with --json each answer is one line.
     """
     if watch:
         watch_status(options, _write_json_line if options.as_json else write_status)
@@ -48,7 +48,7 @@ def status(options: Client, watch: bool) -> None:
     async def get(daemon: DaemonClient) -> Answer:
         return await daemon.get("/api/status", Answer)
 
-    answer = talk(options, get, deadline_s=DEADLINE_S)
+    answer = run_requests(options, get, deadline_s=DEADLINE_S)
     if options.as_json:
         write_json(answer)
     else:

@@ -1,4 +1,4 @@
-"""`yoi-daemon store …`: the daemon's store, looked at and copied whether the daemon runs or not."""
+"""`yoi-daemon store …`: checks, copies and measures the store, whether the daemon runs or not."""
 
 import os
 from collections.abc import Callable
@@ -10,10 +10,10 @@ import msgspec
 import trio
 
 from yoi_daemon.cli.exits import STORAGE
-from yoi_daemon.cli.options import Common, common_options
+from yoi_daemon.cli.options import Common, Group, common_options
 from yoi_daemon.cli.output import duration, note, size, write_columns, write_json, write_table
 from yoi_daemon.cli.printable import printable
-from yoi_daemon.cli.talking import Progress, with_progress
+from yoi_daemon.cli.requests import Progress, with_progress
 from yoi_daemon.client.locate import RUNTIME_DIRECTORY, SYSTEM_STATE_DIRECTORY
 from yoi_daemon.model.directories import DAEMON_FILE
 from yoi_daemon.store.opening import FILE_NAME
@@ -25,15 +25,15 @@ from yoi_daemon.store.sqlite.survey import Survey, survey
 R = TypeVar("R")
 
 _FILE = click.option(
-    "--file", metavar="FILE", help="Another store, such as a backup, than the daemon's."
+    "--file", metavar="FILE", help="Store to read, such as a backup; the daemon's by default."
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def store() -> None:
-    """Check, copy and measure what the daemon keeps.
+    """Check, back up and measure the daemon's store.
 
-    It may run meanwhile, and is not held up.
+    The daemon may be running, and is not delayed.
     """
 
 
@@ -41,7 +41,7 @@ def store() -> None:
 @_FILE
 @common_options
 def check(options: Common, file: str | None) -> int:
-    """Say whether the store is sound. Exits with 74 when it is not."""
+    """Check the store's integrity. Exits with 74 if it is damaged."""
     path = _path(options, file)
 
     def look() -> list[str]:
@@ -67,7 +67,7 @@ def check(options: Common, file: str | None) -> int:
 @click.argument("target", metavar="FILE")
 @common_options
 def backup(options: Common, target: str) -> None:
-    """Copy the store, as it is at one moment, into a new FILE.
+    """Copy a snapshot of the store into a new FILE.
 
     To go back to it: stop the daemon, remove store.sqlite3* from its state directory, copy FILE
     there as store.sqlite3, start. What was accepted and not handled by then is handled; subscribers
@@ -95,7 +95,7 @@ def backup(options: Common, target: str) -> None:
 @_FILE
 @common_options
 def stats(options: Common, file: str | None) -> None:
-    """Show what the store holds: its tables, what waits for each plugin, the log, the space."""
+    """Show the store's tables, queued events, log and disk space."""
     path = _path(options, file)
 
     def count() -> Survey:

@@ -3,16 +3,20 @@
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterable
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
 import click
+import trio
 
 import yoi_daemon
-from yoi_daemon.cli.options import Common, common_options
+from yoi_daemon.children.child import inherited
+from yoi_daemon.children.failures import ChildError
+from yoi_daemon.children.running import run
+from yoi_daemon.cli.options import Common, Group, common_options
 from yoi_daemon.cli.output import write_json
 from yoi_daemon.model.errors import NotAllowed
 
@@ -23,15 +27,15 @@ HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")
 COMMAND_TIMEOUT_S = 60.0
 
 
-@click.group()
+@click.group(cls=Group)
 def systemd() -> None:
-    """Run the daemon as a service of this machine."""
+    """Install the daemon as a systemd service."""
 
 
 @systemd.command(name="print")
 @common_options
 def print_units(options: Common) -> None:
-    """Write the units to standard output. They start the interpreter that runs this."""
+    """Print the units, which start the interpreter that runs this command."""
     units = make_units()
     if options.as_json:
         write_json(units)
@@ -47,13 +51,13 @@ def print_units(options: Common) -> None:
     metavar="DIR",
     default=UNIT_DIRECTORY,
     show_default=True,
-    help="Directory of units.",
+    help="Directory to write the units to.",
 )
 @common_options
 def install(options: Common, directory: str) -> None:
-    """Write the units where systemd finds them, and have it read them.
+    """Write the units, and have systemd read them.
 
-    Enables and starts nothing. What is yours belongs in drop-ins ('systemctl edit yoi-daemon'): they stay.
+    Enables and starts nothing. Keep changes of yours in drop-ins ('systemctl edit yoi-daemon'), which stay.
     """
     refuse_hidden([sys.executable, sys.prefix, sys.base_prefix, *yoi_daemon.__path__])
     written: list[str] = []
@@ -118,14 +122,16 @@ def _daemon_reload() -> None:
     # Without a running systemd, as in an image that is being built, it reads them when it starts.
     if program is None or not Path("/run/systemd/system").is_dir():
         return
+    command = partial(
+        run,
+        [program, "daemon-reload"],
+        environment=inherited(os.environ),
+        timeout_s=COMMAND_TIMEOUT_S,
+    )
     try:
-        subprocess.run(
-            [program, "daemon-reload"],
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_TIMEOUT_S,
-        )
-    except (subprocess.SubprocessError, OSError) as error:
-        told = getattr(error, "stderr", None) or str(error)
-        raise NotAllowed(f"systemd did not read the units: {str(told).strip()}") from error
+        completed = trio.run(command)
+    except ChildError as error:
+        raise NotAllowed(f"systemd did not read the units: {error}") from error
+    if not completed.exit.is_success:
+        reason = completed.stderr.strip() or completed.exit
+        raise NotAllowed(f"systemd did not read the units: {reason}")

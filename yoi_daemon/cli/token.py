@@ -1,4 +1,4 @@
-"""`yoi-daemon token …`: what others may show to the daemon, and how it is taken from them."""
+"""`yoi-daemon token …`: creates, lists and revokes API tokens."""
 
 import re
 
@@ -6,10 +6,10 @@ import click
 
 from yoi_daemon.cli.exits import REFUSED
 from yoi_daemon.cli.listing import get_whole_list
-from yoi_daemon.cli.options import Client, client_options
+from yoi_daemon.cli.options import Client, Group, client_options
 from yoi_daemon.cli.output import note, write_json, write_table
 from yoi_daemon.cli.printable import printable
-from yoi_daemon.cli.talking import talk
+from yoi_daemon.cli.requests import run_requests
 from yoi_daemon.cli.views import Answer, CreatedTokenView, TokensView, view
 from yoi_daemon.client.rest import DaemonClient, path_of
 from yoi_daemon.model.errors import Refused
@@ -19,9 +19,9 @@ _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _SPAN = re.compile(r"([1-9][0-9]{0,8})([smhd])")
 
 
-@click.group()
+@click.group(cls=Group)
 def token() -> None:
-    """Make, list and revoke tokens."""
+    """Create, list and revoke API tokens."""
 
 
 @token.command()
@@ -31,17 +31,17 @@ def token() -> None:
     metavar="SCOPE",
     multiple=True,
     required=True,
-    help=f"What it may do; may be repeated: {SCOPE_RULE}.",
+    help=f"Permission to grant; may be repeated: {SCOPE_RULE}.",
 )
-@click.option("--label", default="", metavar="TEXT", help="Whose it is, or what for.")
+@click.option("--label", default="", metavar="TEXT", help="Label shown in lists.")
 @click.option(
-    "--expires-in", metavar="SPAN", help="For how long: 90s, 15m, 12h, 30d. Default: without end."
+    "--expires-in", metavar="SPAN", help="Lifetime: 90s, 15m, 12h, 30d. Default: unlimited."
 )
 @client_options
 def create(options: Client, scopes: tuple[str, ...], label: str, expires_in: str | None) -> None:
-    """Make a token and print it: this once, and never again.
+    """Create a token and print it. It cannot be shown again.
 
-    Standard output has the token alone; what it may do is told on standard error.
+    Writes the token alone to standard output, and its description to standard error.
     """
     for scope in scopes:
         if not is_scope(scope):
@@ -51,7 +51,7 @@ def create(options: Client, scopes: tuple[str, ...], label: str, expires_in: str
     async def post(daemon: DaemonClient) -> Answer:
         return await daemon.post(path_of("tokens"), Answer, body=body)
 
-    answer = talk(options, post)
+    answer = run_requests(options, post)
     if options.as_json:
         write_json(answer)
         return
@@ -64,8 +64,8 @@ def create(options: Client, scopes: tuple[str, ...], label: str, expires_in: str
 @token.command("list")
 @client_options
 def list_tokens(options: Client) -> None:
-    """List the tokens, all but the admin's; none is shown itself."""
-    answer = talk(options, lambda daemon: get_whole_list(daemon, path_of("tokens")))
+    """List every token but the admin's, without their secrets."""
+    answer = run_requests(options, lambda daemon: get_whole_list(daemon, path_of("tokens")))
     if options.as_json:
         write_json(answer)
         return
@@ -88,9 +88,9 @@ def list_tokens(options: Client) -> None:
 @click.argument("token_ids", metavar="TOKEN_ID...", nargs=-1, required=True)
 @client_options
 def revoke(options: Client, token_ids: tuple[str, ...]) -> int:
-    """End tokens, and the streams that are open by them.
+    """Revoke tokens, and close the streams that use them.
 
-    Goes on past one that is not there, and says so.
+    Reports a token that does not exist, and goes on with the next.
     """
     revoked: list[Answer] = []
     missing: list[str] = []
@@ -106,7 +106,7 @@ def revoke(options: Client, token_ids: tuple[str, ...]) -> int:
                 missing.append(token_id)
 
     try:
-        talk(options, delete)
+        run_requests(options, delete)
     finally:
         # Also where a later one failed: what is done is done, and nobody else says so.
         if options.as_json:

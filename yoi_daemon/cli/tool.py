@@ -1,4 +1,4 @@
-"""`yoi-daemon tool`: what plugins answer at once, beside their queues."""
+"""`yoi-daemon tool`: calls a plugin's tool, or lists the tools."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 import click
 
 from yoi_daemon.cli.listing import get_whole_list
-from yoi_daemon.cli.options import Client, client_options
+from yoi_daemon.cli.options import Client, Command, client_options
 from yoi_daemon.cli.output import write_json, write_table
 from yoi_daemon.cli.payload import read_payload
+from yoi_daemon.cli.requests import Progress, run_requests
 from yoi_daemon.cli.service import timeout_option
-from yoi_daemon.cli.talking import Progress, talk
 from yoi_daemon.cli.views import ToolAnswerView, ToolsView, view
 from yoi_daemon.client.rest import DaemonClient, path_of
 from yoi_daemon.model.errors import Refused
@@ -19,15 +19,15 @@ Schema = Mapping[str, Any]
 """A JSON Schema, as msgspec makes it."""
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("plugin", required=False)
 @click.argument("name", metavar="[TOOL]", required=False)
 @click.option(
     "--data",
     metavar="JSON|@FILE|-",
-    help="The arguments: JSON, a file that holds it, or standard input. Default: {}.",
+    help="Arguments: JSON, a file, or standard input. Default: {}.",
 )
-@click.option("--list", "lists", is_flag=True, help="List the tools and what they take.")
+@click.option("--list", "lists", is_flag=True, help="List the tools and their arguments.")
 @timeout_option
 @client_options
 def tool(
@@ -40,7 +40,7 @@ def tool(
 ) -> None:
     """Call a plugin's tool, or list the tools.
 
-    Prints the result as JSON. Without PLUGIN and TOOL, or with --list, it lists the tools of every plugin, or of PLUGIN.
+    Prints the result as JSON. Without TOOL, or with --list, lists the tools of every plugin or of PLUGIN.
     """
     if lists or plugin is None:
         if name is not None or data is not None:
@@ -63,11 +63,11 @@ def tool(
             raise
 
     progress = Progress(f"waiting for {plugin} to answer")
-    write_json(talk(options, call, deadline_s=timeout_s, progress=progress).result)
+    write_json(run_requests(options, call, deadline_s=timeout_s, progress=progress).result)
 
 
 def _list(options: Client, plugin: str | None) -> None:
-    answer = talk(options, lambda daemon: get_whole_list(daemon, path_of("tools")))
+    answer = run_requests(options, lambda daemon: get_whole_list(daemon, path_of("tools")))
     if plugin is not None:
         items = [item for item in answer["items"] if item.get("plugin_id") == plugin]
         answer = {**answer, "items": items}

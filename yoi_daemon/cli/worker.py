@@ -6,10 +6,10 @@ import click
 
 from yoi_daemon.cli.addresses import WorkerAddress, parse_worker
 from yoi_daemon.cli.listing import get_whole_list, write_diagnostics
-from yoi_daemon.cli.options import Client, client_options
+from yoi_daemon.cli.options import Client, Group, client_options
 from yoi_daemon.cli.output import local_time, write_json, write_record, write_table
 from yoi_daemon.cli.printable import printable
-from yoi_daemon.cli.talking import Progress, talk
+from yoi_daemon.cli.requests import Progress, run_requests
 from yoi_daemon.cli.views import Answer, TranscriptView, WorkersView, view
 from yoi_daemon.client.rest import DaemonClient, path_of
 from yoi_daemon.model.ids import EMBEDDED_RUNTIME_ID
@@ -19,22 +19,22 @@ _RUNTIME = click.option(
     metavar="ID",
     default=EMBEDDED_RUNTIME_ID,
     show_default=True,
-    help="The runtime that makes it.",
+    help="Runtime that runs it.",
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def worker() -> None:
-    """List, make, talk to and stop workers."""
+    """List, create, command and stop workers."""
 
 
 @worker.command("list")
-@click.option("--runtime", metavar="ID", help="Only this runtime's workers.")
+@click.option("--runtime", metavar="ID", help="Only workers of this runtime.")
 @client_options
 def list_workers(options: Client, runtime: str | None) -> None:
     """List the workers of every runtime, or of one."""
     path = path_of("workers") if runtime is None else path_of("runtimes", runtime, "workers")
-    answer = talk(options, lambda daemon: get_whole_list(daemon, path))
+    answer = run_requests(options, lambda daemon: get_whole_list(daemon, path))
     if options.as_json:
         write_json(answer)
         return
@@ -54,32 +54,38 @@ def list_workers(options: Client, runtime: str | None) -> None:
 @click.argument("address", metavar="WORKER", callback=parse_worker)
 @client_options
 def show(options: Client, address: WorkerAddress) -> None:
-    """Show one worker."""
+    """Show everything about one worker."""
 
     async def get(daemon: DaemonClient) -> Answer:
         return await daemon.get(address.path(), Answer)
 
-    _write(options, talk(options, get))
+    _write(options, run_requests(options, get))
 
 
 @worker.command()
-@click.option("--profile", metavar="P", default="builtin:echo", show_default=True)
-@click.option("--label", metavar="L", default="", help="A name for people.")
-@click.option("--input", "text", metavar="TEXT", help="What to send it at once.")
+@click.option(
+    "--profile",
+    metavar="NAME",
+    default="builtin:echo",
+    show_default=True,
+    help="Profile that says which engine runs it.",
+)
+@click.option("--label", metavar="TEXT", default="", help="Label shown in lists.")
+@click.option("--input", "text", metavar="TEXT", help="First input to send.")
 @_RUNTIME
-@click.option("--key", metavar="KEY", help="Idempotency key: the same key makes one worker.")
+@click.option("--key", metavar="KEY", help="Idempotency key: one worker is created for each key.")
 @client_options
 def create(
     options: Client, profile: str, label: str, text: str | None, runtime: str, key: str | None
 ) -> None:
-    """Make a worker."""
+    """Create a worker."""
     body = {"profile": profile, "label": label} | ({} if text is None else {"input": text})
 
     async def post(daemon: DaemonClient) -> Answer:
         path = path_of("runtimes", runtime, "workers")
         return await daemon.post(path, Answer, body=body, idempotency_key=key)
 
-    _write(options, talk(options, post))
+    _write(options, run_requests(options, post))
 
 
 @worker.command()
@@ -88,14 +94,14 @@ def create(
 @click.option(
     "--when-busy",
     type=click.Choice(["reject", "queue", "interrupt"]),
-    help="What to do while it is at a turn.",
+    help="What to do if the worker is busy.",
 )
-@click.option("--key", metavar="KEY", help="Idempotency key: the same key is sent once.")
+@click.option("--key", metavar="KEY", help="Idempotency key: one input is sent for each key.")
 @client_options
 def send(
     options: Client, address: WorkerAddress, text: str, when_busy: str | None, key: str | None
 ) -> None:
-    """Send a text to a worker.
+    """Send an input to a worker.
 
     A TEXT of '-' is read from standard input.
     """
@@ -106,23 +112,23 @@ def send(
     async def post(daemon: DaemonClient) -> Answer:
         return await daemon.post(address.path("input"), Answer, body=body, idempotency_key=key)
 
-    _write(options, talk(options, post))
+    _write(options, run_requests(options, post))
 
 
 @worker.command()
 @click.argument("address", metavar="WORKER", callback=parse_worker)
-@click.option("--key", metavar="KEY", help="Idempotency key: the same key cancels once.")
+@click.option("--key", metavar="KEY", help="Idempotency key: one turn is cancelled for each key.")
 @client_options
 def cancel(options: Client, address: WorkerAddress, key: str | None) -> None:
-    """End the turn of a worker, and keep the worker.
+    """Cancel a worker's turn, and keep the worker.
 
-    Waits until the turn is over. What it would still write is refused at once.
+    Waits until the turn has ended. Its further output is refused at once.
     """
 
     async def post(daemon: DaemonClient) -> Answer:
         return await daemon.post(address.path("cancel"), Answer, idempotency_key=key)
 
-    _write(options, talk(options, post, progress=Progress("the turn is ending")))
+    _write(options, run_requests(options, post, progress=Progress("the turn is ending")))
 
 
 @worker.command()
@@ -132,12 +138,12 @@ def cancel(options: Client, address: WorkerAddress, key: str | None) -> None:
     "grace_s",
     type=click.FloatRange(min=0),
     metavar="SECONDS",
-    help="Give its turn no longer than this to end. Default: the daemon's own.",
+    help="Time for its turn to end. Default: the daemon's setting.",
 )
-@click.option("--key", metavar="KEY", help="Idempotency key: the same key stops once.")
+@click.option("--key", metavar="KEY", help="Idempotency key: one stop is requested for each key.")
 @client_options
 def stop(options: Client, address: WorkerAddress, grace_s: float | None, key: str | None) -> None:
-    """End a worker.
+    """Stop a worker.
 
     Waits until it has ended. Its transcript stays readable for a while.
     """
@@ -146,15 +152,17 @@ def stop(options: Client, address: WorkerAddress, grace_s: float | None, key: st
     async def post(daemon: DaemonClient) -> Answer:
         return await daemon.post(address.path("stop"), Answer, body=body, idempotency_key=key)
 
-    _write(options, talk(options, post, progress=Progress("the worker is stopping")))
+    _write(options, run_requests(options, post, progress=Progress("the worker is stopping")))
 
 
 @worker.command()
 @click.argument("address", metavar="WORKER", callback=parse_worker)
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many items.")
-@click.option("--max-bytes", type=click.IntRange(min=1), metavar="N", help="At most so much text.")
-@click.option("--before", metavar="ITEM", help="Items before this one.")
-@click.option("--after", metavar="ITEM", help="Items after this one.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Maximum number of items.")
+@click.option(
+    "--max-bytes", type=click.IntRange(min=1), metavar="N", help="Maximum size of the text."
+)
+@click.option("--before", metavar="ITEM", help="Show items before this one.")
+@click.option("--after", metavar="ITEM", help="Show items after this one.")
 @client_options
 def transcript(
     options: Client,
@@ -164,16 +172,16 @@ def transcript(
     before: str | None,
     after: str | None,
 ) -> None:
-    """Print what a worker was told and said.
+    """Print a worker's transcript.
 
-    One page: the latest, unless --before or --after say otherwise.
+    Prints one page: the latest, or the one that --before or --after selects.
     """
     params = {"limit": limit, "max_bytes": max_bytes, "before": before, "after": after}
 
     async def get(daemon: DaemonClient) -> Answer:
         return await daemon.get(address.path("transcript"), Answer, params=params)
 
-    answer = talk(options, get)
+    answer = run_requests(options, get)
     if options.as_json:
         write_json(answer)
         return

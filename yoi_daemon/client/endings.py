@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from yoi_daemon.client.messages import Failure
+from yoi_daemon.client.messages import StreamFailure
 from yoi_daemon.client.refusals import known_code, make_refused, refused_from_problem
 from yoi_daemon.model.errors import Code, Refused, Unreachable
 
@@ -71,7 +71,7 @@ class Over(NamedTuple):
 Ending = Again | Over
 
 
-def ending_of_close(close_code: int | None, failure: Failure | None, cursor: str) -> Ending:
+def ending_of_close(close_code: int | None, failure: StreamFailure | None, cursor: str) -> Ending:
     """What a closed connection means; `failure` is the `error` message before it, if one came.
 
     The close code decides. None and 1006 are a connection that ended without one.
@@ -102,9 +102,9 @@ def ending_of_rejection(url: str, status: int, body: bytes) -> Ending:
     return Over(Unreachable(f"{url} is no event stream: {sentence}"))
 
 
-def _refusal(close_code: int, failure: Failure | None, cursor: str) -> StreamRefused:
+def _refusal(close_code: int, failure: StreamFailure | None, cursor: str) -> StreamRefused:
     if failure is None:
-        failure = Failure(code=_BY_CLOSE_CODE.get(close_code, ""))
+        failure = StreamFailure(code=_BY_CLOSE_CODE.get(close_code, ""))
     # The last digits of such a close code are those of the HTTP status that means the same.
     code, extra = known_code(failure.code, close_code - 4000)
     why = failure.reason and f" ({failure.reason})"

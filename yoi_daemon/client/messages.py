@@ -64,19 +64,19 @@ class End(Message, frozen=True):
     cursor: Cursor | None = None
 
 
-class Retry(Message, frozen=True):
+class RetryAdvice(Message, frozen=True):
     """When the daemon would like to see this subscriber again, in seconds."""
 
     after_s: float | None = None
 
 
-class Failure(Message, frozen=True):
+class StreamFailure(Message, frozen=True):
     """`error`: why the connection will be closed. It decides nothing alone, the close code does."""
 
     code: str
     reason: str = ""
     detail: str = ""
-    retry: Retry | None = None
+    retry: RetryAdvice | None = None
     cursor: Cursor | None = None
     floor: Any = None
     head: Any = None
@@ -100,7 +100,7 @@ class Cut(Message, frozen=True):
     code: int | None = None
 
 
-Received = Hello | ObservationEvent | Bookmark | Snapshot | Gap | End | Failure | Unknown
+Received = Hello | ObservationEvent | Bookmark | Snapshot | Gap | End | StreamFailure | Unknown
 
 
 class ProtocolError(ValueError):
@@ -124,7 +124,7 @@ _DECODE: dict[str, Callable[[bytes], Received]] = {
     "event": msgspec.json.Decoder(ObservationEvent).decode,
     "hello": msgspec.json.Decoder(Hello).decode,
     "bookmark": msgspec.json.Decoder(Bookmark).decode,
-    "error": msgspec.json.Decoder(Failure).decode,
+    "error": msgspec.json.Decoder(StreamFailure).decode,
     "snapshot": _bodied(Snapshot),
     "gap": _bodied(Gap),
     "end": _bodied(End),

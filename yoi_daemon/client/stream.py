@@ -30,11 +30,11 @@ from yoi_daemon.client.messages import (
     Bookmark,
     Cut,
     End,
-    Failure,
     Hello,
     ProtocolError,
     Received,
     Snapshot,
+    StreamFailure,
     cursor_of,
     decode_message,
 )
@@ -131,16 +131,11 @@ async def subscribe(
     the daemon may end the connection as `slow_consumer`, which is a cut like others. Cancelling or
     leaving the block closes the connection within `GOODBYE_S`.
     """
-    wished = {
-        "kinds": ",".join(kinds),
-        "on_gap": on_gap or "",
-        "await": "1" if await_worker else "",
-    }
     send, receive = trio.open_memory_channel[Message](PREFETCH)
     follower = _Follower(
         _Target(url, token),
         path,
-        {name: value for name, value in wished.items() if value},
+        _query(kinds, on_gap, await_worker=await_worker),
         cursor,
         snapshot=snapshot,
         relocate=relocate,
@@ -161,6 +156,15 @@ async def subscribe(
     if raised is not None:
         # Not through the nursery: it would reach the caller inside an exception group.
         raise raised
+
+
+def _query(kinds: Sequence[str], on_gap: str | None, *, await_worker: bool) -> Mapping[str, str]:
+    wanted = {
+        "kinds": ",".join(kinds),
+        "on_gap": on_gap or "",
+        "await": "1" if await_worker else "",
+    }
+    return {name: value for name, value in wanted.items() if value}
 
 
 def worker_path(runtime_id: str, worker_id: str) -> str:
@@ -214,7 +218,7 @@ class _Follower:
         self._connect = connect
         self._greeted = False
         self._failures = 0
-        self._last_failure: Failure | None = None
+        self._last_failure: StreamFailure | None = None
 
     async def run(self, messages: trio.MemorySendChannel[Message]) -> None:
         """Relays messages until the subscription is over; `error` then says why."""
@@ -305,7 +309,7 @@ class _Follower:
 
     def _take(self, message: Received) -> None:
         match message:
-            case Failure():
+            case StreamFailure():
                 self._last_failure = message
             case Hello():
                 self._greeted = True

@@ -25,7 +25,7 @@ from yoi_daemon.plugins.host import PluginHost
 
 FORMAT = 1
 MAX_DEATHS = 100
-"""In a row; the rules look at no more."""
+"""Maximum number of deaths in a row that are kept; the rules use no more."""
 
 
 class _Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,7 +51,7 @@ _step = msgspec.json.Decoder(_Step)
 
 
 class _Boot:
-    """A boot as far as it is noted."""
+    """A boot, as far as its journal says."""
 
     def __init__(self, head: _Head) -> None:
         self.deaths = list(head.deaths)
@@ -92,8 +92,8 @@ class _Boot:
 class BootJournal:
     """Implements `plugins.boots.Boots`. `limit` is `[daemon] boot_attempts`.
 
-    A file that does not read is begun anew, and one that cannot be written is told in `trouble`: the
-    daemon starts without it, and a death has no suspect.
+    A file that cannot be read is started anew. One that cannot be written is named in `trouble`: the daemon
+    starts without it, and a death has no suspect.
     """
 
     def __init__(self, file: Path, *, limit: int) -> None:
@@ -130,7 +130,7 @@ class BootJournal:
             self._note(_Step(what="release", plugin_id=plugin_id))
 
     def note_stop(self) -> None:
-        """It was asked to stop, and does: however that goes, it is no death. Returns at once."""
+        """Records a requested stop: however it goes, it is no death. Returns at once."""
         self._note(_Step(what="stopped"))
 
     async def watch(self, plugins: PluginHost, healthy_s: float) -> None:
@@ -141,7 +141,7 @@ class BootJournal:
 
     @contextmanager
     def kept(self) -> Generator[None]:
-        """Around the daemon's life: an end in order is no death, nor one that says what is wrong."""
+        """Wraps the daemon's life: a clean end is no death, nor is one that names its cause."""
         try:
             yield
         except BaseException as error:
@@ -189,7 +189,7 @@ class BootJournal:
         return boot
 
     def _note(self, step: _Step, *, lasting: bool = False) -> None:
-        """Writes a line; `lasting`, returns when it is on the disk, and is called in a thread."""
+        """Writes a line. With `lasting` it returns when the line is on the disk: call it in a thread."""
         if self._descriptor is None:
             return
         try:

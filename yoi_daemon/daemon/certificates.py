@@ -1,4 +1,4 @@
-"""What the listeners show of themselves under TLS, from the secrets directory."""
+"""The listeners' TLS certificates, from the secrets directory."""
 
 from collections.abc import Callable, Mapping
 from typing import Literal, TypeVar
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def open_certificates(settings: Settings, directories: Directories) -> Certificates:
-    """The certificate of each listener that has one. Raises `ConfigurationError` with every fault."""
+    """Opens the certificate of each listener with TLS. Raises `ConfigurationError` with every fault."""
     makers: dict[ListenerName, Callable[[], Certificate]] = {}
     sections: Mapping[ListenerName, ListenerSettings] = {
         "api": settings.api,

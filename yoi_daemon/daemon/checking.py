@@ -2,8 +2,9 @@
 
 import faulthandler
 import threading
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -12,11 +13,14 @@ from yoi_daemon.daemon.settings_file import read_settings
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import ConfigFault, ConfigurationError
 from yoi_daemon.model.redaction import Redaction
-from yoi_daemon.plugins.loading.discovery import Found
+from yoi_daemon.model.settings import Settings
+from yoi_daemon.plugins.loading.discovery import Discovery, Found
 from yoi_daemon.plugins.loading.loader import Loader
 from yoi_daemon.plugins.loading.source import LoadFailed, compile_source
-from yoi_daemon.plugins.supervision.service import LOAD_TIMEOUT_S
+from yoi_daemon.plugins.supervision.installation import LOAD_TIMEOUT_S
 from yoi_daemon.trusted_files import GROUP_WRITABLE, trust_for
+
+T = TypeVar("T")
 
 LAST_RESORT_S = 5.0
 """After an import's deadline: one that lets no thread run (a regular expression, say) ends the process,
@@ -33,7 +37,7 @@ class CheckedPlugin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a check found; `is_good` when there is nothing to correct. `warnings` keep nothing from starting."""
+    """The result of a check. `warnings` keep nothing from starting."""
 
     config_file: str
     faults: tuple[ConfigFault, ...]
@@ -52,69 +56,78 @@ def check(
     import_modules: bool,
     import_timeout_s: float = LOAD_TIMEOUT_S,
 ) -> CheckReport:
-    """Reads the configuration and looks at every module; runs enabled ones only with `import_modules`.
+    """Checks the configuration and every module; imports enabled modules only with `import_modules`.
 
-    Without it their code is compiled, and their settings cannot be held against anything. A module that
-    takes longer than `import_timeout_s` is given up; its thread goes on until the process ends.
+    Without it modules are compiled, and their settings are not checked. A module that takes longer than
+    `import_timeout_s` is given up; its thread goes on until the process ends.
     """
     trust = trust_for(directories)
     loader = Loader(directories, trust, Redaction())
     faults: list[ConfigFault] = []
-    try:
-        settings = read_settings(directories, environ, trust)
-    except ConfigurationError as error:
-        settings = None
-        faults.extend(error.faults)
-    try:
-        if settings is not None:
-            open_certificates(settings, directories)
-    except ConfigurationError as error:
-        faults.extend(error.faults)
-    try:
-        discovery = loader.discover()
-    except ConfigurationError as error:
-        faults.extend(error.faults)
-        return CheckReport(
-            config_file=str(directories.config_file), faults=tuple(faults), plugins=()
-        )
-    faults.extend(discovery.faults)
-    plugins: list[CheckedPlugin] = []
-    for plugin_id, found in discovery.found.items():
-        enabled = settings is None or settings.is_enabled(plugin_id)
-        table = {} if settings is None else settings.for_plugin(plugin_id).config
-        imports = import_modules and enabled and settings is not None
-        timeout_s = import_timeout_s if imports else None
-        failure = _try_module(loader, found, table, timeout_s)
-        plugins.append(
-            CheckedPlugin(
-                plugin_id=plugin_id,
-                enabled=enabled,
-                code=None if failure is None else failure.code,
-                message=None if failure is None else failure.message,
-            )
-        )
+    settings = _collect(faults, lambda: read_settings(directories, environ, trust))
     if settings is not None:
-        faults.extend(
-            ConfigFault(
+        _collect(faults, partial(open_certificates, settings, directories))
+    discovery = _collect(faults, loader.discover)
+    plugins: tuple[CheckedPlugin, ...] = ()
+    if discovery is not None:
+        faults.extend(discovery.faults)
+        timeout_s = import_timeout_s if import_modules else None
+        plugins = tuple(
+            _check_plugin(loader, found, settings, timeout_s) for found in discovery.found.values()
+        )
+    if discovery is not None and settings is not None:
+        faults.extend(_missing(settings, discovery, directories))
+    warnings = tuple(f"{path}: {GROUP_WRITABLE}" for path in sorted(trust.group_writable))
+    return CheckReport(
+        config_file=str(directories.config_file),
+        faults=tuple(faults),
+        plugins=plugins,
+        warnings=warnings,
+    )
+
+
+def _collect(faults: list[ConfigFault], step: Callable[[], T]) -> T | None:
+    """Returns what `step` returns; None where it raises, and then its faults are added."""
+    try:
+        return step()
+    except ConfigurationError as error:
+        faults.extend(error.faults)
+        return None
+
+
+def _check_plugin(
+    loader: Loader, found: Found, settings: Settings | None, timeout_s: float | None
+) -> CheckedPlugin:
+    plugin_id = found.plugin_id
+    enabled = settings is None or settings.is_enabled(plugin_id)
+    table = {} if settings is None else settings.for_plugin(plugin_id).config
+    imports = enabled and settings is not None
+    failure = _try_module(loader, found, table, timeout_s if imports else None)
+    return CheckedPlugin(
+        plugin_id=plugin_id,
+        enabled=enabled,
+        code=None if failure is None else failure.code,
+        message=None if failure is None else failure.message,
+    )
+
+
+def _missing(
+    settings: Settings, discovery: Discovery, directories: Directories
+) -> Iterator[ConfigFault]:
+    """Plugins that have settings and no module."""
+    for name, plugin in settings.plugins.items():
+        if name not in discovery.found and plugin.enabled is not False:
+            yield ConfigFault(
                 file=str(directories.config_file),
                 key=f"plugins.{name}",
                 expected=f"there is no {name}.py or {name}/__init__.py in {directories.plugins}",
             )
-            for name, plugin in settings.plugins.items()
-            if name not in discovery.found and plugin.enabled is not False
-        )
-    return CheckReport(
-        config_file=str(directories.config_file),
-        faults=tuple(faults),
-        plugins=tuple(plugins),
-        warnings=tuple(f"{path}: {GROUP_WRITABLE}" for path in sorted(trust.group_writable)),
-    )
 
 
 def _try_module(
     loader: Loader, found: Found, table: dict[str, Any], import_timeout_s: float | None
 ) -> LoadFailed | None:
-    """What is wrong with the module; it is run where there is a timeout."""
+    """Returns what is wrong with the module, which is imported only where there is a timeout."""
     try:
         source = loader.read(found)
         if import_timeout_s is None:

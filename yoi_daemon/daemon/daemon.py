@@ -52,7 +52,7 @@ OUT_OF_SAFE = (
 
 
 class Observed:
-    """What the stream's listener tells about itself."""
+    """Figures of the stream's listener, which sets them."""
 
     def __init__(self) -> None:
         self.enabled = False
@@ -60,7 +60,7 @@ class Observed:
         self.subscribers = 0
         self.slow_consumers = 0
         self.lag_events: Callable[[], int] = int
-        """How far behind the last of them is; 0 without the listener."""
+        """Returns the lag of the slowest subscriber, in events; 0 without the listener."""
 
 
 class RefusedReload(msgspec.Struct, frozen=True):
@@ -110,29 +110,29 @@ class Daemon:
 
     @property
     def uptime_s(self) -> float:
-        """Since it was opened."""
+        """Seconds since it was opened."""
         return trio.current_time() - self.started_s
 
     async def note_ready(self) -> None:
-        """The listeners answer; returns when that is committed: a daemon that cannot commit is not ready."""
+        """Records that the listeners answer. Returns when that is committed: a daemon that cannot commit is not ready."""
         self.serving.set()
         seq = self.append("daemon.ready", DaemonReady(version=self.version))
         await self.event_log.committed(seq)
 
     def note_safe_mode(self) -> None:
-        """Says, where it is so, that no plugin was loaded."""
+        """Records and logs safe mode, where it is on."""
         if (reason := self.plugins.safe_mode) is not None:
             structlog.get_logger("daemon").error("safe mode", reason=reason, what_to_do=OUT_OF_SAFE)
             self.append("daemon.safe_mode", DaemonSafeMode(active=True, reason=reason))
 
     def begin_draining(self) -> None:
-        """Readiness goes off; everything long-lived is asked to end."""
+        """Ends readiness, and asks everything long-lived to end."""
         queued = sum(record.queue_depth for record in self.plugins.records())
         self.append("daemon.draining", DaemonDraining(queued=queued))
         self.draining.set()
 
     def not_ready(self) -> tuple[str, ...]:
-        """Codes of what keeps the daemon from being ready; empty when it is."""
+        """Returns the codes of what keeps the daemon from being ready; none when it is."""
         codes: list[str] = []
         if not self.serving.is_set():
             codes.append("starting")
@@ -144,7 +144,7 @@ class Daemon:
         return tuple(codes)
 
     def status(self) -> DaemonStatus:
-        """The whole, on one page."""
+        """Returns the state of every part."""
         log = self.event_log
         window = log.window()
         codes = self.not_ready()
@@ -207,7 +207,7 @@ class Daemon:
             )
             for fault in self.plugins.faults
         ]
-        # For information: it is as many a user's umask has it, and nothing is ill by it.
+        # For information: many a umask makes files so, and nothing is wrong with the daemon.
         writable = [
             Diagnostic(
                 code="group_writable",
@@ -220,13 +220,13 @@ class Daemon:
         return (*boots, *bad_files, *refused, *writable)
 
     def _name_of(self, path: Path) -> str:
-        # Answers tell no place of this machine: of what lies elsewhere not even the name.
+        # Answers hold no path of this machine, and of files elsewhere not even the name.
         if path.is_relative_to(self.directories.config):
             return f"configuration/{path.relative_to(self.directories.config)}".removesuffix("/.")
         return "a directory or file on the way"
 
     def note_blocked(self, blocked: Blocked) -> None:
-        """The event loop stood still, and turns again."""
+        """Records that the event loop was blocked, and runs again."""
         self.loop.note(blocked, trio.current_time())
         self.append(
             "daemon.loop_blocked",
@@ -235,10 +235,10 @@ class Daemon:
         )
 
     def append(self, kind: str, data: Data, plugin_id: str | None = None) -> int:
-        """Appends one of the daemon's own events; `plugin_id` is whose doing it was, if a plugin's."""
+        """Appends an event of the daemon's own. Returns its number; `plugin_id` is the plugin that caused it."""
         return self.event_log.append(Draft(kind=kind, data=data, plugin_id=plugin_id))
 
 
 def version() -> str:
-    """The installed version of this package."""
+    """Returns the installed version of this package."""
     return importlib.metadata.version("yoi-daemon")

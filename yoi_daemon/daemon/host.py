@@ -1,4 +1,4 @@
-"""What the daemon does for plugins: worker commands, as far as the configuration grants them."""
+"""Worker commands for plugins, as far as the configuration grants them."""
 
 from collections.abc import Callable, Sequence
 

@@ -25,7 +25,7 @@ FIELDS: Mapping[str, str] = {
 }
 """What the fields are called whose names are not simply `YOI_` and the key."""
 MAX_FIELDS = 200
-"""Of one record; journald lets no record with more than 1,024 in. The message names all."""
+"""Maximum number of fields in a record; journald drops records with more than 1,024. The message holds all."""
 MAX_NAME_CHARS = 64
 """journald passes over a field with a longer name."""
 MAX_SHOWN_CHARS = 1000
@@ -40,9 +40,9 @@ _PLAIN = re.compile(r"[^\s\"'=\\]+")
 
 
 def is_journal(environ: Mapping[str, str], descriptor: int) -> bool:
-    """Whether `descriptor` is the stream that systemd gave for the journal, as `$JOURNAL_STREAM` tells.
+    """Returns whether `descriptor` is the journal's stream that `$JOURNAL_STREAM` names.
 
-    The variable alone does not say so: a service's own standard error may have been redirected since.
+    The variable alone is not enough: standard error may have been redirected since.
     """
     device, _, inode = environ.get("JOURNAL_STREAM", "").partition(":")
     try:
@@ -67,15 +67,15 @@ class JournalHandler(logging.Handler):
         # Of another description the whole process would notice that it no longer blocks.
         self._stream = socket.socket(fileno=os.dup(stderr))
         self.lost = 0
-        """Records that neither took since it was last told."""
+        """Number of records lost since the last report of a loss."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             line = self.format(record)
             if self.lost and self._deliver(*_loss(self.lost)):
                 self.lost = 0
-            told = cast("dict[str, str]", json.loads(line))
-            fields = [*_own_fields(record, told), *_yoi_fields(told)]
+            texts = cast("dict[str, str]", json.loads(line))
+            fields = [*_own_fields(record, texts), *_yoi_fields(texts)]
             if not self._deliver(encode(fields), priority(record.levelno), line):
                 self.lost += 1
         except Exception:  # noqa: BLE001 (a record that cannot be shown must not end who logs it)
@@ -155,8 +155,8 @@ def priority(level: int) -> int:
     return 7
 
 
-def _own_fields(record: logging.LogRecord, told: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    yield "MESSAGE", _message(told)
+def _own_fields(record: logging.LogRecord, texts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    yield "MESSAGE", _message(texts)
     yield "PRIORITY", str(priority(record.levelno))
     yield "SYSLOG_IDENTIFIER", IDENTIFIER
     yield "CODE_FILE", record.pathname
@@ -164,14 +164,14 @@ def _own_fields(record: logging.LogRecord, told: Mapping[str, str]) -> Iterator[
     yield "CODE_FUNC", record.funcName or "?"
 
 
-def _yoi_fields(told: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _yoi_fields(texts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     taken = set[str]()
     # Ours first: a key of an author's cannot take the name of one of them.
-    for key in sorted(told, key=lambda key: key not in FIELDS):
+    for key in sorted(texts, key=lambda key: key not in FIELDS):
         name = FIELDS.get(key) or field_name(key)
         if key not in NOT_FIELDS and name not in taken and len(taken) < MAX_FIELDS:
             taken.add(name)
-            yield name, told[key]
+            yield name, texts[key]
 
 
 def field_name(key: str) -> str:
@@ -179,12 +179,12 @@ def field_name(key: str) -> str:
     return ("YOI_" + re.sub(r"[^A-Z0-9_]", "_", key.upper()))[:MAX_NAME_CHARS]
 
 
-def _message(told: Mapping[str, str]) -> str:
-    """What `journalctl` shows of a record: all that can be read on a screen."""
+def _message(texts: Mapping[str, str]) -> str:
+    """Returns the message that `journalctl` shows: all that can be read on a screen."""
     hidden = {*NOT_FIELDS, "exception", "traceback"}
-    facts = [f"{key}={_quoted(text)}" for key, text in told.items() if key not in hidden]
-    below = [told[key] for key in ("exception", "traceback") if key in told]
-    return "\n".join([" ".join([told.get("event", ""), *facts]), *below])
+    facts = [f"{key}={_quoted(text)}" for key, text in texts.items() if key not in hidden]
+    below = [texts[key] for key in ("exception", "traceback") if key in texts]
+    return "\n".join([" ".join([texts.get("event", ""), *facts]), *below])
 
 
 def _quoted(text: str) -> str:

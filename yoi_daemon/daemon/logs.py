@@ -35,7 +35,7 @@ def configure_logs(
     stream: TextIO | None = None,
     journal: JournalHandler | None = None,
 ) -> None:
-    """Sets the process's logging up; records of the standard library take the same way.
+    """Configures logging for the process; records of the standard library pass through it too.
 
     With `journal` they go there, else to `stream`. Whatever is written goes through `redaction`,
     tracebacks too.
@@ -52,8 +52,8 @@ def configure_logs(
         return redaction.apply(str(line))
 
     def redact_each(_logger: Any, _method: str, event: Any) -> dict[str, str]:
-        told = {key: _text(value) for key, value in event.items() if value is not None}
-        return {redaction.apply(str(key)): redaction.apply(text) for key, text in told.items()}
+        texts = {key: _text(value) for key, value in event.items() if value is not None}
+        return {redaction.apply(str(key)): redaction.apply(text) for key, text in texts.items()}
 
     render: list[Processor]
     if journal is not None:
@@ -92,7 +92,7 @@ def configure_logs(
 
 
 def set_log_level(level: str) -> None:
-    """What is below `level` is not logged from here on."""
+    """Drops records below `level` from here on."""
     logging.getLogger().setLevel(level.upper())
 
 

@@ -1,4 +1,4 @@
-"""A reload of the running daemon: prepare all that can fail, take it in one stretch, announce it."""
+"""Reloads the running daemon: prepares all that can fail, takes it in one stretch, announces it."""
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -29,14 +29,14 @@ from yoi_daemon.model.public_text import public_text
 from yoi_daemon.model.settings import Settings, needs_restart, settings_after_reload
 from yoi_daemon.model.workers import Diagnostic
 from yoi_daemon.plugins.reloading import PluginPlan
-from yoi_daemon.plugins.supervision.supervisor import Command
+from yoi_daemon.plugins.supervision.commands import ServiceCommand
 from yoi_daemon.registry.opening import Prepared
 
 PACKAGE = Path(yoi_daemon.__file__).parent
 
 
 class _Whole(msgspec.Struct, frozen=True):
-    """What a reload of everything takes beside the plugins."""
+    """Everything that a reload takes beside the plugins."""
 
     certificates: Mapping[ListenerName, Loaded]
     runtimes: Prepared
@@ -44,7 +44,7 @@ class _Whole(msgspec.Struct, frozen=True):
 
 
 class _Plan(msgspec.Struct, frozen=True):
-    """All that a reload takes, read and checked; `whole` is None where it is of one plugin."""
+    """Everything that a reload takes, read and checked. `whole` is None for a reload of one plugin."""
 
     read: Settings
     plugins: PluginPlan
@@ -96,8 +96,8 @@ async def _prepare(daemon: Daemon, only: str | None, held: AsyncExitStack) -> _P
     return _Plan(read, plugins, _Whole(certificates, runtimes, take_tokens))
 
 
-def _take(daemon: Daemon, plan: _Plan) -> tuple[tuple[str, ...], Mapping[str, Command]]:
-    """Goes on with everything that was prepared. Returns the runtimes that changed, and what still ends."""
+def _take(daemon: Daemon, plan: _Plan) -> tuple[tuple[str, ...], Mapping[str, ServiceCommand]]:
+    """Goes on with what was prepared. Returns the changed runtimes, and the commands to services under way."""
     runtimes: tuple[str, ...] = ()
     if plan.whole is not None:
         for name, loaded in plan.whole.certificates.items():
@@ -118,25 +118,27 @@ async def _announce(
     daemon: Daemon,
     plan: _Plan,
     runtimes: tuple[str, ...],
-    commands: Mapping[str, Command],
+    commands: Mapping[str, ServiceCommand],
     *,
     was_safe: bool,
 ) -> Reloaded:
-    """Says what was taken, when it is in use."""
+    """Records what was taken, once it is in use."""
     # Shielded: what was taken is announced whoever waits for it. Each stop has its own limits.
     with trio.CancelScope(shield=True):
         if plan.whole is not None:
             await _forget_old_certificates(daemon)
         for command in commands.values():
             await command.done.wait()
-    refused = {name: one.refused for name, one in commands.items() if one.refused is not None}
+    refused = {
+        name: command.refused for name, command in commands.items() if command.refused is not None
+    }
     changed = tuple(name for name in plan.plugins.changed if name not in refused)
     if was_safe and daemon.plugins.safe_mode is None:
         daemon.append("daemon.safe_mode", DaemonSafeMode(active=False))
     seq = daemon.append("daemon.reloaded", DaemonReloaded(plugins=changed, runtimes=runtimes))
     await daemon.event_log.committed(seq)
     if refused:
-        faults = [f"{name}: {one.detail}" for name, one in refused.items()]
+        faults = [f"{name}: {refusal.detail}" for name, refusal in refused.items()]
         raise Refused("invalid_state", "everything was taken but these plugins", faults=faults)
     return Reloaded(
         plugins=changed,
@@ -161,7 +163,7 @@ def _shown(daemon: Daemon) -> list[str]:
 
 
 def _refuse(daemon: Daemon, only: str | None, error: Exception | SystemExit) -> Refused:
-    """Records that a reload was refused. Returns what its caller is told."""
+    """Records that a reload was refused. Returns the refusal for its caller."""
     match error:
         case Refused():
             refused = error
@@ -190,7 +192,7 @@ def _refuse(daemon: Daemon, only: str | None, error: Exception | SystemExit) -> 
 
 
 def _public_faults(daemon: Daemon, error: YoiError) -> list[str]:
-    """What is wrong, without the place of anything on this machine."""
+    """Returns the faults without any path of this machine."""
     if isinstance(error, ConfigurationError):
         return [_public(fault) for fault in error.faults]
     return [public_text(str(error).replace(f"{daemon.directories.state}/", ""))]

@@ -12,7 +12,7 @@ from yoi_daemon.trusted_files import NotTrusted, Trust, read_trusted, trust_for
 def read_settings(
     directories: Directories, environ: Mapping[str, str], trust: Trust | None = None
 ) -> Settings:
-    """The settings; the defaults where there is no file. `trust` is whose file is taken.
+    """Reads the settings; the defaults where there is no file. `trust` says whose file is accepted.
 
     Raises `ConfigurationError` with every fault; also where a directory was named and there is none.
     """

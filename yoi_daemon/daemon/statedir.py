@@ -1,4 +1,4 @@
-"""The state directory: made, locked, its token made once, and the file that says where the daemon is."""
+"""The state directory: its creation and lock, the admin token, and the files of a running daemon."""
 
 import errno
 import fcntl
@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from yoi_daemon.front.tokens import make_secret
+from yoi_daemon.front.principal import make_secret
 from yoi_daemon.model.blocking import Blocked
 from yoi_daemon.model.cursor import is_epoch
 from yoi_daemon.model.directories import Directories
@@ -25,14 +25,14 @@ from yoi_daemon.model.errors import (
 )
 
 MAX_PRIVATE_BYTES = 4 * 1024 * 1024
-"""Of a file of ours that is read whole."""
+"""Maximum size of a private file, which is read whole."""
 MAX_EPOCHS = 256
-"""Earlier runs whose cursors are told from those of another daemon; 17 bytes each."""
+"""Earlier logs whose cursors are recognised; 17 bytes each."""
 
 
 @contextmanager
 def hold_state_directory(directories: Directories) -> Generator[None]:
-    """Makes the directories (0700) and holds a lock on the state for as long as the context.
+    """Creates the directories (0700) and locks the state for the duration of the context.
 
     Raises `NotAllowed`, and `ConfigurationError` when another daemon holds it.
     """
@@ -75,10 +75,9 @@ def hold_state_directory(directories: Directories) -> Generator[None]:
 
 
 def admin_token(directories: Directories) -> str:
-    """The token in `<state>/admin.token`, made at first start with mode 0600.
+    """Returns the token in `<state>/admin.token`, created at the first start with mode 0600.
 
-    Raises `NotAllowed`, also where somebody else can read or write the file: it is not mended, because
-    they may have.
+    Raises `NotAllowed`, also where others can read or write the file, who may have done so already.
     """
     path = directories.admin_token_file
     content = read_private(path)
@@ -93,9 +92,9 @@ def admin_token(directories: Directories) -> str:
 
 
 def read_private(path: Path) -> bytes | None:
-    """A file that is this user's and nobody else's; None where there is none.
+    """Returns the content of a file that only this user can read or write; None where there is none.
 
-    Raises `NotAllowed` for one that others can read or write or own, or that is no plain file.
+    Raises `NotAllowed` for a file that others can access or own, or that is no regular file.
     """
     try:
         # Not through a link, and not waiting for the writer of a pipe.
@@ -144,9 +143,9 @@ def write_private(path: Path, content: str) -> None:
 
 
 def remember_epoch(directories: Directories, epoch: str) -> tuple[str, ...]:
-    """Notes the log's name in `<state>/epochs`; gives the earlier ones, so that their cursors are known.
+    """Adds the log's epoch to `<state>/epochs`. Returns the earlier epochs, whose cursors are recognised.
 
-    A file that does not read as epochs is begun anew. Raises `NotAllowed`, `StorageFailed`.
+    A file that cannot be read is started anew. Raises `NotAllowed`, `StorageFailed`.
     """
     path = directories.state / "epochs"
     earlier: list[str] = []
@@ -163,25 +162,25 @@ def remember_epoch(directories: Directories, epoch: str) -> tuple[str, ...]:
 
 
 def write_daemon_file(directories: Directories, content: dict[str, Any]) -> None:
-    """Says where the daemon listens. Raises `NotAllowed`, `StorageFailed`."""
+    """Writes `daemon.json`. Raises `NotAllowed`, `StorageFailed`."""
     for file in directories.daemon_files:
         write_private(file, json.dumps(content) + "\n")
 
 
 def remove_daemon_files(directories: Directories) -> None:
-    """It listens no more; never raises."""
+    """Removes the files of a running daemon; never raises."""
     _remove((*directories.daemon_files, *directories.blocked_files))
 
 
 def write_blocked_files(directories: Directories, blocked: Blocked) -> None:
-    """Says who holds the event loop, where `yoi-daemon status` looks; never raises."""
+    """Writes who blocks the event loop, for `yoi-daemon status`; never raises."""
     for file in directories.blocked_files:
         with suppress(OSError):
             _write_whole(file, msgspec.json.encode(blocked).decode() + "\n")
 
 
 def remove_blocked_files(directories: Directories) -> None:
-    """The loop turns; never raises."""
+    """Removes the files that say who blocks the event loop; never raises."""
     _remove(directories.blocked_files)
 
 
@@ -192,7 +191,7 @@ def _remove(files: Iterable[Path]) -> None:
 
 
 def _write_whole(path: Path, text: str) -> None:
-    """Writes a file of mode 0600 that is never seen half, and is there after a power cut."""
+    """Writes a file of mode 0600 atomically and durably."""
     partial = path.with_name(path.name + ".new")
     partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

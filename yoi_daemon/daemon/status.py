@@ -8,7 +8,7 @@ from yoi_daemon.model.workers import Diagnostic, RuntimeSummary
 
 
 class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """Where things are kept, and in words what that does not promise."""
+    """The store. `note` says in words what it does not promise."""
 
     kind: str
     durable: bool
@@ -43,7 +43,7 @@ class ObserveStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """Is it well, and if not, who?"""
+    """The daemon's health."""
 
     version: str
     pid: int
@@ -60,7 +60,7 @@ class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reloaded(msgspec.Struct, frozen=True, kw_only=True):
-    """What a reload took, by id, and the sections whose change waits for a restart of the daemon."""
+    """The plugins and runtimes that a reload changed, and the sections that need a restart."""
 
     plugins: tuple[str, ...]
     runtimes: tuple[str, ...]

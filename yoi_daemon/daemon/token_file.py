@@ -21,26 +21,26 @@ class TokenFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._known = self._look()
+        self._known = self._identity()
 
     def load(self) -> Sequence[TokenRecord]:
-        known = self._look()  # before it is read: what comes between is not known
+        known = self._identity()  # before it is read: what comes between is not known
         records = self._read()
         self._known = known
         return records
 
     def save(self, records: Sequence[TokenRecord]) -> None:
-        if self._look() != self._known:
+        if self._identity() != self._known:
             raise Refused(
                 "invalid_state",
                 f"{self._path.name} was changed by somebody else: 'yoi-daemon reload' takes it, then try again",
             )
         content = _Content(version=1, tokens=tuple(records))
         write_private(self._path, msgspec.json.encode(content).decode() + "\n")
-        self._known = self._look()
+        self._known = self._identity()
 
-    def _look(self) -> tuple[int, ...] | None:
-        """Which file it is; None where there is none."""
+    def _identity(self) -> tuple[int, ...] | None:
+        """Identifies the file as it is now; None where there is none."""
         with suppress(OSError):
             found = self._path.lstat()
             return found.st_ino, found.st_mtime_ns, found.st_size

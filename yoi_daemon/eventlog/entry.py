@@ -1,4 +1,4 @@
-"""One event as the log keeps it: as the store does, so that nothing is made of it on the way."""
+"""One event of the log, in the form the store keeps: a read converts nothing."""
 
 from yoi_daemon.store.tables import LogEvent
 

@@ -1,11 +1,11 @@
 """Fan-out: one broadcaster writes to every caught-up subscriber without waking a task.
 
 Three numbers: the log's `head` (announced) ≥ `cut` (taken for fan-out) ≥ `done` (pass complete).
-A subscriber is *following*, when its own task reads by position up to the cut, or *direct*, when its
-position is the cut and the broadcaster writes. Replay, slow and drained are thus the same loop, and
-a short write makes a direct one follow. Subscribers of equal filters share a feed: one routing and
-one joining of bytes for all of them. Its direct ones stand in groups, each written to in one stretch,
-so that where they are is kept for the group: a delivery is one call of `send` and hardly more.
+A *following* subscriber's own task reads by position up to the cut. A *direct* subscriber is at the
+cut, and the broadcaster writes to it. So replay, lag and drain are one loop, and a short write turns a
+direct subscriber into a following one. Subscribers with equal filters share a feed: events are routed
+and joined once for all of them. Direct subscribers of a feed stand in groups, each written to in one
+stretch, so that positions are kept per group: a delivery is one call of `send` and hardly more.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,32 +21,32 @@ from yoi_daemon.eventlog.interface import EventLog, PositionExpiredError
 from yoi_daemon.model.frames import FrameSink, text_frame
 
 PASS_BYTES = 65_536
-"""Taken for one pass, and read at a time by one that follows: the write that was measured best."""
+"""Size of one pass, and of one read of a following subscriber: measured best as a write."""
 
 PROGRESS_EVENTS = 10_000
-"""Told of nothing over so many events, a subscriber is told where it is: a tenth of the window."""
+"""A subscriber without a matching event over so many gets a bookmark: a tenth of the window."""
 
 INFORM_EVENTS = 64
-"""So often the feeds are looked over for members to be told; an eighth of the window is the margin."""
+"""Interval of the check for subscribers that need a bookmark; an eighth of the window is the margin."""
 
 
 class Subscriber:
-    """One reader: `position` is the last event looked at, `told` the last the peer knows it is at.
+    """One reader: `position` is the last event it passed, `reported` the last that its peer knows of.
 
-    It has no queue: what is unsent is one write at most, and what comes later waits in the log.
+    It has no queue: at most one write is unsent, and later events wait in the log.
     """
 
     __slots__ = (
         "_delivered",
         "_fanout",
         "_group",
-        "_heard_s",
+        "_idle_timer",
         "_is_drained",
         "_is_lent",
+        "_last_write_s",
+        "_reported",
         "_sink",
         "_task",
-        "_told",
-        "_watch",
         "feed",
         "position",
     )
@@ -55,88 +55,92 @@ class Subscriber:
         self._fanout = fanout
         self._sink = sink
         self._task: trio.lowlevel.Task | None = None
-        self._watch: IdleTimer | None = None
+        self._idle_timer: IdleTimer | None = None
         self._is_drained = True
         self._is_lent = False
         self._group: Group | None = None
         self.feed = feed
         self.position = position
-        self._told = position
-        # While it is direct, less what its group had delivered before.
+        self._reported = position
+        # While direct, without what its group had delivered before.
         self._delivered = 0
-        self._heard_s = trio.current_time()
+        self._last_write_s = trio.current_time()
 
     @property
     def is_direct(self) -> bool:
-        """Whether the broadcaster writes to it; `position` is then where it became so."""
+        """True if the broadcaster writes to it; `position` is then where it became direct."""
         return self._group is not None
 
     @property
-    def told(self) -> int:
-        """The last event the peer knows it is at."""
+    def reported(self) -> int:
+        """The last position that the peer knows of."""
         group = self._group
-        return self._told if group is None or group.last <= self.position else group.last
+        return self._reported if group is None or group.last <= self.position else group.last
 
     @property
-    def heard_s(self) -> float:
-        """When something was written to it."""
+    def last_write_s(self) -> float:
+        """The time of the last write, by `trio.current_time`."""
         group = self._group
-        return self._heard_s if group is None or group.last <= self.position else group.heard_s
+        return (
+            self._last_write_s
+            if group is None or group.last <= self.position
+            else group.last_write_s
+        )
 
     @property
     def delivered(self) -> int:
-        """How many events were written to it."""
+        """The number of events written."""
         return self._delivered + (0 if self._group is None else self._group.delivered)
 
     @property
     def caught_up(self) -> bool:
-        """Whether everything up to the cut was looked at and written."""
+        """True if everything up to the cut was passed and written."""
         return self._is_drained and self.position == self._fanout.cut
 
-    def take(self, up_to: int | None = None) -> bool:
-        """Writes the next matching events; False when there were none. Only while following.
+    def write_next(self, up_to: int | None = None) -> bool:
+        """Writes the next matching events. Returns False if there were none. Only while following.
 
-        Synchronous. Raises `PositionExpiredError` when the log has let go of what comes next.
+        Synchronous. Raises `PositionExpiredError` if the log has evicted the next events.
         """
         limit = self._fanout.cut if up_to is None else min(up_to, self._fanout.cut)
-        entries, self.position = self._fanout.log.look(
+        entries, self.position = self._fanout.log.scan(
             self.feed.wanted, self.position, PASS_BYTES, limit
         )
         if entries:
             self._write(b"".join([entry.frame for entry in entries]))
             self._delivered += len(entries)
-            self._told = entries[-1].seq
+            self._reported = entries[-1].seq
         return bool(entries)
 
-    def tell(self, message: bytes, *, is_position: bool = False) -> None:
-        """Writes a message of the session; `is_position` where it tells of `position`. Only while following."""
+    def send(self, message: bytes, *, is_position: bool = False) -> None:
+        """Writes a message of the session; `is_position` if it reports `position`. Only while following."""
         self._write(text_frame(message))
         if is_position:
-            self._told = self.position
+            self._reported = self.position
 
     async def drained(self) -> None:
-        """Waits until everything was written. Raises when the peer is gone."""
+        """Waits until nothing is unsent. Raises when the peer is gone."""
         await self._sink.drained()
         self._is_drained = True
 
-    async def rest(self, silence_s: float = inf) -> None:
-        """Is direct until woken: by a write that fell short, by `wake`, by cancellation or after so much silence.
+    async def wait_direct(self, idle_s: float = inf) -> None:
+        """Is direct until woken: by a short write, `wake`, cancellation, or `idle_s` without a write.
 
-        Afterwards it follows. To be called when `caught_up`, with nothing awaited since.
+        Afterwards it follows. Call it when `caught_up`, with nothing awaited since.
         """
-        assert self.caught_up, "the cut moved between the look and the rest"
+        assert self.caught_up, "the cut moved between the read and the wait"
         lent = self._sink.lend(self.follow)
         self._is_lent = lent is not None
         group = self._group = self.feed.group()
         group.members[self] = lent or self._offer
         self._delivered -= group.delivered
-        self.feed.told = min(self.feed.told, self._told)
-        if silence_s < inf and (self._watch is None or self._watch.listener is None):
-            self._watch = IdleTimer(self, silence_s)
-            self._fanout.silence.begin(self._watch)
+        self.feed.least_reported = min(self.feed.least_reported, self._reported)
+        if idle_s < inf and (self._idle_timer is None or self._idle_timer.reader is None):
+            self._idle_timer = IdleTimer(self, idle_s)
+            self._fanout.idle_timers.start(self._idle_timer)
         self._task = trio.lowlevel.current_task()
         try:
-            # Not an event, which is half a kibibyte for each that rests.
+            # Not a `trio.Event`, which is half a kibibyte for each direct subscriber.
             await trio.lowlevel.wait_task_rescheduled(self._wake_cancelled)
         finally:
             self.follow()
@@ -146,17 +150,17 @@ class Subscriber:
         return trio.lowlevel.Abort.SUCCEEDED
 
     def wake(self) -> None:
-        """Lets its own task look at things, if it rests."""
+        """Wakes its own task, if that waits."""
         if self._task is not None:
             task, self._task = self._task, None
             trio.lowlevel.reschedule(task)
 
     def follow(self) -> None:
-        """From direct to following: what held of its group holds of it, and all passes done were written."""
+        """Turns a direct subscriber into a following one, with its group's position and counts."""
         group = self._group
         if group is not None:
             self._delivered = self.delivered
-            self._told, self._heard_s = self.told, self.heard_s
+            self._reported, self._last_write_s = self.reported, self.last_write_s
             self._group = None
             self.position = max(self.position, group.position, self._fanout.done)
             del group.members[self]
@@ -165,25 +169,25 @@ class Subscriber:
             self.wake()
 
     def leave(self) -> None:
-        """Follows, and is not waited for any more."""
+        """Follows, and ends its idle timer."""
         self.follow()
-        if self._watch is not None:
-            self._fanout.silence.end(self._watch)
+        if self._idle_timer is not None:
+            self._fanout.idle_timers.cancel(self._idle_timer)
 
-    def fall_short(self, frames: bytes, taken: int) -> None:
-        """Of `frames` only `taken` bytes were written: its own task sees to the rest."""
+    def note_short_write(self, frames: bytes, taken: int) -> None:
+        """Only `taken` bytes of `frames` were written: its own task writes the rest."""
         self._is_drained = False
         if self._is_lent:
             self._sink.keep(frames, taken)
         self.follow()
 
     def _offer(self, frames: bytes) -> int:
-        """In place of what a sink does not lend."""
+        """Replaces the socket that a sink does not lend."""
         return len(frames) if self._sink.offer(frames) else 0
 
     def _write(self, frames: bytes) -> None:
         self._is_drained = self._sink.offer(frames)
-        self._heard_s = trio.current_time()
+        self._last_write_s = trio.current_time()
 
 
 class Fanout:
@@ -197,26 +201,26 @@ class Fanout:
         self._feeds: dict[Filter, Feed] = {}
         self._by_scope: dict[Scope, list[Feed]] = {}
         self._by_kinds: dict[Filter, Feed] = {}
-        """Those that keep from their members what is in their scope: only they can miss an eviction."""
+        """Feeds that filter within their scope: only their subscribers can miss an eviction."""
         self._subscribers: set[Subscriber] = set()
-        self.silence = IdleTimers()
+        self.idle_timers = IdleTimers()
 
     def join(self, wanted: Filter, sink: FrameSink, position: int) -> Subscriber:
-        """A subscriber that follows from `position`."""
+        """Returns a new subscriber that follows from `position`."""
         feed = self._feeds.get(wanted)
         if feed is None:
             feed = self._feeds[wanted] = Feed(wanted)
             if wanted.kinds:
                 self._by_kinds[wanted] = feed
             self._by_scope.setdefault(wanted.scope, []).append(feed)
-            feed.told = self.cut
+            feed.least_reported = self.cut
         feed.users += 1
         subscriber = Subscriber(self, feed, sink, position)
         self._subscribers.add(subscriber)
         return subscriber
 
     def leave(self, subscriber: Subscriber) -> None:
-        """Lets go of it."""
+        """Removes a subscriber."""
         subscriber.leave()
         self._subscribers.discard(subscriber)
         feed = subscriber.feed
@@ -230,32 +234,32 @@ class Fanout:
                 del self._by_scope[feed.wanted.scope]
 
     def lag_events(self) -> int:
-        """How many committed events the subscriber furthest behind has not looked at."""
+        """Returns how many committed events the slowest subscriber has yet to pass."""
         behind = (
-            self.log.head - (self.done if one.is_direct else one.position)
-            for one in self._subscribers
+            self.log.head - (self.done if subscriber.is_direct else subscriber.position)
+            for subscriber in self._subscribers
         )
         return max(behind, default=0)
 
     def wake_all(self) -> None:
-        """Lets every subscriber's own task look at things."""
+        """Wakes every subscriber's own task."""
         for feed in self._feeds.values():
             _wake(feed.direct())
 
     async def reached(self, position: int) -> None:
-        """Waits until the cut is at `position`, which is committed: until then nothing may be direct there."""
+        """Waits until the cut is at `position`, which is committed: nothing may be direct there before."""
         while self.cut < position:
             await self._moved.park()
 
     async def wake_all_at(self, event: trio.Event) -> None:
-        """Wakes all once `event` was set: it has no deadline, it is the daemon's own stopping."""
+        """Wakes all once `event` is set. Without a deadline: the event is the daemon's shutdown."""
         await event.wait()
         self.wake_all()
 
     async def run(self) -> None:
-        """Writes what is committed to whoever is direct, until cancelled. Raises `StorageFailed`."""
+        """Writes committed events to direct subscribers, until cancelled. Raises `StorageFailed`."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.silence.run)
+            nursery.start_soon(self.idle_timers.run)
             await self._broadcast()
 
     async def _broadcast(self) -> None:
@@ -267,9 +271,9 @@ class Fanout:
             await self._pass()
 
     async def _pass(self) -> None:
-        # One stretch up to the moved cut: whoever becomes direct later stands at it already.
+        # One stretch up to the moved cut: a subscriber that becomes direct later is already at it.
         try:
-            entries, cut = self.log.look(EVERYTHING, self.cut, PASS_BYTES)
+            entries, cut = self.log.scan(EVERYTHING, self.cut, PASS_BYTES)
         except PositionExpiredError:
             self._give_up_pass()
             return
@@ -310,15 +314,15 @@ class Fanout:
             if entry.plugin_id is not None and (own := find(entry.plugin_id)):
                 feeds = feeds + own if feeds else own
             for feed in feeds:
-                if feed.groups and (feed.takes_its_scope or feed.wanted.takes(entry)):
+                if feed.groups and (feed.passes_whole_scope or feed.wanted.matches(entry)):
                     if not feed.pending:
                         touched.append(feed)
                     feed.pending.append(entry)
         return touched
 
     def _give_up_pass(self) -> None:
-        """The log moved on further than a pass behind: each reads for itself what its filter still has."""
-        for member in [one for feed in self._feeds.values() for one in feed.direct()]:
+        """The pass was overrun: each subscriber reads for itself what its filter still has."""
+        for member in [member for feed in self._feeds.values() for member in feed.direct()]:
             member.follow()
         self.cut = self.done = self.log.head
         self._moved.unpark_all()
@@ -330,7 +334,7 @@ class Fanout:
                     _wake(feed.direct())
 
     def _wake_uninformed(self) -> None:
-        """Those whose cursor falls behind because their filter keeps so much from them."""
+        """Wakes subscribers whose cursor falls behind because their filter drops so much."""
         if self.cut - self._informed < INFORM_EVENTS:
             return
         self._informed = self.cut
@@ -340,20 +344,23 @@ class Fanout:
             feeds = self._feeds
         longest = self.cut - PROGRESS_EVENTS
         for feed in feeds.values():
-            # First what can be told without a call: there may be thousands.
-            if feed.told > longest and not feed.wanted.kinds:
+            # First the test that needs no call: there may be thousands of feeds.
+            if feed.least_reported > longest and not feed.wanted.kinds:
                 continue
-            if feed.groups and self.lags(feed.wanted, feed.told):
-                late = {one for one in feed.direct() if self.lags(feed.wanted, one.told)}
+            if feed.groups and self.lags(feed.wanted, feed.least_reported):
+                late = {
+                    member for member in feed.direct() if self.lags(feed.wanted, member.reported)
+                }
                 _wake(late)
-                feed.told = min(
-                    (one.told for one in feed.direct() if one not in late), default=self.cut
+                feed.least_reported = min(
+                    (member.reported for member in feed.direct() if member not in late),
+                    default=self.cut,
                 )
 
-    def lags(self, wanted: Filter, told: int) -> bool:
-        """Whether one told of no more than `told` is to be told where it is."""
-        return self.cut - told >= PROGRESS_EVENTS or (
-            bool(wanted.kinds) and told < min(self.log.soon(wanted), self.cut)
+    def lags(self, wanted: Filter, reported: int) -> bool:
+        """True if a peer that knows of `reported` needs a bookmark."""
+        return self.cut - reported >= PROGRESS_EVENTS or (
+            bool(wanted.kinds) and reported < min(self.log.next_floor(wanted), self.cut)
         )
 
 

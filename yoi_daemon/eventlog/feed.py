@@ -1,4 +1,4 @@
-"""Who is written to together: the feed of a filter, and the groups of its direct subscribers."""
+"""Subscribers that are written to together: the feed of a filter, and its groups."""
 
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -12,51 +12,51 @@ WRITES_A_TURN = 128
 
 
 class Member(Protocol):
-    """A direct subscriber, as its group sees it."""
+    """A direct subscriber as its group sees it."""
 
     @property
-    def told(self) -> int:
-        """The last event the peer knows it is at."""
+    def reported(self) -> int:
+        """The last position that the peer knows of."""
         ...
 
     def wake(self) -> None:
-        """Lets its own task look at things, if it rests."""
+        """Wakes its own task, if that waits."""
         ...
 
     def follow(self) -> None:
-        """It leaves its group."""
+        """Leaves its group."""
         ...
 
-    def fall_short(self, frames: bytes, taken: int) -> None:
-        """Of `frames` only `taken` bytes were written: it leaves its group and sees to the rest itself."""
+    def note_short_write(self, frames: bytes, taken: int) -> None:
+        """Only `taken` bytes of `frames` were written: leaves its group and writes the rest itself."""
         ...
 
 
 class Group:
-    """Direct ones of a feed that are written to in one stretch: what holds of one holds of all.
+    """Direct subscribers of a feed that are written to in one stretch, and share position and counts.
 
-    Everything that matches up to `position` was written. `delivered` is in events since it was made,
-    `last` the number of the last of them and `heard_s` when that was. `is_due` says that the pass
-    under way has yet to write to it: then nobody may join.
+    Everything that matches up to `position` was written. `delivered` counts events since the group was
+    made, `last` is the number of the last of them, and `last_write_s` its time. While `is_due`, the
+    current pass has yet to write to the group, and no member may join.
     """
 
-    __slots__ = ("delivered", "heard_s", "is_due", "last", "members", "position")
+    __slots__ = ("delivered", "is_due", "last", "last_write_s", "members", "position")
 
     def __init__(self) -> None:
         self.members: dict[Member, Write] = {}
         self.delivered = self.last = self.position = 0
-        self.heard_s = 0.0
+        self.last_write_s = 0.0
         self.is_due = False
 
     def write(self, pending: Sequence[Entry], frames: bytes, cut: int, now: float) -> None:
         """Writes `frames`, which are `pending` joined, to every member."""
         size = len(frames)
         short: list[tuple[int, int]] = []
-        # Only what is written with is looked at: of a thousand members nothing is in the processor's cache.
+        # Touches the write functions alone: of a thousand members nothing is in the processor's cache.
         for index, write in enumerate(tuple(self.members.values())):
             try:
                 taken = write(frames)
-            except Exception:  # noqa: BLE001 - its own task meets the same, and ends itself by it
+            except Exception:  # noqa: BLE001 - its own task meets the same error, and ends
                 taken = 0
             if taken != size:
                 short.append((index, taken))
@@ -64,38 +64,38 @@ class Group:
         self.position = cut
         self.delivered += len(pending)
         self.last = pending[-1].seq
-        self.heard_s = now
+        self.last_write_s = now
         if short:
             members = tuple(self.members)
             for index, taken in short:
-                members[index].fall_short(frames, taken)
+                members[index].note_short_write(frames, taken)
 
 
 class Feed:
     """The subscribers of one filter."""
 
-    __slots__ = ("groups", "pending", "takes_its_scope", "told", "users", "wanted")
+    __slots__ = ("groups", "least_reported", "passes_whole_scope", "pending", "users", "wanted")
 
     def __init__(self, wanted: Filter) -> None:
         self.wanted = wanted
-        self.takes_its_scope = wanted in (
+        self.passes_whole_scope = wanted in (
             Filter(worker=wanted.worker),
             Filter(plugin_id=wanted.plugin_id),
         )
-        """Whether all that is in the filter's scope passes."""
+        """True if the filter passes everything in its scope."""
         self.users = 0
         self.groups: list[Group] = []
-        """None is empty."""
+        """Never an empty one."""
         self.pending: list[Entry] = []
-        self.told = 0
-        """No direct member was told of less; a lower bound."""
+        self.least_reported = 0
+        """A lower bound of what direct members have reported."""
 
     def direct(self) -> Iterator[Member]:
-        """Its direct members."""
+        """Yields the direct members."""
         return (member for group in self.groups for member in group.members)
 
     def group(self) -> Group:
-        """One that may be joined."""
+        """Returns a group that may be joined."""
         if self.groups:
             group = self.groups[-1]
             if not group.is_due and len(group.members) < WRITES_A_TURN:

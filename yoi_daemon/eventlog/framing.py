@@ -1,4 +1,4 @@
-"""An event as it goes out: encoded and framed once, in the step that numbers it."""
+"""Encodes and frames an event once, in the step that numbers it."""
 
 from collections.abc import Callable
 
@@ -15,8 +15,8 @@ _encode = msgspec.json.Encoder().encode
 class Framer:
     """Writes drafts as frames, each the JSON of one `ObservationEvent`.
 
-    What the log adds is written before the draft's own fields: half the time of encoding the event as
-    one (timeit), and every event pays it. `wall_clock` gives Unix seconds.
+    The log's fields are written before the draft's own: half the time of encoding the event as one
+    object (timeit), for every event. `wall_clock` returns Unix seconds.
     """
 
     def __init__(self, cursors: CursorCodec, wall_clock: Callable[[], float]) -> None:
@@ -26,20 +26,20 @@ class Framer:
         self._second_text = b""
 
     def frame(self, seq: int, worker_seq: int | None, draft: Draft) -> bytes:
-        """The frame of event `seq`, dated now.
+        """Returns the frame of event `seq`, with the current time.
 
-        Raises `Refused`: `invalid_event` for data that is not JSON, `payload_too_large`.
+        Raises `Refused`: `invalid_event` if the data is not JSON, `payload_too_large`.
         """
         try:
             own = _encode(draft)
-            # The bound is the data's; it is measured alone only where it may be passed.
+            # The bound is on the data alone, which is measured only if it may be exceeded.
             size = len(own) if len(own) <= MAX_EVENT_BYTES else len(_encode(draft.data))
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise Refused("invalid_event", f"event {draft.kind!a} is not JSON: {error}") from error
         if size > MAX_EVENT_BYTES:
             raise Refused(
                 "payload_too_large",
-                f"the data of {draft.kind!a} is {size} bytes; at most {MAX_EVENT_BYTES} are carried",
+                f"the data of {draft.kind!a} is {size} bytes; the limit is {MAX_EVENT_BYTES}",
                 bytes=size,
                 max_bytes=MAX_EVENT_BYTES,
             )

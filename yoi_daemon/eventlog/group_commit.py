@@ -1,15 +1,21 @@
-"""The event log: numbered at once, committed in groups by one writer, shown in order."""
+"""The event log: numbered at once, committed in groups by one writer, announced in order."""
 
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import trio
 
 from yoi_daemon.eventlog.entry import Entry
 from yoi_daemon.eventlog.filter import Filter, retention_of
 from yoi_daemon.eventlog.framing import Framer
-from yoi_daemon.eventlog.interface import LogStatistics, Window
+from yoi_daemon.eventlog.interface import (
+    Commit,
+    CommitClosedError,
+    CommitCutError,
+    LogStatistics,
+    Window,
+)
 from yoi_daemon.eventlog.ring import Ring
 from yoi_daemon.model.cursor import CursorCodec
 from yoi_daemon.model.errors import Refused, StorageFailed
@@ -18,7 +24,7 @@ from yoi_daemon.store.interface import Batch, Store
 from yoi_daemon.store.tables import WORKER_NUMBER, Change, Changes, WorkerNumber
 
 MAX_PENDING_BYTES = 16_777_216
-"""Numbered and not committed: 16 MiB, a quarter of the default window. Beyond it `room` waits."""
+"""Limit of numbered, uncommitted bytes: 16 MiB, a quarter of the default window. Beyond it `room` waits."""
 
 
 class GroupCommitLog:
@@ -43,8 +49,9 @@ class GroupCommitLog:
         self.appended = ring.head
         self._commits = 0
         self._changes: list[Change] = []
-        # How many calls of `record` there were, and how many of them are committed.
+        # Calls of `record`, and how many of them are committed.
         self._recorded = self._kept = 0
+        self._open_commit = OpenCommit(self)
         self._pending: list[Entry] = []
         self._on_commit: list[Callable[[], None]] = []
         self._pending_bytes = 0
@@ -52,7 +59,7 @@ class GroupCommitLog:
         self._numbered: dict[tuple[str, str], int] = {}
         self._writer = trio.lowlevel.ParkingLot()
         self._waiting = trio.lowlevel.ParkingLot()
-        """Those who wait for the next commit."""
+        """Tasks that wait for the next commit."""
         self._closing = False
         self._ended = False
         self._failure: BaseException | None = None
@@ -70,7 +77,7 @@ class GroupCommitLog:
             worker = (draft.runtime_id, draft.worker_id)
             worker_seq = self._worker_seqs.get(worker, 0) + 1
         seq = self.appended + 1
-        # What may refuse this one event is decided before the number is its own.
+        # Whatever may refuse the event is decided before it has a number.
         frame = self._framer.frame(seq, worker_seq, draft)
         self.appended = seq
         if worker is not None and worker_seq is not None:
@@ -101,9 +108,12 @@ class GroupCommitLog:
             self._writer.unpark()
         return self._recorded
 
+    def together(self) -> "OpenCommit":
+        return self._open_commit  # blocks are synchronous, so one is enough
+
     async def recorded(self, ticket: int) -> None:
         while self._kept < ticket:
-            await self._next_turn()
+            await self._next_commit()
 
     def refusal(self) -> Refused | None:
         if self._store.is_low:
@@ -115,22 +125,22 @@ class GroupCommitLog:
         if self._pending_bytes > MAX_PENDING_BYTES:
             return Refused(
                 "queue_full",
-                "more is being written than the disk takes; send again later",
+                "more is being written than the disk can take; send again later",
                 retry_after_s=1.0,
             )
         return None
 
     async def committed(self, seq: int) -> None:
         while self._ring.head < seq:
-            await self._next_turn()
+            await self._next_commit()
 
     async def wait_beyond(self, position: int) -> None:
         while self._ring.head <= position:
-            await self._next_turn()
+            await self._next_commit()
 
     async def room(self) -> None:
         while self._pending_bytes > MAX_PENDING_BYTES:
-            await self._next_turn()
+            await self._next_commit()
 
     def window(self) -> Window:
         self._ring.evict()
@@ -139,17 +149,17 @@ class GroupCommitLog:
     def read(self, position: int, max_bytes: int) -> list[Entry]:
         return self._ring.read(position, max_bytes)
 
-    def look(
+    def scan(
         self, wanted: Filter, position: int, max_bytes: int, up_to: int | None = None
     ) -> tuple[list[Entry], int]:
-        return self._ring.look(wanted, position, max_bytes, up_to)
+        return self._ring.scan(wanted, position, max_bytes, up_to)
 
     def floor_of(self, wanted: Filter) -> int:
         self._ring.evict()
         return self._ring.floor_of(wanted)
 
-    def soon(self, wanted: Filter) -> int:
-        return self._ring.soon(wanted)
+    def next_floor(self, wanted: Filter) -> int:
+        return self._ring.next_floor(wanted)
 
     def forget_worker(self, runtime_id: str, worker_id: str) -> None:
         worker = (runtime_id, worker_id)
@@ -171,12 +181,12 @@ class GroupCommitLog:
         )
 
     def close(self) -> None:
-        """Tells the writer to leave once nothing is pending. Appending ends here."""
+        """Ends appending; the writer returns once nothing is pending."""
         self._closing = True
         self._writer.unpark()
 
     async def run(self) -> None:
-        """The writer. It leaves when it was told to and has nothing pending, never by cancellation."""
+        """Commits until `close`, and until nothing is pending; never ends by cancellation."""
         # Shielded: it outlives its users, whose clean-up still appends while they are cancelled.
         with trio.CancelScope(shield=True):
             try:
@@ -196,7 +206,11 @@ class GroupCommitLog:
         return bool(self._pending) or self._recorded > self._kept
 
     async def _commit(self) -> None:
-        """Commits all there is, then shows it in order of number, in one stretch without a checkpoint."""
+        """Commits all there is, then announces it in order of number, in one stretch without a checkpoint."""
+        if self._open_commit.depth:
+            raise CommitCutError(
+                "a task yielded inside `together`, and half of it would be committed"
+            )
         batch, self._pending = self._pending, []
         announced, self._on_commit = self._on_commit, []
         numbered, self._numbered = self._numbered, {}
@@ -224,13 +238,61 @@ class GroupCommitLog:
         ]
         return Batch(events, changes, self._ring.floors())
 
-    async def _next_turn(self) -> None:
+    async def _next_commit(self) -> None:
         if self._ended:
             self._raise_failed()
         await self._waiting.park()
 
     def _raise_failed(self) -> NoReturn:
         raise StorageFailed("the event log is closed") from self._failure
+
+
+class _Append(Protocol):
+    def __call__(self, draft: Draft, on_commit: Callable[[], None] | None = None) -> int: ...
+
+
+class _Record(Protocol):
+    def __call__(self, changes: Changes) -> int: ...
+
+
+class OpenCommit:
+    """The `Commit` of whichever block is open, and the block itself.
+
+    There is a block for every event. So its methods are the log's own while one is open, without a call
+    in between, and refuse while none is.
+    """
+
+    __slots__ = ("_append", "_record", "append", "depth", "record")
+    append: _Append
+    record: _Record
+
+    def __init__(self, log: "GroupCommitLog") -> None:
+        self._append = log.append
+        self._record = log.record
+        self.append = _refuse_append
+        self.record = _refuse_record
+        self.depth = 0
+        """How many blocks are open, one inside the other."""
+
+    def __enter__(self) -> Commit:
+        self.depth += 1
+        self.append = self._append
+        self.record = self._record
+        return self
+
+    def __exit__(self, _type: object, _error: object, _traceback: object) -> None:
+        self.depth -= 1
+        if not self.depth:
+            self.append = _refuse_append
+            self.record = _refuse_record
+
+
+def _refuse_append(draft: Draft, on_commit: Callable[[], None] | None = None) -> int:
+    raise CommitClosedError(f"{draft.kind} is appended outside the block of its commit")
+
+
+def _refuse_record(changes: Changes) -> int:
+    raise CommitClosedError("rows are recorded outside the block of their commit")
 
 
 NOTHING = Batch({}, (), {})

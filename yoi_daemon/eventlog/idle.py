@@ -1,4 +1,4 @@
-"""Who has heard nothing for too long: one timer for all, instead of one in each subscriber's task."""
+"""Finds idle subscribers: one task for all, instead of a timeout in each subscriber's task."""
 
 from heapq import heapify, heappop, heappush
 from math import inf
@@ -8,85 +8,84 @@ import trio
 
 
 class IdleReader(Protocol):
-    """Somebody who hears things."""
+    """A subscriber as its idle timer sees it."""
 
     @property
-    def heard_s(self) -> float:
-        """When it heard something last, by `trio.current_time`."""
+    def last_write_s(self) -> float:
+        """The time of the last write, by `trio.current_time`."""
         ...
 
     @property
     def is_direct(self) -> bool:
-        """Whether it rests: only then it is to be woken."""
+        """True if its task waits: only then it is woken."""
         ...
 
     def wake(self) -> None:
-        """Lets its own task look at things."""
+        """Wakes its own task."""
         ...
 
 
 class IdleTimer:
-    """One listener, to be woken after `after_s` of silence. Over when `listener` is None."""
+    """Wakes one reader after `after_s` without a write. Over when `reader` is None."""
 
-    __slots__ = ("after_s", "listener")
+    __slots__ = ("after_s", "reader")
 
-    def __init__(self, listener: IdleReader, after_s: float) -> None:
-        self.listener: IdleReader | None = listener
+    def __init__(self, reader: IdleReader, after_s: float) -> None:
+        self.reader: IdleReader | None = reader
         self.after_s = after_s
 
 
 class IdleTimers:
-    """Wakes listeners. A watch is looked at when its listener was to be woken at the earliest.
+    """Wakes idle readers. A timer is checked at the earliest time at which its reader can be idle.
 
-    So one who hears costs nothing but that look, once in `after_s`. Of watches that ended no more
-    are kept than of those that go on.
+    So a busy reader costs one check in `after_s`. At most half of the timers kept are over.
     """
 
     def __init__(self) -> None:
-        self._watches: list[tuple[float, int, IdleTimer]] = []
+        self._timers: list[tuple[float, int, IdleTimer]] = []
         self._begun = 0
         self._ended = 0
-        """How many of `_watches` are over."""
+        """The number of `_timers` that are over."""
         self._earlier = trio.lowlevel.ParkingLot()
 
-    def begin(self, watch: IdleTimer) -> None:
-        """Has it woken once; then its watch is over."""
-        assert watch.listener is not None
+    def start(self, timer: IdleTimer) -> None:
+        """Starts a timer, which wakes its reader once and is then over."""
+        assert timer.reader is not None
         self._begun += 1
-        due_s = watch.listener.heard_s + watch.after_s
-        if not self._watches or due_s < self._watches[0][0]:
+        due_s = timer.reader.last_write_s + timer.after_s
+        if not self._timers or due_s < self._timers[0][0]:
             self._earlier.unpark()
-        heappush(self._watches, (due_s, self._begun, watch))
+        heappush(self._timers, (due_s, self._begun, timer))
 
-    def end(self, watch: IdleTimer) -> None:
-        """Has it not woken any more."""
-        if watch.listener is None:
+    def cancel(self, timer: IdleTimer) -> None:
+        """Ends a timer."""
+        if timer.reader is None:
             return
-        watch.listener = None
+        timer.reader = None
         self._ended += 1
-        if self._ended * 2 > len(self._watches):
-            self._watches = [one for one in self._watches if one[2].listener is not None]
-            heapify(self._watches)
+        if self._ended * 2 > len(self._timers):
+            self._timers = [entry for entry in self._timers if entry[2].reader is not None]
+            heapify(self._timers)
             self._ended = 0
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Wakes idle readers, until cancelled."""
         while True:
-            with trio.move_on_at(self._watches[0][0] if self._watches else inf):
+            with trio.move_on_at(self._timers[0][0] if self._timers else inf):
                 await self._earlier.park()
             now = trio.current_time()
-            while self._watches and self._watches[0][0] <= now:
-                _, _, watch = heappop(self._watches)
-                self._look(watch, now)
+            while self._timers and self._timers[0][0] <= now:
+                _, _, timer = heappop(self._timers)
+                self._expire(timer, now)
 
-    def _look(self, watch: IdleTimer, now: float) -> None:
-        listener = watch.listener
-        if listener is None:
+    def _expire(self, timer: IdleTimer, now: float) -> None:
+        reader = timer.reader
+        if reader is None:
             self._ended -= 1
             return
-        if listener.is_direct and listener.heard_s + watch.after_s > now:
-            self.begin(watch)
+        if reader.is_direct and reader.last_write_s + timer.after_s > now:
+            self.start(timer)
             return
-        watch.listener = None
-        if listener.is_direct:
-            listener.wake()
+        timer.reader = None
+        if reader.is_direct:
+            reader.wake()

@@ -1,10 +1,11 @@
-"""What the event log promises, whichever store is behind it.
+"""The event log's interface, whichever store is behind it.
 
-An event is encoded once, in the same synchronous step that numbers it. It is shown after its
-commit, in order of number: nothing a subscriber, a cursor or a receipt tells was not committed.
+An event is encoded once, in the same synchronous step that numbers it. It is announced after its
+commit, in order of number: subscribers, cursors and receipts never show an uncommitted event.
 """
 
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import msgspec
@@ -18,7 +19,7 @@ from yoi_daemon.store.tables import Changes
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
-    """What resumes for every filter: `floor` to `head`; `events` and `bytes` are all that is kept.
+    """The positions that resume for every filter, `floor` to `head`; `events` and `bytes` are in total.
 
     A filter that misses nothing resumes from below `floor` too; see `EventLog.floor_of`.
     """
@@ -30,7 +31,7 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RetentionStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """One retention class; `scopes` is how many workers and plugins are indexed in it."""
+    """One retention class; `scopes` counts the workers and plugins indexed in it."""
 
     floor: int
     events: int
@@ -60,6 +61,26 @@ class PositionExpiredError(Exception):
         self.floor = floor
 
 
+class Commit(Protocol):
+    """Appends and rows that are one commit: all of them last, or none. See `EventLog.together`."""
+
+    def append(self, draft: Draft, on_commit: Callable[[], None] | None = None) -> int:
+        """See `EventLog.append`. Raises `CommitClosedError` outside its block."""
+        ...
+
+    def record(self, changes: Changes) -> int:
+        """See `EventLog.record`. Raises `CommitClosedError` outside its block."""
+        ...
+
+
+class CommitClosedError(RuntimeError):
+    """A commit was used outside its block."""
+
+
+class CommitCutError(RuntimeError):
+    """A task yielded between the appends and rows of one commit."""
+
+
 class EventLog(Protocol):
     """The log of one daemon."""
 
@@ -75,7 +96,7 @@ class EventLog(Protocol):
 
     @property
     def durable(self) -> bool:
-        """Whether a commit survives a power cut."""
+        """True if a commit survives a power cut."""
         ...
 
     @property
@@ -89,73 +110,80 @@ class EventLog(Protocol):
         ...
 
     def append(self, draft: Draft, on_commit: Callable[[], None] | None = None) -> int:
-        """Numbers and encodes an event and gives its number; it will be committed whatever its caller does.
+        """Numbers and encodes an event and returns its number; it is committed whatever its caller does.
 
-        Synchronous. `on_commit` is called by the log itself when the event is announced, so that a
-        caller who was cancelled changes nothing; it must not raise. Raises `Refused`
-        (`payload_too_large`, `invalid_event`) before a number is given, and `StorageFailed` when
-        the log has failed.
+        Synchronous. The log itself calls `on_commit` when the event is announced, so a cancelled
+        caller changes nothing; it must not raise. Raises `Refused` (`payload_too_large`,
+        `invalid_event`) before a number is taken, and `StorageFailed` if the log has failed.
         """
         ...
 
     def record(self, changes: Changes) -> int:
-        """Has changes of the store committed; gives what `recorded` waits for.
+        """Has changes of the store committed and returns the ticket that `recorded` waits for.
 
-        Synchronous. They are in one commit with what is appended before and after them in the same
-        stretch without a checkpoint. Raises `StorageFailed`.
+        Synchronous. Raises `StorageFailed`.
+        """
+        ...
+
+    def together(self) -> AbstractContextManager[Commit]:
+        """Opens a commit: what its block appends and records lasts as a whole or not at all.
+
+        Entering and leaving are synchronous, and the block must be: if a task yields in it and the
+        writer runs meanwhile, the log fails with `CommitCutError`. A block inside another joins it.
+        What was appended before the block raised is committed.
         """
         ...
 
     async def recorded(self, ticket: int) -> None:
-        """Waits until what `record` gave `ticket` for is committed. Cancelling the wait changes nothing.
+        """Waits until the changes of `ticket` are committed. Cancelling the wait changes nothing.
 
-        Raises `StorageFailed` when it never will be.
+        Raises `StorageFailed` if they never will be.
         """
         ...
 
     def refusal(self) -> Refused | None:
-        """Why nothing new may be accepted now, if so: `storage_low`, `queue_full`."""
+        """Returns why nothing new may be accepted now (`storage_low`, `queue_full`), or None."""
         ...
 
     async def committed(self, seq: int) -> None:
         """Waits until event `seq` is committed and announced. Cancelling the wait changes nothing.
 
-        Raises `StorageFailed` when it never will be.
+        Raises `StorageFailed` if it never will be.
         """
         ...
 
     async def room(self) -> None:
-        """Waits until producers of volume may append again: too much is numbered and not committed."""
+        """Waits while too much is numbered and not committed; for producers of many events."""
         ...
 
     def window(self) -> Window:
-        """The window of committed events."""
+        """Returns the window of committed events."""
         ...
 
     def read(self, position: int, max_bytes: int) -> list[Entry]:
-        """Committed events after `position`, whatever they are; at least one where there is one, at most `max_bytes`.
+        """Returns committed events after `position`: at most `max_bytes`, but at least one if there is one.
 
         Raises `PositionExpiredError` below the window's floor.
         """
         ...
 
-    def look(
+    def scan(
         self, wanted: Filter, position: int, max_bytes: int, up_to: int | None = None
     ) -> tuple[list[Entry], int]:
-        """Committed events after `position` that `wanted` takes, and the position this brings to.
+        """Returns matching committed events after `position`, and the position that was reached.
 
-        At most `max_bytes` of frames, but one event where one was found; nothing after `up_to`. The
-        cost follows the matches of a worker's or plugin's filter. Raises `PositionExpiredError`
-        where an event that could have matched is gone.
+        At most `max_bytes` of frames, but at least one event if there is one; nothing after `up_to`.
+        The cost follows the matches of a worker's or plugin's filter. Raises `PositionExpiredError`
+        if an event that could have matched is gone.
         """
         ...
 
     def floor_of(self, wanted: Filter) -> int:
-        """The lowest position that resumes for this filter, by watermarks that outlive the content."""
+        """Returns the lowest position that resumes for this filter; watermarks outlive evicted events."""
         ...
 
-    def soon(self, wanted: Filter) -> int:
-        """What `floor_of` may rise to before long: a subscriber told of less is to be told of more."""
+    def next_floor(self, wanted: Filter) -> int:
+        """Returns what `floor_of` may rise to soon: a subscriber behind it needs a bookmark."""
         ...
 
     async def wait_beyond(self, position: int) -> None:
@@ -163,9 +191,9 @@ class EventLog(Protocol):
         ...
 
     def forget_worker(self, runtime_id: str, worker_id: str) -> None:
-        """Lets go of a worker's own numbering, when it can emit no more."""
+        """Forgets a worker's own numbering, once it can emit nothing more."""
         ...
 
     def statistics(self) -> LogStatistics:
-        """The counters now."""
+        """Returns the counters as they are."""
         ...

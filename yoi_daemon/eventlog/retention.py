@@ -9,22 +9,22 @@ from yoi_daemon.eventlog.entry import Entry
 from yoi_daemon.eventlog.filter import Scope
 
 MAX_WATERMARKS = 16_384
-"""Scopes whose last eviction is remembered by itself, about 3 MB; what is beyond shares one mark."""
+"""Scopes with a watermark of their own, about 3 MB; all others share one."""
 
 _KEEP_CUT = 1024
 
 
 class Track:
-    """Entries in order of number, let go of from the front."""
+    """Entries in order of number, evicted from the front."""
 
     __slots__ = ("_entries", "_start", "push")
 
     def __init__(self) -> None:
         self._entries: list[Entry] = []
-        # Entries before it are let go; the list is cut now and then, not at each step.
+        # Entries before it are evicted; the list is cut now and then, not at each step.
         self._start = 0
         self.push = self._entries.append
-        """Takes the next entry."""
+        """Appends the next entry."""
 
     def __len__(self) -> int:
         return len(self._entries) - self._start
@@ -33,7 +33,7 @@ class Track:
         return self._entries[self._start + index]
 
     def pop(self) -> Entry:
-        """Lets go of the oldest."""
+        """Removes and returns the oldest entry."""
         entry = self._entries[self._start]
         self._start += 1
         if self._start == len(self._entries) or (
@@ -44,13 +44,13 @@ class Track:
         return entry
 
     def after(self, position: int, most: int) -> list[Entry]:
-        """Up to `most` entries after `position`."""
+        """Returns up to `most` entries after `position`."""
         begin = bisect_right(self._entries, position, self._start, key=_seq)
         return self._entries[begin : begin + most]
 
 
 class RetentionClass:
-    """One retention; its `floor` is the number of the last entry it let go of."""
+    """One retention class; `floor` is the number of the last entry it evicted."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class RetentionClass:
         self.entries = Track()
         self._tracks: defaultdict[Scope, Track] = defaultdict(Track)
         self._watermarks: OrderedDict[Scope, int] = OrderedDict(watermarks)
-        # Of every scope that has no mark of its own: what was there before, and marks let go of.
+        # Of every scope without a watermark of its own: earlier ones, and marks that were dropped.
         self._shared_mark = floor if shared_mark is None else shared_mark
 
     def __len__(self) -> int:
@@ -72,11 +72,11 @@ class RetentionClass:
 
     @property
     def scopes(self) -> int:
-        """How many workers and plugins have entries here."""
+        """The number of workers and plugins with entries here."""
         return len(self._tracks)
 
     def push(self, entry: Entry) -> None:
-        """Takes the next entry."""
+        """Appends the next entry."""
         self.entries.push(entry)
         self.bytes += len(entry.frame)
         # Spelled out, not by `_scopes`: this runs for every event.
@@ -86,7 +86,7 @@ class RetentionClass:
             self._tracks[entry.plugin_id].push(entry)
 
     def evict(self) -> None:
-        """Lets go of the oldest, and remembers that it was there."""
+        """Evicts the oldest entry, and keeps its number as watermark of its scopes."""
         entry = self.entries.pop()
         self.bytes -= len(entry.frame)
         self.evicted += 1
@@ -103,13 +103,13 @@ class RetentionClass:
             self._shared_mark = max(self._shared_mark, mark)
 
     def floor_of(self, scope: Scope) -> int:
-        """The lowest position that misses nothing of `scope` here."""
+        """Returns the lowest position that misses nothing of `scope` here."""
         if scope is None:
             return self.floor
         return self._watermarks.get(scope, self._shared_mark)
 
     def after(self, scope: Scope, position: int, most: int) -> list[Entry]:
-        """Up to `most` entries of `scope` after `position`."""
+        """Returns up to `most` entries of `scope` after `position`."""
         track = self.entries if scope is None else self._tracks.get(scope)
         return [] if track is None else track.after(position, most)
 

@@ -1,6 +1,6 @@
 """The window of committed events: bounded by bytes, count and age, its floors outliving its content.
 
-Two retentions share it: a flood of one retention takes what the other leaves free of its half, never more.
+Two retention classes share it: a flood of one takes what the other leaves free of its half, never more.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,11 +13,11 @@ from yoi_daemon.eventlog.interface import PositionExpiredError, RetentionStatist
 from yoi_daemon.eventlog.retention import RetentionClass
 from yoi_daemon.model.events import Retention
 
-LOOK_ENTRIES = 1024
-"""One look passes so many entries at most, matching or not: some 0.3 ms of the loop."""
+SCAN_ENTRIES = 1024
+"""One scan passes so many entries at most, matching or not: some 0.3 ms of the loop."""
 
 NEARLY_FULL = 7 / 8
-"""Of a bound: from here on what lies in the oldest eighth of a retention counts as about to go."""
+"""Share of a bound from which the oldest eighth of a retention class counts as about to be evicted."""
 
 
 class Scan(NamedTuple):
@@ -31,8 +31,8 @@ class Ring:
     """Entries up to `head`, in two retention classes.
 
     `window_events`, `window_bytes` (of frames) and `window_age_s` bound both together; where they
-    are passed, the retention that has more than half of them lets go. The newest entry is always kept.
-    `clock` gives monotonic seconds.
+    are exceeded, the class that holds more than half of them evicts. The newest entry is always kept.
+    `clock` returns monotonic seconds.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Ring:
         self._max_bytes = window_bytes
         self._max_age_s = window_age_s
         self._clock = clock
-        # Not `or`: a retention without entries is false, and its marks are what is to be kept.
+        # Not `or`: a class without entries is false, and its watermarks must be kept.
         self._lifecycle = RetentionClass(head) if lifecycle is None else lifecycle
         self._volume = RetentionClass(head) if volume is None else volume
         self._retentions: Mapping[Retention, RetentionClass] = {
@@ -58,7 +58,7 @@ class Ring:
             "volume": self._volume,
         }
         self.head = head
-        # What came last, all together: the broadcaster is nearly always there.
+        # The last batch: the broadcaster nearly always reads from there.
         self._latest: Sequence[Entry] = ()
         self._before_latest = head
 
@@ -67,12 +67,12 @@ class Ring:
 
     @property
     def bytes(self) -> int:
-        """Of all frames kept."""
+        """The size of all frames kept."""
         return self._lifecycle.bytes + self._volume.bytes
 
     @property
     def evicted(self) -> int:
-        """Entries let go of since the start."""
+        """The number of entries evicted since the start."""
         return self._lifecycle.evicted + self._volume.evicted
 
     @property
@@ -81,30 +81,28 @@ class Ring:
         return max(self._lifecycle.floor, self._volume.floor)
 
     def floor_of(self, wanted: Filter) -> int:
-        """The lowest position that resumes for this filter: it may be far below `floor`."""
+        """Returns the lowest position that resumes for this filter: it may be far below `floor`."""
         scope = wanted.scope
         return max(self._retentions[retention].floor_of(scope) for retention in wanted.retentions)
 
-    def soon(self, wanted: Filter) -> int:
-        """What `floor_of` may be before long: positions below it are to be moved on."""
+    def next_floor(self, wanted: Filter) -> int:
+        """Returns what `floor_of` may rise to soon: positions below it need a bookmark."""
         if wanted.scope is not None and not wanted.kinds:
-            return (
-                0  # what it has not been told of it has not got: nothing of its own can go unseen
-            )
+            return 0  # every event of the scope is delivered, and moves the position
         nearly = (
             len(self) >= self._max_events * NEARLY_FULL
             or self.bytes >= self._max_bytes * NEARLY_FULL
         )
         old_s = self._clock() - self._max_age_s * NEARLY_FULL
-        soon = 0
+        next_floor = 0
         for name in wanted.retentions:
             retention = self._retentions[name]
             if retention and (nearly or retention.entries[0].monotonic_s < old_s):
-                soon = max(soon, retention.entries[len(retention) // 8].seq)
-        return soon
+                next_floor = max(next_floor, retention.entries[len(retention) // 8].seq)
+        return next_floor
 
     def extend(self, entries: Sequence[Entry]) -> None:
-        """Takes the next entries, and lets go of what is beyond a bound."""
+        """Appends the next entries, and evicts what exceeds a bound."""
         head = self.head
         for entry in entries:
             head += 1
@@ -113,22 +111,22 @@ class Ring:
         if entries:
             self._latest, self._before_latest = entries, self.head
             self.head = head
-            self._let_go(entries[-1].monotonic_s)
+            self._evict_excess(entries[-1].monotonic_s)
 
     def push(self, entry: Entry) -> None:
-        """Takes the next entry."""
+        """Appends the next entry."""
         self.extend((entry,))
 
     def restore(self, entry: Entry) -> None:
-        """Takes an entry of an earlier run: in order of number, though some between are gone."""
+        """Appends an entry of an earlier run: in order of number, with gaps."""
         self._retentions[retention_of(entry)].push(entry)
         self.head = self._before_latest = entry.seq
 
     def evict(self) -> None:
-        """Lets go of what is beyond a bound by now."""
-        self._let_go(self._clock())
+        """Evicts what exceeds a bound now."""
+        self._evict_excess(self._clock())
 
-    def _let_go(self, now: float) -> None:
+    def _evict_excess(self, now: float) -> None:
         while len(self) > self._max_events and len(self) > 1:
             self._larger(len(self._volume) > self._max_events // 2).evict()
         while self.bytes > self._max_bytes and len(self) > 1:
@@ -141,7 +139,7 @@ class Ring:
                 retention.evict()
 
     def _larger(self, is_volume: bool) -> RetentionClass:
-        """The retention that has more than its share; the other where that would cost the newest entry."""
+        """Returns the class with more than its share, or the other if that would cost the newest entry."""
         retention, other = self._lifecycle, self._volume
         if is_volume:
             retention, other = other, retention
@@ -149,11 +147,11 @@ class Ring:
             return other
         return retention
 
-    def look(self, wanted: Filter, position: int, max_bytes: int, up_to: int | None = None) -> Scan:
-        """Matching entries after `position`: at most `max_bytes`, but one where one was found.
+    def scan(self, wanted: Filter, position: int, max_bytes: int, up_to: int | None = None) -> Scan:
+        """Returns matching entries after `position`: at most `max_bytes`, but at least one if there is one.
 
-        Nothing after `up_to` is looked at. Raises `PositionExpiredError` where an entry that could
-        have matched is gone.
+        Nothing after `up_to` is read. Raises `PositionExpiredError` if an entry that could have
+        matched is gone.
         """
         floor = self.floor_of(wanted)
         if position < floor:
@@ -165,13 +163,13 @@ class Ring:
         for passed, entry in enumerate(self._after(wanted, position), 1):
             if entry.seq > end:
                 break
-            if wanted.takes(entry):
+            if wanted.matches(entry):
                 size += len(entry.frame)
                 if found and size > max_bytes:
                     return Scan(found, last)
                 found.append(entry)
             last = entry.seq
-            if passed == LOOK_ENTRIES:
+            if passed == SCAN_ENTRIES:
                 return Scan(found, last)
         return Scan(found, max(position, end))
 
@@ -179,39 +177,39 @@ class Ring:
         scope = wanted.scope
         if scope is None and position >= self._before_latest:
             begin = position - self._before_latest
-            return self._latest[begin : begin + LOOK_ENTRIES]
+            return self._latest[begin : begin + SCAN_ENTRIES]
         parts = [
             part
             for retention in wanted.retentions
-            if (part := self._retentions[retention].after(scope, position, LOOK_ENTRIES))
+            if (part := self._retentions[retention].after(scope, position, SCAN_ENTRIES))
         ]
         return parts[0] if len(parts) == 1 else merge(*parts, key=_seq)
 
     def read(self, position: int, max_bytes: int) -> list[Entry]:
-        """Entries after `position`, whatever they are: `look` for every event, again and again."""
+        """Returns entries after `position`, whatever their kind, in as many scans as it takes."""
         found: list[Entry] = []
         size = 0
         while position < self.head:
-            look = self.look(EVERYTHING, position, max_bytes - size)
-            size += sum(len(entry.frame) for entry in look.entries)
+            scan = self.scan(EVERYTHING, position, max_bytes - size)
+            size += sum(len(entry.frame) for entry in scan.entries)
             if found and size > max_bytes:
                 break
-            found += look.entries
-            position = look.position
+            found += scan.entries
+            position = scan.position
             if size >= max_bytes:
                 break
         return found
 
     def window(self) -> Window:
-        """The bounds as they are."""
+        """Returns the window as it is."""
         return Window(floor=self.floor, head=self.head, events=len(self), bytes=self.bytes)
 
     def floors(self) -> dict[Retention, int]:
-        """The number of the last entry each retention let go of."""
+        """Returns the number of the last entry that each class evicted."""
         return {"lifecycle": self._lifecycle.floor, "volume": self._volume.floor}
 
     def retentions(self) -> dict[Retention, RetentionStatistics]:
-        """What each retention holds."""
+        """Returns what each class holds."""
         return {
             name: RetentionStatistics(
                 floor=retention.floor,

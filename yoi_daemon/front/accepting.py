@@ -1,4 +1,4 @@
-"""The accept loop of both listeners: what one connection does stays in that connection."""
+"""The accept loop of both listeners; a fault stays within its connection."""
 
 import errno
 import ipaddress
@@ -9,6 +9,7 @@ import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from typing import Any, cast
 
 import structlog
 import trio
@@ -17,13 +18,14 @@ from yoi_daemon.cancellation import leaves_of
 from yoi_daemon.front.head import problem_response
 from yoi_daemon.front.tls import Certificate, TlsStream, spoke_plain_http
 from yoi_daemon.model.errors import Refused
+from yoi_daemon.model.frames import Write
 
 AcceptedStream = trio.SocketStream | TlsStream
 ServeConnection = Callable[[AcceptedStream], Awaitable[None]]
 
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _EXHAUSTED_PAUSE_S = 0.1
-"""trio.serve_listeners pauses as long: time for a connection to end and give its descriptor back."""
+"""As long as trio.serve_listeners pauses: time for a connection to end and free its descriptor."""
 
 _LINGER_S = 1
 _FULL = (
@@ -33,12 +35,12 @@ _FULL = (
 
 
 def random_request_id() -> str:
-    """An id for a request that was refused before it had one."""
+    """Returns an id for a request that is refused before it has one."""
     return f"req_{secrets.token_hex(13)}"
 
 
 def counted_address(peer: str) -> str | None:
-    """Whom a connection from the IP address `peer` counts for; None: of this machine, not counted."""
+    """Returns the key that connections from the IP address `peer` count for; None for this machine's own."""
     address = ipaddress.ip_address(peer)
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
@@ -61,13 +63,12 @@ async def serve_connections(
     draining: trio.Event,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run `serve` for each connection, `most` at a time, until `draining` is set.
+    """Runs `serve` for each connection, `most` at a time, until `draining` is set.
 
-    Then accepts no more, closes `sockets`, and returns when the last connection has ended by
-    itself; cancel it to end them. `listener` names it in the log. `most_by_address` is for each
-    address beyond this machine (`counted` tells which); of IPv6 that is a /64, which one customer
-    has. With a
-    `certificate`, TLS is spoken on TCP, and the handshake has `handshake_s` seconds.
+    Then it accepts no more, closes `sockets`, and returns when the last connection has ended by
+    itself; cancel it to end them. `listener` is its name in the log. `most_by_address` bounds each
+    address beyond this machine, by the key that `counted` returns; of IPv6 that is a /64, the network
+    of one customer. With a `certificate`, TCP speaks TLS, and the handshake has `handshake_s` seconds.
     """
     listening = [trio.socket.from_stdlib_socket(opened) for opened in sockets]
     try:
@@ -97,7 +98,7 @@ async def serve_connections(
 
 
 class _Acceptor:
-    """What the accept loops of one listener share."""
+    """The state that the accept loops of one listener share."""
 
     def __init__(
         self,
@@ -124,13 +125,13 @@ class _Acceptor:
         self._handshakes: set[trio.CancelScope] = set()
 
     async def accept(self, opened: trio.SocketListener) -> None:
-        """Until cancelled."""
+        """Accepts connections, until cancelled."""
         exhausted = False
         while True:
             try:
                 stream = await opened.accept()
             except OSError as error:
-                # serve_listeners of trio waits this out too, but logs each time at ERROR.
+                # trio.serve_listeners waits too, but logs each time at ERROR.
                 if error.errno not in _EXHAUSTED:
                     raise
                 if not exhausted:
@@ -152,7 +153,7 @@ class _Acceptor:
             and self._most_by_address is not None
             and self._by_address[address] >= self._most_by_address
         ):
-            # Refused rather than left in the backlog, where a healthy client waits in silence.
+            # Refused, because in the backlog a healthy client would wait without an answer.
             self._turn_away(stream)
             return
         if address is not None:
@@ -178,7 +179,7 @@ class _Acceptor:
                 detached.send(_FULL)
 
     async def _contain(self, stream: trio.SocketStream, address: str | None) -> None:
-        """A fault in one connection must not cancel the others (hypercorn #225, trio-websocket #184)."""
+        """Keeps a fault in one connection from cancelling the others (hypercorn #225, trio-websocket #184)."""
         try:
             secured = await self._secure(stream)
             if secured is not None:
@@ -193,7 +194,7 @@ class _Acceptor:
                     del self._by_address[address]
 
     async def _secure(self, stream: trio.SocketStream) -> AcceptedStream | None:
-        """The stream to serve; None where the peer does not get through the handshake in time."""
+        """Returns the stream to serve; None if the peer does not complete the handshake in time."""
         if self._certificate is None or not self._speaks_tls(stream):
             return stream
         secured = TlsStream(stream, self._certificate.context)
@@ -211,7 +212,7 @@ class _Acceptor:
         return None
 
     def end_handshakes(self) -> None:
-        """Nobody who is not yet through the handshake is served any more."""
+        """Cancels the handshakes under way."""
         for scope in self._handshakes:
             scope.cancel()
 
@@ -224,9 +225,9 @@ async def _say_tls(stream: trio.SocketStream) -> None:
 
 
 def log_faults(event: str, error: BaseException, **facts: str) -> None:
-    """One line for each exception: its type and where it was raised.
+    """Logs one line for each exception: its type, and where it was raised.
 
-    Never its message, a frame's locals or a traceback: all of them can quote the request.
+    Not its message, locals or a traceback: all of them can quote the request.
     """
     for leaf in leaves_of(error):
         frames = traceback.extract_tb(leaf.__traceback__)
@@ -235,7 +236,7 @@ def log_faults(event: str, error: BaseException, **facts: str) -> None:
 
 
 def peer_name(stream: AcceptedStream) -> str:
-    """`ADDRESS:PORT`, `unix`, or `unknown` if the peer has gone already (which is no fault)."""
+    """Returns `ADDRESS:PORT`, `unix`, or `unknown` if the peer is gone already (which is no fault)."""
     try:
         name = stream.socket.getpeername()
     except OSError:
@@ -247,16 +248,16 @@ def peer_name(stream: AcceptedStream) -> str:
 
 
 def abort(stream: AcceptedStream) -> None:
-    """Has the kernel drop what it still holds for a peer that does not take it, when the socket is closed."""
+    """Makes closing the socket drop what the kernel still holds for the peer."""
     with suppress(OSError, trio.ClosedResourceError):
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 async def close_gently(stream: AcceptedStream, linger_s: float) -> None:
-    """End a connection so that its last bytes arrive.
+    """Ends a connection so that its last bytes arrive.
 
     Closing while the peer still sends makes the kernel reset the connection, and the reset
-    overtakes the answer. So: end our half, and drop what comes until the peer ends its own, for
+    overtakes the response. So this ends our half, and drops what arrives until the peer ends its own, for
     `linger_s` at most (RFC 9112 section 9.6). Cancelled, it closes at once.
     """
     try:
@@ -268,3 +269,18 @@ async def close_gently(stream: AcceptedStream, linger_s: float) -> None:
         pass
     finally:
         stream.socket.close()
+
+
+def plain_descriptor(stream: AcceptedStream) -> int | None:
+    """Returns the descriptor that takes bytes as they are; None under TLS."""
+    return None if isinstance(stream, TlsStream) else stream.socket.fileno()
+
+
+def plain_send(stream: AcceptedStream) -> Write | None:
+    """Returns the socket's own non-blocking `send`; None under TLS. Uses Trio's private name `_sock`."""
+    if isinstance(stream, TlsStream):
+        return None
+    # The standard library's socket behind Trio's: it fails once that is closed, where the number of
+    # its descriptor may be another connection's by then, and it is the cheapest way to the kernel.
+    behind: socket.socket = cast("Any", stream.socket)._sock
+    return behind.send

@@ -1,27 +1,27 @@
-"""Who may come in: the name a request calls us by, and the page it comes from."""
+"""Checks of a request's Host and Origin."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import parse_qsl, unquote
 
-from yoi_daemon.front.tokens import TOKEN_FORM
+from yoi_daemon.front.principal import TOKEN_FORM
 from yoi_daemon.model.addresses import Address, TcpAddress
 from yoi_daemon.model.errors import Refused
 
 DEFAULT_PORTS = (80, 443)
-"""Of HTTP, without and with TLS: clients leave them out of Host."""
+"""The ports of http and https, which clients omit in Host."""
 _ENDS_IN_PORT = re.compile(r":[0-9]+$")
 _OWN_SITE = ("none", "same-origin")
-"""`none` is a person who typed the address."""
+"""Values of Sec-Fetch-Site that are allowed; `none` is an address that a person typed."""
 _QUERY_NAMES = frozenset({"token", "access_token", "authorization", "api_key", "bearer"})
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
 class Names:
-    """The names one listener answers to, and the web pages that may ask it.
+    """The names that a listener answers to, and the origins that may send requests to it.
 
-    Exact, with the port: a page whose own name was made to point here (DNS rebinding) calls us by
-    that name, and is refused.
+    Names are exact, with the port: after DNS rebinding, a page's requests carry its own name, and are
+    refused.
     """
 
     def __init__(self, hosts: Iterable[str], origins: Iterable[str]) -> None:
@@ -39,7 +39,7 @@ class Names:
         if origin is not None and origin not in self._origins:
             raise Refused(
                 "origin_not_allowed",
-                "no page of this origin may ask; add it to origins if it should",
+                "pages of this origin are not allowed; add it to origins to allow them",
             )
         # A page of another site sends a GET without an Origin; every browser then says this instead.
         if origin is None and headers.get("sec-fetch-site", "none") not in _OWN_SITE:
@@ -47,9 +47,9 @@ class Names:
 
 
 def names_of(addresses: Sequence[Address], hosts: Iterable[str], origins: Iterable[str]) -> Names:
-    """The names of a listener: its addresses as bound, their loopback names, and the configured ones.
+    """Returns a listener's names: its bound addresses, their loopback names, and the configured ones.
 
-    A configured name without a port is taken with each port that is listened on.
+    A configured name without a port stands for that name with each port of the listener.
     """
     names: set[str] = set()
     ports = [address.port for address in addresses if isinstance(address, TcpAddress)]
@@ -61,7 +61,7 @@ def names_of(addresses: Sequence[Address], hosts: Iterable[str], origins: Iterab
                 names.add(str(address).removesuffix(f":{address.port}"))
                 names.update(LOOPBACK_NAMES)
         else:
-            names.add("localhost")  # over a unix socket the name tells nothing
+            names.add("localhost")  # over a unix socket the name means nothing
     for host in hosts:
         names.add(host)
         if not _ENDS_IN_PORT.search(host):
@@ -70,7 +70,7 @@ def names_of(addresses: Sequence[Address], hosts: Iterable[str], origins: Iterab
 
 
 def joined(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Headers by name, those given twice joined by commas (RFC 9110): then no single value fits."""
+    """Returns headers by name; repeated ones are joined by commas (RFC 9110), and match no single value."""
     found: dict[str, str] = {}
     for name, value in headers:
         found[name] = f"{found[name]}, {value}" if name in found else value
@@ -78,7 +78,7 @@ def joined(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def refuse_token_in_query(query: str) -> None:
-    """A token in a URL ends up in logs: refused even if it is valid. Raises `Refused`."""
+    """Refuses a token in a URL, even a valid one, because URLs end up in logs. Raises `Refused`."""
     names = {name.lower() for name, _ in parse_qsl(query, keep_blank_values=True)}
     if names & _QUERY_NAMES or TOKEN_FORM.search(unquote(query)):
         raise Refused(

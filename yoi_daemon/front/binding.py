@@ -1,4 +1,4 @@
-"""From configured addresses to listening sockets, with those that systemd hands over."""
+"""Opens the configured addresses, or uses the sockets that systemd passes."""
 
 import socket
 from contextlib import ExitStack
@@ -14,7 +14,7 @@ from yoi_daemon.model.settings import Listen
 
 
 class Bound(msgspec.Struct, frozen=True):
-    """The sockets the daemon listens on; `observe` is empty without the stream."""
+    """The daemon's listening sockets; `observe` is empty without the stream."""
 
     api: list[ListeningSocket]
     observe: list[ListeningSocket]
@@ -27,7 +27,7 @@ def listen_on(
     sockets: ExitStack,
     inherited: list[socket.socket],
 ) -> list[ListeningSocket]:
-    """The sockets of one section's `listen`, closed with `sockets`. Raises `ConfigurationError`."""
+    """Opens the sockets of one section's `listen`; `sockets` closes them. Raises `ConfigurationError`."""
     addresses = [parse_listen(address) for address in listen_addresses(listen)]
     try:
         opened = open_sockets(addresses, f"[{section}] listen", inherited)
@@ -36,22 +36,22 @@ def listen_on(
             file=str(directories.config_file), key=f"{section}.listen", expected=str(error)
         )
         raise ConfigurationError([fault]) from error
-    for one in opened:
-        sockets.callback(one.close)
+    for listening in opened:
+        sockets.callback(listening.close)
     return opened
 
 
 def refuse_unused(inherited: list[socket.socket]) -> None:
-    """A socket of systemd's on which nothing listens would keep its clients waiting for ever."""
+    """Refuses sockets of systemd that no section uses: their clients would wait for ever."""
     faults = [
         ConfigFault(
             file="yoi-daemon.socket",
             key="ListenStream",
-            expected=f"{bound_address(one)} is no address that [api] or [observe] listens on: set them alike",
+            expected=f"{bound_address(unused)} is no address that [api] or [observe] listens on: set them alike",
         )
-        for one in inherited
+        for unused in inherited
     ]
-    for one in inherited:
-        one.close()
+    for unused in inherited:
+        unused.close()
     if faults:
         raise ConfigurationError(faults)

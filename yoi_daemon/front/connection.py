@@ -53,6 +53,6 @@ Gate = Callable[[UpgradeRequest], Awaitable[SessionHandler]]
 
 
 def close_frame(code: int, reason: str) -> bytes:
-    """A Close frame; `reason` is at most 123 bytes of UTF-8."""
+    """Returns a Close frame; `reason` is at most 123 bytes of UTF-8."""
     payload = struct.pack("!H", code) + reason.encode()
     return bytes((0x88, len(payload))) + payload

@@ -1,18 +1,18 @@
-"""A bound that wsproto and trio-websocket lack: on the number of fragments of one message."""
+"""A limit that wsproto and trio-websocket lack: on the fragments of one message."""
 
 MOST_FRAGMENTS = 256
-"""Of one message. What a client may send at all is 4 KiB, and it is dropped."""
+"""Limit for one message. Clients may send 4 KiB, which is dropped."""
 
 
 class TooManyFragments(Exception):
-    """The peer sends a message in more fragments than anyone needs."""
+    """The peer sent a message in too many fragments."""
 
 
 class FragmentCounter:
-    """Follows the frames of one peer by their headers alone (RFC 6455 section 5.2).
+    """Counts fragments by the headers of one peer's frames (RFC 6455 section 5.2).
 
-    A message's size is bounded elsewhere, but fragments may be empty: without end they cost no
-    size, and yet a place in memory each. Whether frames are valid is left to wsproto.
+    A message's size is limited elsewhere, but empty fragments have no size, and yet cost memory
+    each. wsproto checks that frames are valid.
     """
 
     def __init__(self, most: int = MOST_FRAGMENTS) -> None:
@@ -22,7 +22,7 @@ class FragmentCounter:
         self._partial_header = b""
 
     def feed(self, data: bytes) -> None:
-        """Follow `data`, the next bytes received. Raises `TooManyFragments`."""
+        """Reads `data`, the next bytes received. Raises `TooManyFragments`."""
         data = self._partial_header + data
         at = min(self._payload_left, len(data))
         self._payload_left -= at

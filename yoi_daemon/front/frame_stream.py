@@ -1,4 +1,4 @@
-"""The stream between a socket and a WebSocket library that must not see what a client may send."""
+"""The stream between a socket and the WebSocket library, which never sees a client's request."""
 
 from collections.abc import Callable
 
@@ -13,15 +13,15 @@ _CLOSE_OPCODE = 0x8
 _RECEIVE_BYTES = 4096
 
 VIOLATIONS = frozenset({1002, 1007})
-"""RFC 6455 section 7.4.1: a protocol error, and text that is no UTF-8."""
+"""RFC 6455 section 7.4.1: a protocol error, and text that is not UTF-8."""
 
 
 class FrameStream(trio.abc.Stream):
-    """What trio-websocket takes for the socket.
+    """The stream that trio-websocket uses as its socket.
 
-    It reads a request that we composed with `key`, then `early` and whatever else the peer sends:
-    so no byte of a client's head reaches it, and no extension (deflate) is ever offered to it.
-    What it writes, pongs and Close, goes out by the same `outbox` as events, so none of them cuts
+    trio-websocket reads a request composed by us with `key`, then `early` and all that the peer sends.
+    So no byte of a client's head reaches it, and no extension (deflate) is ever offered to it.
+    Its pongs and Close frames go through the same `outbox` as events, so that no frame cuts
     another in two. `close_s` and `linger_s` bound the end, in seconds; see `aclose`. `on_close` is
     called when a Close frame goes out: nothing may follow it.
     """
@@ -69,7 +69,7 @@ class FrameStream(trio.abc.Stream):
         self.close_sent = False
 
     def opened(self) -> None:
-        """The 101 is out: frames may pass. Earlier, wsproto would take them for HTTP and fail."""
+        """Lets frames pass, once the 101 is sent. Earlier, wsproto would parse them as HTTP and fail."""
         self._opened.set()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
@@ -103,7 +103,7 @@ class FrameStream(trio.abc.Stream):
             raise trio.BrokenResourceError
         if self._closed is not None:
             raise trio.ClosedResourceError
-        # wsproto gives one whole frame at a time; before the 101, `H` would look like a Close.
+        # wsproto writes one whole frame at a time; before the 101, `H` would look like a Close.
         if self._opened.is_set() and data[0] & 0x0F == _CLOSE_OPCODE:
             self._note_close()
         self._outbox.put(bytes(data))
@@ -115,12 +115,12 @@ class FrameStream(trio.abc.Stream):
         await self._outbox.room()
 
     async def aclose(self) -> None:
-        """Write what is left, then close; at once when cancelled or the peer is lost."""
+        """Writes what is unsent, then closes; at once if cancelled or the peer is lost."""
         if self._closed is not None:
             await self._closed.wait()
             return
         self._closed = trio.Event()
-        # wsproto tells of frames that break the protocol, and trio-websocket leaves without a word.
+        # wsproto reports protocol violations, and trio-websocket then leaves without a Close.
         code = None if self.close_sent else self.violation()
         if code is not None and code in VIOLATIONS:
             self._outbox.put(close_frame(code, "protocol violation"))
@@ -129,12 +129,12 @@ class FrameStream(trio.abc.Stream):
         try:
             with trio.move_on_after(self._close_s):
                 await self._outbox.wait_ended()
-                if not self._outbox.lost or self._outbox.parted:
-                    # Only one task may read, and from here it is `close_gently`.
+                if self._outbox.phase in ("finished", "parted"):
+                    # Only one task may read; from here on that is `close_gently`.
                     trio.lowlevel.notify_closing(self._stream.socket)
                     await close_gently(self._stream, self._linger_s)
         finally:
-            if self._outbox.stalled and not self._outbox.parted:
+            if self._outbox.phase in ("parting", "stalled"):
                 abort(self._stream)
             self._stream.socket.close()
             self._closed.set()

@@ -1,6 +1,6 @@
-"""Reading a request's head: h11, and what h11 lets through refused.
+"""Reads a request's head with h11, and refuses what h11 lets through.
 
-Both listeners read heads with this, so that what reaches a server or a route is of one narrow form.
+Both listeners use it, so that every request that reaches a route has one narrow form.
 """
 
 import re
@@ -14,10 +14,10 @@ from yoi_daemon.model.errors import Code, Refused
 from yoi_daemon.model.problem import CONTENT_TYPE, problem
 
 HEAD_BYTES = 16 * 1024
-"""The request line and all headers together."""
+"""Limit of the request line and all headers together."""
 
 LOGGED = frozenset({"content-length", "content-type", "user-agent"})
-"""Headers that say what was sent and by which program, and can hold no credential by their meaning."""
+"""Headers that describe the content and the client, and by their meaning hold no credentials."""
 LOGGED_CHARACTERS = 200
 
 _END = b"\r\n\r\n"
@@ -28,16 +28,16 @@ _FORBIDDEN = re.compile(rb"\r[^\n]|(?<!\r)\n|[^\t\r\n\x20-\x7e\x80-\xff]")
 _HOST = re.compile(
     rb"(?:(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?|\[[0-9A-Fa-f:.]+\])?(?::[0-9]{1,5})?"
 )
-# Both servers and our own checks act on these, so their bytes must mean the same to everyone.
+# Both servers and our own checks act on these, so their bytes must mean the same to each.
 _ASCII_ONLY = frozenset(
     b"host connection upgrade transfer-encoding content-length expect origin authorization".split()
 )
-# Twice means that two readers may each see another one.
+# Of two values, two parsers may each see another one.
 _ONCE = frozenset(b"host origin authorization content-type expect".split())
 
 
 class HeadRefused(h11.RemoteProtocolError):
-    """A head we refuse; `refused` is what the client is told."""
+    """A refused head; `refused` is the answer to the client."""
 
     def __init__(self, code: Code, detail: str) -> None:
         self.refused = Refused(code, detail)
@@ -45,15 +45,15 @@ class HeadRefused(h11.RemoteProtocolError):
 
 
 class HeadReader(h11.Connection):
-    """An `h11.Connection` for the server's side whose requests are plain HTTP/1.0 or 1.1.
+    """A server's `h11.Connection` that accepts plain HTTP/1.0 and 1.1 requests alone.
 
     `next_event` raises `HeadRefused` for what h11 would let through, and h11's own
-    `RemoteProtocolError` for what it would not; either way `refused` is what to tell the client.
-    Unless `websocket`, a request to become one is refused and every other upgrade is ignored.
+    `RemoteProtocolError` for what it would not; in both cases `refused` is the answer to the client.
+    Unless `websocket`, a WebSocket upgrade is refused and every other upgrade is ignored.
     """
 
     def __init__(self, head_bytes: int = HEAD_BYTES, *, websocket: bool = False) -> None:
-        # h11 looks at its limit only while a head is incomplete; the same limit bounds chunk headers.
+        # h11 applies its limit only while a head is incomplete; it also bounds chunk headers.
         super().__init__(h11.SERVER, max_incomplete_event_size=head_bytes)
         self._head_bytes = head_bytes
         self._websocket = websocket
@@ -62,7 +62,7 @@ class HeadReader(h11.Connection):
 
     @property
     def head_begun(self) -> bool:
-        """Whether some bytes of a head are here, but not all."""
+        """True if a head was received in part."""
         return self.their_state is h11.IDLE and self._seen > 0
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
@@ -151,16 +151,16 @@ def _refusal(error: h11.RemoteProtocolError) -> Refused:
 
 
 def loggable(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Of a request's headers those of `LOGGED`, each cut: nothing else of a head is ever logged."""
+    """Returns the headers of `LOGGED`, each cut: nothing else of a head is ever logged."""
     return {
         name.lower(): value[:LOGGED_CHARACTERS] for name, value in headers if name.lower() in LOGGED
     }
 
 
 def closing_response(status: int, body: object, extra: Sequence[tuple[str, str]] = ()) -> bytes:
-    """A whole answer with `body` as problem+json, after which the connection is to be closed.
+    """Returns a whole response with `body` as problem+json, after which the connection must close.
 
-    Not made by h11, whose state an unreadable request leaves undefined.
+    Not made by h11, because an unreadable request leaves its state undefined.
     """
     encoded = msgspec.json.encode(body)
     lines = [
@@ -176,5 +176,5 @@ def closing_response(status: int, body: object, extra: Sequence[tuple[str, str]]
 def problem_response(
     refused: Refused, request_id: str, extra: Sequence[tuple[str, str]] = ()
 ) -> bytes:
-    """`closing_response` for a refusal."""
+    """Returns `closing_response` for a refusal."""
     return closing_response(refused.status, problem(refused, request_id), extra)

@@ -36,10 +36,10 @@ from yoi_daemon.model.errors import Refused
 
 RECEIVE_BYTES = 64 * 1024
 CROWDED = 0.75
-"""Of `connections`: from here on each new one takes the place of an idle one, so that somebody who
-asks is answered however many are there who do not."""
+"""Share of `connections` from which each new one replaces an idle one, so that idle clients never
+shut out a client that sends a request."""
 PIPELINED_BYTES = 128 * 1024
-"""Of requests behind the one being answered; who sends more before reading is cut off."""
+"""Limit of requests behind the current one; a client that sends more without reading is cut off."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +48,19 @@ class HttpLimits:
 
     connections: int = 2048
     connections_by_address: int | None = None
-    """From each address beyond this machine."""
+    """Limit for each address beyond this machine."""
     head_s: float = 10
-    """From the first byte of a request (for the first one: from the accept) to the end of its head.
-    The handshake of TLS has as long again."""
+    """Time from the first byte of a request (for the first one: from the accept) to the end of its head.
+    The TLS handshake has as long again."""
     head_bytes: int = HEAD_BYTES
     idle_s: float = 15
-    """Between two requests on one connection."""
+    """Time between two requests on one connection."""
     stall_s: float = 10
     """A write that makes no progress for so long ends the connection."""
     linger_s: float = 1
-    """For which a peer may go on sending after its answer; see `close_gently`."""
+    """Time for which a peer may go on sending after its response; see `close_gently`."""
     abandon_s: float = 5
-    """For which an application may go on after its client has gone."""
+    """Time for which an application may run on after its client has gone."""
 
 
 async def serve_http(
@@ -74,13 +74,13 @@ async def serve_http(
     new_request_id: Callable[[], str] = random_request_id,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve `app` over HTTP/1.1 on `sockets` (listening, non-blocking), which it closes.
+    """Serves `app` over HTTP/1.1 on `sockets` (listening, non-blocking), which it closes.
 
     With a `certificate` TLS is spoken on those that are not unix sockets.
 
     Returns after `draining` was set and every connection has ended: idle ones at once, busy ones
-    with their answer (which says `Connection: close`), and whatever is left after `graceful_s`
-    seconds by force. A long answer must watch `draining` itself. Cancelled, it ends all by force.
+    with their response (which has `Connection: close`), and all others after `graceful_s`
+    seconds by force. A long response must watch `draining` itself. Cancelled, it ends all by force.
 
     The ASGI lifespan protocol is not spoken: set up in a nursery of your own. Raises nothing that
     a client caused.
@@ -105,7 +105,7 @@ async def serve_http(
 
 
 class _Listener:
-    """What the connections of one listener share."""
+    """The state that the connections of one listener share."""
 
     def __init__(
         self, app: ASGIFramework, limits: HttpLimits, new_request_id: Callable[[], str]
@@ -115,12 +115,12 @@ class _Listener:
         self.new_request_id = new_request_id
         self.context = WorkerContext(None)
         self.config = Config()
-        # Neither log: hypercorn would quote requests in them, through the logging module.
+        # No logs: hypercorn would quote requests in them, through the logging module.
         self.config.accesslog = None
         self.config.errorlog = None
         self.config.include_server_header = False
         self._connections: dict[_Connection, None] = {}
-        """In the order they came."""
+        """In order of their accept."""
 
     async def serve(self, stream: AcceptedStream) -> None:
         if self.context.terminated.is_set():
@@ -135,9 +135,12 @@ class _Listener:
             del self._connections[connection]
 
     def _make_room(self) -> None:
-        """Ends a connection that asks for nothing, one that never did before others."""
-        idle = [one for one in self._connections if one.is_idle]
-        oldest = next((one for one in idle if not one.was_answered), idle[0] if idle else None)
+        """Ends an idle connection, first of all one that never sent a request."""
+        idle = [connection for connection in self._connections if connection.is_idle]
+        oldest = next(
+            (connection for connection in idle if not connection.was_answered),
+            idle[0] if idle else None,
+        )
         if oldest is not None:
             oldest.end_if_idle()
 
@@ -152,7 +155,7 @@ class _Listener:
 
 
 class _Contained:
-    """The application, its faults logged as ours are; the client then gets a 500, or a cut body."""
+    """The application, with its faults logged as ours; the client then gets a 500, or a cut body."""
 
     def __init__(self, app: ASGIFramework) -> None:
         self._app = app
@@ -187,9 +190,9 @@ class _Contained:
 
 
 class _Protocol(H11Protocol):
-    """hypercorn's HTTP/1.1, with our reader of heads and our answer to bad ones.
+    """hypercorn's HTTP/1.1, with our head reader and our response to bad heads.
 
-    One private name of hypercorn 0.18 is touched: `_send_error_response` is overridden.
+    Uses one private name of hypercorn 0.18: `_send_error_response` is overridden.
     """
 
     def __init__(self, owner: "_Connection", listener: _Listener, apps: TaskGroup) -> None:
@@ -218,7 +221,7 @@ class _Protocol(H11Protocol):
             await super().stream_send(event)
         except BaseException:
             # Failed or cancelled half-way (quart-trio cancels when a response takes too long):
-            # the connection's books cannot be trusted for another request.
+            # the connection's state cannot be trusted for another request.
             self._owner.end()
             raise
 
@@ -228,10 +231,10 @@ class _Protocol(H11Protocol):
 
 
 class _Pause:
-    """hypercorn's event for "go on reading", which still notices that the client has gone.
+    """hypercorn's event for "continue reading", which still notices that the client has gone.
 
-    hypercorn reads nothing while a request waits behind another, so a client that pipelines and
-    leaves kept a quiet stream, and its descriptor, for ever.
+    hypercorn reads nothing while a request waits behind another, so a client that pipelined and left
+    kept a quiet stream, and its descriptor, for ever.
     """
 
     def __init__(self, owner: "_Connection", reader: HeadReader) -> None:
@@ -314,16 +317,16 @@ class _Connection:
             self.refuse(Refused("request_timeout", f"the head did not arrive within {seconds}"))
 
     def _time_head(self, protocol: _Protocol) -> None:
-        """Bytes of a next request have come: from now on it is late, not idle."""
+        """Starts the head's deadline once the first bytes of the next request are here."""
         if self._idle and not self._head_timed and protocol.reader.head_begun:
             self._head_timed = True
             self._reading.deadline = trio.current_time() + self._limits.head_s
 
     async def send(self, event: Event) -> None:
-        """Carry out what the protocol asks for. Only a write may wait, in the writer's stead.
+        """Handles an event of the protocol. Only a write may wait, for the writer.
 
         The rest is synchronous, because it runs in the application's task, which quart-trio
-        cancels as soon as the answer is complete: idle connections then stayed open for ever and
+        cancels as soon as the response is complete: idle connections then stayed open for ever and
         `Connection: close` was not honoured (hypercorn #106).
         """
         if isinstance(event, RawData):
@@ -339,23 +342,23 @@ class _Connection:
             self._reading.deadline = trio.current_time() + allowed
 
     def refuse(self, refused: Refused) -> None:
-        """Answer with a problem, as the last thing on this connection."""
+        """Sends a problem response, the last on this connection."""
         self._outbox.put(problem_response(refused, self._listener.new_request_id()))
         self._outbox.finish()
         self.end()
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request is being answered, and it goes on."""
+        """True if no request is being answered and the connection continues."""
         return self._idle and not self._ending
 
     def end_if_idle(self) -> None:
-        """End, unless a request is being answered; that ends by itself."""
+        """Ends the connection, unless a request is being answered; then it ends by itself."""
         if self._idle:
             self.end()
 
     def end(self) -> None:
-        """Read no more; `run` then writes what is left, and closes."""
+        """Reads no more; `run` then writes what is unsent, and closes."""
         self._ending = True
         self._reading.cancel()
 
@@ -366,4 +369,4 @@ def _internet_name(family: int, name: Callable[[], Any]) -> tuple[str, int] | No
     try:
         return name()[:2]
     except OSError:
-        return None  # reset since the accept; reading will tell
+        return None  # reset since the accept; reading will fail

@@ -1,38 +1,58 @@
-"""What a connection has yet to write: one task writes it, everybody else only adds to it.
+"""The bytes that a connection has yet to write: one task writes them, all others only add to them.
 
 So a cancelled sender never leaves half a frame behind, nothing needs a shield, and one deadline
 covers every write.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 import trio
 
 from yoi_daemon.model.frames import Write, frame_size
+from yoi_daemon.model.states import transition
 
 CHUNK_BYTES = 64 * 1024
 """Written at a time, and the unit of progress: the slowest tolerated reader takes one per stall."""
 
 
+OutboxPhase = Literal[
+    "open", "finishing", "parting", "failing", "finished", "parted", "stalled", "failed"
+]
+
+OUTBOX_TRANSITIONS: Mapping[OutboxPhase, frozenset[OutboxPhase]] = {
+    "open": frozenset({"finishing", "parting", "failing"}),
+    # Takes nothing more, and writes what is unsent.
+    "finishing": frozenset({"finished", "parting", "failing"}),
+    # The peer stalled: what is unsent is dropped, and the farewell is written.
+    "parting": frozenset({"parted", "stalled"}),
+    # The peer is gone: what is unsent is dropped, and the writer has yet to notice.
+    "failing": frozenset({"failed"}),
+    # Ended: the writer writes nothing more.
+    "finished": frozenset(),
+    "parted": frozenset(),
+    "stalled": frozenset(),
+    "failed": frozenset(),
+}
+
+_WRITING = frozenset({"open", "finishing"})
+
+
 class Outbox:
     """The writing half of a connection.
 
-    `stall_s`: a write that makes no progress for so many seconds loses the connection. `on_lost` is
-    called once, synchronously, when the peer can no longer be written to. With a `descriptor`
-    (a non-blocking socket's), `put` hands to the kernel at once what it takes, without a task. `send`,
-    that socket's own, is what `lend` gives.
+    A write that makes no progress for `stall_s` seconds loses the peer. `on_lost` is called once,
+    synchronously, when the peer can no longer be written to. With a `descriptor` (a non-blocking
+    socket's), `put` hands to the kernel at once what it takes, without a task. `lend` lends `send`,
+    that socket's own.
 
-    `farewell`, where it is set, gives whole frames to tell a stalled peer behind the one it has part
-    of; what else is unsent is dropped, and `parted` says that all of it was written after all.
-
-    `unsent` is in bytes; `lost` says that the peer is, `cut` that bytes were lost with it, perhaps
-    the second half of a frame, and `stalled` that this was why. `ended` says that nothing more is written.
+    `farewell`, if set, returns whole frames for a stalled peer. They are written behind the frame that
+    the peer has part of. `unsent` and `dropped` are in bytes.
     """
 
     __slots__ = (
         "_descriptor",
-        "_finished",
         "_moved",
         "_nursery",
         "_on_lost",
@@ -41,12 +61,9 @@ class Outbox:
         "_stall_s",
         "_stream",
         "_take_back",
-        "cut",
-        "ended",
+        "dropped",
         "farewell",
-        "lost",
-        "parted",
-        "stalled",
+        "phase",
         "unsent",
     )
 
@@ -65,23 +82,34 @@ class Outbox:
         self._descriptor = descriptor
         self._send = send
         self._take_back: Callable[[], None] | None = None
-        """Ends the loan that is out."""
+        """Ends the current loan."""
         self._pieces: list[memoryview] = []
         self._nursery: trio.Nursery | None = None
-        self._finished = False
         self._moved = trio.lowlevel.ParkingLot()
         """The writer waits here for something to write, others for it to be written."""
         self.farewell: Callable[[], bytes] | None = None
+        self.phase: OutboxPhase = "open"
         self.unsent = 0
-        self.lost = False
-        self.cut = False
-        self.stalled = False
-        self.parted = False
-        self.ended = False
+        self.dropped = 0
+
+    @property
+    def lost(self) -> bool:
+        """True if the peer is gone, or was given up."""
+        return self.phase not in ("open", "finishing", "finished")
+
+    @property
+    def stalled(self) -> bool:
+        """True if the peer was given up because a write made no progress."""
+        return self.phase in ("parting", "parted", "stalled")
+
+    @property
+    def ended(self) -> bool:
+        """True if nothing more will be written."""
+        return not OUTBOX_TRANSITIONS[self.phase]
 
     def put(self, data: bytes) -> bool:
-        """Take `data` to be written; True if nothing is unsent. Dropped without a word once the peer is lost."""
-        if self.lost or self._finished:
+        """Takes `data` to be written. Returns True if nothing is unsent. Drops it silently unless open."""
+        if self.phase != "open":
             return not self.unsent
         taken = 0
         if not self.unsent and self._descriptor is not None:
@@ -98,8 +126,8 @@ class Outbox:
         return False
 
     def keep(self, data: bytes, taken: int) -> None:
-        """Take `data` but for the first `taken` bytes, which the kernel has. Dropped once the peer is lost."""
-        if self.lost or self._finished:
+        """Takes `data` without the first `taken` bytes, which the kernel has. Drops it unless open."""
+        if self.phase != "open":
             return
         # A piece is what is left of whole frames, which it knows (`obj`).
         self._pieces.append(memoryview(data)[taken:])
@@ -111,65 +139,67 @@ class Outbox:
         self.take_back()
 
     def lend(self, take_back: Callable[[], None]) -> Write | None:
-        """`send`, until `take_back` is called: as soon as anything is unsent, or nothing may be written.
+        """Lends `send` until `take_back` is called: when anything is unsent, or no longer open.
 
-        None where there is none, or where it would have to be taken back at once.
+        Returns None if there is none, or if it would have to be taken back at once.
         """
         self._take_back = None
-        if self._send is None or self.unsent or self.lost or self._finished:
+        if self._send is None or self.unsent or self.phase != "open":
             return None
         self._take_back = take_back
         return self._send
 
     def take_back(self) -> None:
-        """End the loan, if one is out."""
+        """Ends the current loan, if any."""
         if self._take_back is not None:
             take_back, self._take_back = self._take_back, None
             take_back()
 
     async def room(self, below: int = CHUNK_BYTES) -> None:
-        """Wait until fewer than `below` bytes are unsent, or the peer is lost. Bounded by `stall_s`."""
-        while self.unsent >= below and not self.lost:
+        """Waits until fewer than `below` bytes are unsent, or the peer is lost. Bounded by `stall_s`."""
+        while self.unsent >= below and self.phase in _WRITING:
             await self._moved.park()
 
     def finish(self) -> None:
-        """Take nothing more; `run` returns when all is written."""
-        self._finished = True
+        """Takes nothing more; `run` returns when all is written."""
+        if self.phase == "open":
+            self._move("finishing")
         self.take_back()
         self._moved.unpark_all()
         if self._nursery is not None:
             self.end()
 
     def run_when_needed(self, nursery: trio.Nursery) -> None:
-        """Have `run` started in `nursery` when there is something for it to write: mostly there never is.
+        """Has `run` started in `nursery` once there is something for it to write: mostly there never is.
 
-        Before the descriptor is closed `end` is to be called.
+        Call `end` before the descriptor is closed.
         """
         self._nursery = nursery
 
     async def wait_ended(self) -> None:
-        """Wait until `ended`, which `finish` brings about within `stall_s`."""
+        """Waits until `ended`, which follows `finish` within `stall_s`."""
         while not self.ended:
             await self._moved.park()
 
     def end(self) -> None:
-        """Write nothing more; what is unsent is lost."""
+        """Writes nothing more; drops what is unsent."""
         self._nursery = None
         self._descriptor = None
         self._send = None
         self.take_back()
-        if self.unsent or not self._finished:
+        if self.unsent or self.phase == "open":
             self.lose()
-        self.ended = True
+        if not self.ended:
+            self._move(_ENDS[self.phase])
         self._moved.unpark_all()
 
     async def run(self) -> None:
-        """Write until finished or lost; cancelled, the rest is lost."""
+        """Writes until all is written after `finish`, or the peer is lost. Cancelled, drops the rest."""
         try:
-            while not self.lost:
+            while self.phase in _WRITING:
                 if self.unsent:
                     await self._write(self._next_chunk(), self._descriptor)
-                elif self._finished:
+                elif self.phase == "finishing":
                     return
                 else:
                     await self._moved.park()
@@ -185,17 +215,19 @@ class Outbox:
                 else:
                     await _write_to(descriptor, chunk, self._took)
             if deadline.cancelled_caught:
-                self.stalled = True
-                words = self._last_words(descriptor)
-                self.lose()
-                if descriptor is not None:
-                    # As long as whoever closes the connection awaits `wait_ended`.
-                    await _write_to(descriptor, words, _ignore)
-                    self.parted = bool(words)
+                await self._part(descriptor)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             self.lose()
             return
         self._moved.unpark_all()
+
+    async def _part(self, descriptor: int | None) -> None:
+        words = self._last_words(descriptor)
+        self._give_up("parting")
+        if words and descriptor is not None:
+            # Bounded by the closing of the connection, which awaits `wait_ended`.
+            await _write_to(descriptor, words, _ignore)
+            self._move("parted")
 
     def _next_chunk(self) -> bytes:
         chunk: list[memoryview] = []
@@ -218,7 +250,7 @@ class Outbox:
             sent -= len(piece)
 
     def _last_words(self, descriptor: int | None) -> bytes:
-        """The rest of the frame that is partly written, and the farewell."""
+        """Returns the rest of the frame that is partly written, and the farewell."""
         if self.farewell is None or descriptor is None:
             return b""
         piece = self._pieces[0]
@@ -230,11 +262,13 @@ class Outbox:
         return bytes(whole[written:end]) + self.farewell()
 
     def lose(self) -> None:
-        """Take nothing more and drop what is unsent: the peer is lost, or given up."""
-        if self.lost:
-            return
-        self.lost = True
-        self.cut = self.unsent > 0
+        """Takes nothing more and drops what is unsent: the peer is gone, or given up."""
+        if self.phase in _WRITING:
+            self._give_up("failing")
+
+    def _give_up(self, phase: OutboxPhase) -> None:
+        self._move(phase)
+        self.dropped = self.unsent
         self._descriptor = None
         self._send = None
         self._pieces.clear()
@@ -243,9 +277,19 @@ class Outbox:
         self._moved.unpark_all()
         self._on_lost()
 
+    def _move(self, to: OutboxPhase) -> None:
+        self.phase = transition(OUTBOX_TRANSITIONS, self.phase, to)
+
+
+_ENDS: Mapping[OutboxPhase, OutboxPhase] = {
+    "finishing": "finished",
+    "parting": "stalled",
+    "failing": "failed",
+}
+
 
 async def _write_to(descriptor: int, data: bytes, took: Callable[[int], None]) -> None:
-    """Writes all of `data`, and tells `took` of every part that the kernel took."""
+    """Writes all of `data`, and calls `took` with the size of each part that the kernel took."""
     left = memoryview(data)
     await trio.lowlevel.checkpoint()
     while left:

@@ -1,4 +1,4 @@
-"""Listening sockets: opened by us, before any server runs, so that a fault is told at start."""
+"""Listening sockets, opened before any server runs, so that a fault is reported at start."""
 
 import errno
 import fcntl
@@ -13,13 +13,13 @@ from yoi_daemon.model.addresses import Address, TcpAddress, UnixAddress
 from yoi_daemon.model.errors import NotAllowed, YoiError
 
 BACKLOG = 512
-"""Connections the kernel holds for us; it lowers this to net.core.somaxconn where that is less."""
+"""Connections that the kernel queues; it lowers this to net.core.somaxconn if that is less."""
 UNIX_PATH_BYTES = 107
 """sun_path of unix(7), less its final NUL."""
 
 
 class ListenFailed(YoiError):
-    """`address` cannot be listened on; `reason` says why and what to do, `kind` is the errno's name.
+    """Cannot listen on `address`; `reason` says why and what to do, `kind` is the errno's name.
 
     `kind` is empty where no system call failed.
     """
@@ -36,7 +36,7 @@ class ListenFailed(YoiError):
 
 @dataclass(frozen=True)
 class ListeningSocket:
-    """A listening, non-blocking, close-on-exec socket and the address it is really bound to.
+    """A listening, non-blocking, close-on-exec socket, and the address it is bound to.
 
     `inode` names the file of a unix socket we made (device and inode number), else it is None.
     """
@@ -46,7 +46,7 @@ class ListeningSocket:
     inode: tuple[int, int] | None = None
 
     def close(self) -> None:
-        """Close the socket and remove its file, unless another daemon has put its own there."""
+        """Closes the socket and removes its file, unless another daemon has replaced it."""
         self.socket.close()
         if isinstance(self.address, UnixAddress) and self.inode is not None:
             with suppress(OSError), _directory_lock(self.address):
@@ -60,7 +60,7 @@ def open_sockets(
     key: str = "[api] listen",
     inherited: list[socket.socket] | None = None,
 ) -> list[ListeningSocket]:
-    """Listen on every address, or on none. `key` is the setting to name in a fault.
+    """Listens on every address, or on none. `key` is the setting to name in a fault.
 
     A socket in `inherited` that is bound to an address is taken out of it and used. A host name is bound at one address, IPv4 first; looking it up blocks, so this is for start-up.
     Raises `ListenFailed`, and `NotAllowed` where the operating system refuses.
@@ -82,7 +82,7 @@ def open_sockets(
 
 
 def adopt(inherited: socket.socket) -> ListeningSocket:
-    """A listening socket that was handed to us (systemd's `LISTEN_FDS`), made safe to use.
+    """A listening socket from systemd (`LISTEN_FDS`), made safe to use.
 
     systemd passes descriptors without close-on-exec. The file of a unix socket stays systemd's.
     """
@@ -94,7 +94,7 @@ def adopt(inherited: socket.socket) -> ListeningSocket:
 
 
 def _take(inherited: list[socket.socket], address: Address, key: str) -> socket.socket | None:
-    """Removes and gives the socket that is bound to `address`, if there is one."""
+    """Removes and returns the socket that is bound to `address`, if any."""
     if not inherited:
         return None
     if isinstance(address, TcpAddress):
@@ -111,9 +111,9 @@ def _open_tcp(address: TcpAddress, key: str) -> ListeningSocket:
     opened = socket.socket(family, socket.SOCK_STREAM)
     try:
         opened.setblocking(False)
-        # A restarted daemon must not wait for the last one's connections to leave TIME_WAIT.
+        # A restarted daemon must not wait for its predecessor's connections to leave TIME_WAIT.
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Connections inherit it: an answer is written whole, waiting for more only adds latency.
+        # Connections inherit it: a response is written whole, so waiting for more only adds latency.
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if family == socket.AF_INET6:
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -148,8 +148,8 @@ def _open_unix(address: UnixAddress, key: str) -> ListeningSocket:
         # Linux gives the file the mode of the unbound socket, so it is never open to others, not
         # even for a moment; a umask would do it too, but for every thread of the process.
         os.fchmod(opened.fileno(), 0o600)
-        # From the look at the old socket to the listen on the new one no other daemon may act, or
-        # each could take the other's for a dead one.
+        # From the check of the old socket to the listen on the new one no other daemon may act, or
+        # each could take the other's for a stale one.
         with _directory_lock(address):
             _remove_stale(address, key)
             opened.bind(address.path)
@@ -180,7 +180,7 @@ def _remove_stale(address: UnixAddress, key: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(found.st_mode):
-        raise ListenFailed(address, f"exists and is no socket: remove it, or set another {key}")
+        raise ListenFailed(address, f"exists and is not a socket: remove it, or set another {key}")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
@@ -190,12 +190,12 @@ def _remove_stale(address: UnixAddress, key: str) -> None:
                 os.unlink(address.path)
             return
         except BlockingIOError:
-            pass  # its backlog is full, so somebody listens
+            pass  # its backlog is full, so a process listens
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
 def bound_address(listening: socket.socket) -> Address:
-    """Where a socket listens."""
+    """Returns the address of a listening socket."""
     name = listening.getsockname()
     if listening.family == socket.AF_UNIX:
         return UnixAddress(os.fsdecode(name))

@@ -1,4 +1,4 @@
-"""TLS on a listener: what it shows of itself, and the stream between a socket and a server."""
+"""TLS on a listener: its certificate, and the stream between a socket and a server."""
 
 import re
 import ssl
@@ -11,7 +11,7 @@ import trio
 from yoi_daemon.model.errors import YoiError
 
 LARGEST_FILE_BYTES = 256 * 1024
-"""A chain and its key; what is larger is something else."""
+"""Limit for a chain and for a key; a larger file is something else."""
 
 
 class BadCertificate(YoiError):
@@ -27,7 +27,7 @@ class BadCertificate(YoiError):
 
 
 class Loaded:
-    """A certificate and its key, read: the context of new connections, and the certificate as PEM."""
+    """A certificate and its key, loaded: the context of new connections, and the certificate as PEM."""
 
     def __init__(self, context: ssl.SSLContext, pem: str) -> None:
         self.context = context
@@ -35,7 +35,7 @@ class Loaded:
 
 
 class Certificate:
-    """What one listener shows: a chain and a key, both PEM, the listener's own certificate first.
+    """A listener's certificate: a chain and a key, both PEM, the listener's own certificate first.
 
     Reading blocks. `load` reads again and changes nothing; `use` takes what it gave, for the
     connections that come. Construction raises as `load` does.
@@ -48,12 +48,12 @@ class Certificate:
 
     @property
     def context(self) -> ssl.SSLContext:
-        """For the next connection."""
+        """The context of the next connection."""
         return self._loaded.context
 
     @property
     def pem(self) -> str:
-        """The listener's own certificate, which is public: a client that has it can trust it alone."""
+        """The listener's own certificate, which is public; a client can pin it."""
         return self._loaded.pem
 
     def load(self) -> Loaded:
@@ -75,13 +75,13 @@ class Certificate:
             raise BadCertificate("key", f"cannot be read: {error.strerror}") from error
         first = _PEM.search(chain)
         if first is None or first[1]:
-            # OpenSSL reads other headings too; those who are to trust the certificate do not.
+            # OpenSSL reads other headings too, clients that pin the certificate do not.
             reason = "does not begin with a block BEGIN CERTIFICATE: openssl x509 makes one of it"
             raise BadCertificate("certificate", reason)
         return Loaded(context, first[0].decode("ascii") + "\n")
 
     def use(self, loaded: Loaded) -> None:
-        """From now on."""
+        """Replaces the certificate for new connections."""
         self._loaded = loaded
 
 
@@ -100,11 +100,11 @@ class TlsStream(trio.abc.HalfCloseableStream):
         self._ended = False
 
     async def do_handshake(self) -> None:
-        """Raises `trio.BrokenResourceError`, from `ssl.SSLError` where the peer is to blame."""
+        """Raises `trio.BrokenResourceError`, from `ssl.SSLError` if the peer is to blame."""
         await self._tls.do_handshake()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        # `bytes` copies nothing: both give bytes, though neither says so.
+        # `bytes` copies nothing: both return bytes, though neither is typed so.
         return bytes(await (self._stream if self._ended else self._tls).receive_some(max_bytes))
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
@@ -122,7 +122,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
 
 
 class _HalfClosing(trio.abc.Stream):
-    """What `trio.SSLStream` takes for the transport: closing it ends our half, and no more."""
+    """The transport of `trio.SSLStream`: closing it ends our half, and no more."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
@@ -142,7 +142,7 @@ class _HalfClosing(trio.abc.Stream):
 
 
 def spoke_plain_http(error: trio.BrokenResourceError) -> bool:
-    """Whether a handshake failed because the peer sent HTTP without TLS."""
+    """True if a handshake failed because the peer sent HTTP without TLS."""
     return isinstance(error.__cause__, ssl.SSLError) and error.__cause__.reason == "HTTP_REQUEST"
 
 
@@ -150,16 +150,16 @@ def _server_context() -> ssl.SSLContext:
     # Python's own list of ciphers: forward secrecy and authenticated encryption alone.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # A peer that negotiates again and again buys a key exchange each time for a few bytes.
+    # A renegotiation costs us a key exchange, and the peer a few bytes.
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_NO_TICKET
-    # Tickets go out unasked after the handshake, towards a peer that may never read.
+    # Tickets are sent unasked after the handshake, to a peer that may never read.
     context.num_tickets = 0
     context.set_alpn_protocols(["http/1.1"])
     return context
 
 
 class _Encrypted(Exception):
-    """The key wants a password; OpenSSL would ask for it on the terminal."""
+    """The key needs a password; OpenSSL would ask for it on the terminal."""
 
 
 def _refuse_password() -> NoReturn:

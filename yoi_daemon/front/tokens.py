@@ -1,8 +1,6 @@
-"""Whose token it is, and for how long: made, checked, revoked, and what is open by it closed with it."""
+"""Tokens: created, checked and revoked; whatever a token opened is closed with it."""
 
 import hashlib
-import re
-import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -13,77 +11,46 @@ import msgspec
 import structlog
 import trio
 
+from yoi_daemon.front.failed_attempts import FailedAttempts
+from yoi_daemon.front.principal import ADMIN, Principal, make_secret
 from yoi_daemon.model.errors import Refused, StorageFailed, YoiError
 from yoi_daemon.model.ids import IdSource
-from yoi_daemon.model.rates import RateLimit, RateLimits
 from yoi_daemon.model.tokens import (
     ADMIN_ID,
-    PERMISSIONS,
     SCOPE_RULE,
-    Permission,
     TokenInfo,
     TokenRecord,
-    allows,
     info_of,
     is_scope,
     may_grant,
 )
 
-TOKEN_PREFIX = "yoi_"
-"""So that a person, and a scanner of leaked secrets, can tell what it is."""
-TOKEN_BYTES = 32
-TOKEN_FORM = re.compile(TOKEN_PREFIX + "[A-Za-z0-9_-]{43}")
 MAX_TOKENS = 1000
 TICK_S = 0.5
-"""How late an expiry is noticed by what is open."""
+"""Maximum delay before open connections notice an expiry."""
 USE_S = 60.0
-"""To which a token's last use is true; it is written down with other changes, or after `USE_KEPT_S`."""
+"""Precision of a token's last use, which is saved with other changes, or after `USE_KEPT_S`."""
 USE_KEPT_S = 300.0
 
 
-def make_secret() -> str:
-    """A new token: the prefix and 256 random bits."""
-    return TOKEN_PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
-
-
-class Principal(msgspec.Struct, frozen=True):
-    """Whose token a request showed, what it may do, and until when (Unix seconds)."""
-
-    token_id: str
-    scopes: frozenset[str]
-    expires_s: float | None = None
-
-    def may(self, permission: Permission, plugin_id: str | None = None) -> bool:
-        """See `model.tokens.allows`."""
-        return allows(self.scopes, permission, plugin_id)
-
-    def require(self, permission: Permission, plugin_id: str | None = None) -> None:
-        """Raises `Refused` (`forbidden`) without the permission."""
-        if not self.may(permission, plugin_id):
-            raise Refused("forbidden", f"this token lacks the scope {permission}", scope=permission)
-
-
-ADMIN = Principal(ADMIN_ID, PERMISSIONS)
-
-
 class TokenKeeper(Protocol):
-    """Where the records are kept."""
+    """Stores the records."""
 
     def load(self) -> Sequence[TokenRecord]:
-        """All of them, as they are now. Raises `StorageFailed`, `NotAllowed`."""
+        """Returns all of them. Raises `StorageFailed`, `NotAllowed`."""
         ...
 
     def save(self, records: Sequence[TokenRecord]) -> None:
         """Replaces all of them, durably or not at all.
 
-        Raises `StorageFailed`, `NotAllowed`, and `Refused` (`invalid_state`) where somebody else has
+        Raises `StorageFailed`, `NotAllowed`, and `Refused` (`invalid_state`) if something else has
         written them since.
         """
         ...
 
 
 class NotKept:
-    """Keeps nothing: tokens end with the process."""
+    """Stores nothing: tokens end with the process."""
 
     def load(self) -> Sequence[TokenRecord]:
         return ()
@@ -92,42 +59,8 @@ class NotKept:
         return
 
 
-class FailedAttempts:
-    """Bounds how often a stranger is told that a token is wrong; a right one never meets this.
-
-    `per_s` is for one address, `total_per_s` for all of them. `clock` gives monotonic seconds.
-    """
-
-    def __init__(
-        self,
-        *,
-        per_s: float = 5,
-        total_per_s: float = 100,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._per_s = per_s
-        self._total_per_s = total_per_s
-        self._clock = clock
-        self._total = RateLimit(clock())
-        self._by_address = RateLimits()
-
-    def refusal(self, address: str, refused: Refused) -> Refused:
-        """What to tell this address for one more failure: `refused`, or `rate_limited`."""
-        now = self._clock()
-        of_address = self._by_address.of(address, now)
-        what = "failed authentications"
-        try:
-            of_address.check(now, self._per_s, f"{what} from this address")
-            self._total.check(now, self._total_per_s, what)
-        except Refused as limited:
-            return limited
-        of_address.count()
-        self._total.count()
-        return refused
-
-
 class _Token:
-    """A token that is known: its record, and what is open by it."""
+    """A known token: its record, and the scopes of what it opened."""
 
     def __init__(self, record: TokenRecord) -> None:
         self.record = record
@@ -140,7 +73,7 @@ class _Token:
         return not self.is_revoked and (expires_s is None or now_s < expires_s)
 
     def note_use(self, now_s: float) -> bool:
-        """Notes the minute; says whether it is another one than before."""
+        """Records the minute of use. Returns True if it changed."""
         minute = now_s - now_s % USE_S
         if self.record.last_used_s == minute:
             return False
@@ -148,7 +81,7 @@ class _Token:
         return True
 
     def is_still(self, record: TokenRecord) -> bool:
-        """Whether it may what `record` says, as long, by the same secret."""
+        """True if `record` has the same secret, scopes and expiry."""
         ours = self.record
         return (ours.sha256, ours.expires_s, set(ours.scopes)) == (
             record.sha256,
@@ -162,7 +95,7 @@ class _Token:
 
 
 class Tokens:
-    """The tokens there are. `wall_clock` gives Unix seconds; the records are read at once.
+    """All tokens. `wall_clock` returns Unix seconds; the records are read at once.
 
     Raises what `keeper.load` raises.
     """
@@ -186,15 +119,15 @@ class Tokens:
         self._has_new_uses = False
 
     def authenticate(self, authorization: str | None, address: str) -> Principal:
-        """The owner of the bearer token in an `Authorization` header that came from `address`.
+        """Returns the principal of the bearer token in an `Authorization` header from `address`.
 
-        Raises `Refused`: `unauthenticated`, or `rate_limited` where that was told too often.
+        Raises `Refused`: `unauthenticated`, or `rate_limited` after too many failures.
         """
         scheme, _, secret = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not secret.strip():
             refused = Refused("unauthenticated", "send a token: Authorization: Bearer TOKEN")
             raise self.failures.refusal(address, refused)
-        # By its digest, which nobody can choose: how long the look-up takes tells nothing.
+        # By its digest, which nobody can choose, so the time of the look-up reveals nothing.
         digest = _digest(secret.strip())
         if digest == self._admin_digest:
             return ADMIN
@@ -206,11 +139,11 @@ class Tokens:
         return token.principal
 
     def is_valid(self, principal: Principal) -> bool:
-        """Whether the token has neither been revoked nor expired since."""
+        """True if the token has neither been revoked nor expired since."""
         if principal.token_id == ADMIN_ID:
             return True
         token = self._by_id.get(principal.token_id)
-        # The very one: of a record that was replaced the secret may be another, or the scopes less.
+        # The same object: a replaced record may have another secret, or fewer scopes.
         if token is None or token.principal is not principal:
             return False
         return token.is_valid(self._wall_clock())
@@ -222,7 +155,7 @@ class Tokens:
 
     @contextmanager
     def while_valid(self, principal: Principal) -> Generator[trio.CancelScope]:
-        """A scope that is cancelled when the token is revoked, or `TICK_S` after it expired."""
+        """Opens a scope that is cancelled when the token is revoked, or up to `TICK_S` after it expires."""
         token = self._by_id.get(principal.token_id)
         with trio.CancelScope() as scope:
             if not self.is_valid(principal):
@@ -236,7 +169,7 @@ class Tokens:
                     token.open.discard(scope)
 
     def infos(self) -> tuple[TokenInfo, ...]:
-        """Every token but the admin's, in the order they were made."""
+        """Returns every token but the admin's, in order of creation."""
         now_s = self._wall_clock()
         return tuple(info_of(token.record, now_s) for token in self._by_id.values())
 
@@ -248,11 +181,12 @@ class Tokens:
         label: str = "",
         expires_in_s: float | None = None,
     ) -> tuple[str, TokenInfo]:
-        """A new token, durably; gives the secret, which is kept nowhere, and what is told of it.
+        """Creates a token durably. Returns its secret, which is stored nowhere, and its public view.
 
-        Without `expires_in_s` it ends with its creator's, if that one does. Raises `Refused`:
+        Without `expires_in_s` it expires with its creator's. Raises `Refused`:
         `invalid_request`, `forbidden` (more than the creator may, or for longer), `limit_reached`,
-        `storage_low`, `invalid_state` where the records were changed by hand and not read again. Cancelled, it may have been made; then nobody has its secret.
+        `storage_low`, `invalid_state` if the records were changed by hand and not reloaded. Cancelled, it
+        may have been created; then nobody has its secret.
         """
         now_s = self._wall_clock()
         expires_s = creator.expires_s if expires_in_s is None else now_s + expires_in_s
@@ -281,7 +215,7 @@ class Tokens:
         return secret, info_of(record, now_s)
 
     async def revoke(self, token_id: str) -> TokenInfo:
-        """Ends a token: at once here, with all that is open by it; durably when this returns.
+        """Revokes a token: at once, with everything that it opened; durably when this returns.
 
         Raises `Refused`: `token_not_found`, `invalid_state` for the admin's, or where the records were
         changed by hand, and `storage_low` (it is ended, but a restart would bring it back: try again).
@@ -303,7 +237,7 @@ class Tokens:
         return info_of(token.record, self._wall_clock())
 
     async def tend(self) -> None:
-        """Closes what is open by expired tokens, and writes last uses down; until cancelled."""
+        """Closes what expired tokens opened, and saves last uses, until cancelled."""
         kept_at = trio.current_time()
         while True:
             await trio.sleep(TICK_S)
@@ -321,16 +255,16 @@ class Tokens:
 
     @asynccontextmanager
     async def reading_again(self) -> AsyncGenerator[Callable[[], None]]:
-        """Reads the records as they are kept now; what it gives takes them. Meanwhile nobody changes them.
+        """Reads the stored records, and yields a function that applies them. Blocks changes meanwhile.
 
         Raises what `keeper.load` raises.
         """
         async with self._saving:
             records = await trio.to_thread.run_sync(self._keeper.load)
-            yield partial(self._take, records)
+            yield partial(self._replace, records)
 
-    def _take(self, records: Sequence[TokenRecord]) -> None:
-        """Goes on with these records; what is open by one that is gone, or may less or more now, is closed."""
+    def _replace(self, records: Sequence[TokenRecord]) -> None:
+        """Replaces the records; closes what tokens opened that are gone or changed."""
         before = self._by_id
         after: dict[str, _Token] = {}
         for record in records:
@@ -349,7 +283,7 @@ class Tokens:
                 token.close_what_is_open()
 
     def keep_uses(self) -> None:
-        """Writes last uses down, if it can; for the end, when nothing else runs."""
+        """Saves last uses, if possible; for the shutdown, when nothing else runs."""
         if self._has_new_uses:
             try:
                 self._keeper.save(self._records())
@@ -358,7 +292,7 @@ class Tokens:
                 _warn_uses_not_kept(error)
 
     def _forget_expired(self, now_s: float) -> None:
-        for token in [one for one in self._by_id.values() if not one.is_valid(now_s)]:
+        for token in [known for known in self._by_id.values() if not known.is_valid(now_s)]:
             token.close_what_is_open()
             del self._by_id[token.record.token_id]
             del self._by_digest[token.record.sha256]
@@ -367,7 +301,7 @@ class Tokens:
         return [token.record for token in self._by_id.values() if not token.is_revoked]
 
     async def _save(self, records: Sequence[TokenRecord]) -> None:
-        # A thread that was begun is awaited also when cancelled: written and known go together.
+        # A started thread is awaited even when cancelled: what is stored and what is known change together.
         has_new_uses, self._has_new_uses = self._has_new_uses, False
         try:
             await trio.to_thread.run_sync(self._keeper.save, records)
@@ -387,22 +321,24 @@ def _check_grant(creator: Principal, scopes: Sequence[str], expires_s: float | N
     if lacking:
         raise Refused(
             "forbidden",
-            f"this token has not itself what it would give: {', '.join(lacking)}",
+            f"this token cannot grant what it lacks: {', '.join(lacking)}",
             scope=lacking[0],
         )
     if creator.expires_s is not None and (expires_s is None or expires_s > creator.expires_s):
-        raise Refused("forbidden", "a token made by this one cannot outlive it; ask for less time")
+        raise Refused(
+            "forbidden", "a token created by this one cannot outlive it; request less time"
+        )
 
 
 def _warn_uses_not_kept(error: YoiError) -> None:
-    # No reason to end or to fail for: only a time that an operator might look at is lost.
+    # Not worth a failure: only a time for operators is lost.
     structlog.get_logger("tokens").warning("last uses of tokens not kept", error=str(error))
 
 
 def _not_valid() -> Refused:
     return Refused(
         "unauthenticated",
-        "this token is not known, was revoked or has expired; the admin's is in <state>/admin.token",
+        "this token is unknown, was revoked or has expired; the admin's is in <state>/admin.token",
     )
 
 

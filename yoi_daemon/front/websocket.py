@@ -1,18 +1,16 @@
 """The observation listener: trio-websocket on a stream of our own.
 
-Our reader takes the client's head and the gate decides on it; only then trio-websocket comes in, and
-sees a request that we composed (`FrameStream`). It is used by its public names but for one, `_wsproto`;
-of Trio's socket too one private name is used, `_sock`.
+Our reader reads the client's head and the gate decides on it; only then trio-websocket starts, on a
+request that we composed (`FrameStream`). It is used by its public names but for one, `_wsproto`.
 """
 
 import os
-import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import h11
 import trio
@@ -26,6 +24,8 @@ from yoi_daemon.front.accepting import (
     close_gently,
     log_faults,
     peer_name,
+    plain_descriptor,
+    plain_send,
     random_request_id,
     serve_connections,
 )
@@ -34,7 +34,6 @@ from yoi_daemon.front.connection import (
     ConnectionGone,
     Gate,
     SessionHandler,
-    UpgradeRequest,
     close_frame,
 )
 from yoi_daemon.front.frame_stream import FrameStream
@@ -45,12 +44,12 @@ from yoi_daemon.front.head import (
     problem_response,
 )
 from yoi_daemon.front.outbox import Outbox
-from yoi_daemon.front.tls import Certificate, TlsStream
+from yoi_daemon.front.tls import Certificate
+from yoi_daemon.front.upgrade import NoUpgrade, read_request, upgrade_key, upgrade_request
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.frames import Write, text_frame
 from yoi_daemon.model.problem import internal_problem
 
-_KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 _RECEIVE_BYTES = 4096
 _DISCARD = "discard messages"
 _GONE = "the connection is closed or closing"
@@ -62,19 +61,19 @@ class WebSocketLimits:
 
     connections: int = 4096
     connections_by_address: int | None = None
-    """From each address beyond this machine."""
+    """Limit for each address beyond this machine."""
     head_bytes: int = HEAD_BYTES
     message_bytes: int = 4096
-    """Of what a client sends, which is read and dropped; more is closed with 1009."""
+    """Limit of a client's message, which is read and dropped; a larger one is closed with 1009."""
     stall_s: float = 10
     """A write that makes no progress for so long ends the connection."""
     close_s: float = 2
-    """For the peer's Close after ours."""
+    """Time for the peer's Close after ours."""
     linger_s: float = 1
-    """For which a peer may go on sending after the end; see `close_gently`."""
+    """Time for which a peer may go on sending after the end; see `close_gently`."""
     send_buffer_bytes: int = 64 * 1024
-    """SO_SNDBUF (Linux doubles it). Left alone it grows to megabytes: events that were given up as
-    sent wait there unseen, with every pong and Close behind them."""
+    """SO_SNDBUF (Linux doubles it). By default it grows to megabytes, in which events wait unseen, with
+    every pong and Close behind them."""
 
 
 async def serve_websocket(
@@ -89,20 +88,20 @@ async def serve_websocket(
     new_request_id: Callable[[], str] = random_request_id,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve streams on `sockets` (listening, non-blocking; TCP or unix), which it closes.
+    """Serves streams on `sockets` (listening, non-blocking; TCP or unix), which it closes.
 
-    With a `certificate` TLS is spoken on those of TCP; its handshake has `handshake_s` seconds too.
+    With a `certificate`, TCP speaks TLS; its handshake has `handshake_s` seconds too.
 
     For each well-formed upgrade request `gate` returns the handler of the session, or raises
-    `Refused`, which is answered instead of the 101. The handler is cancelled when its peer goes
+    `Refused`, which is the response instead of the 101. The handler is cancelled when its peer goes
     away; when it returns the connection is closed with 1000, when it raises with 1011. Request and
     gate together have `handshake_s` seconds.
 
     `close_codes` are the Close codes of the reasons that handlers close with.
 
-    After `draining` was set no more is accepted, and this returns when every handler has: they
-    watch `draining` themselves. Cancelled, it ends them by force, with a Close 1012 where that
-    can be written at once. Raises nothing that a client or a handler caused.
+    Once `draining` is set it accepts no more, and returns when every handler has: they watch
+    `draining` themselves. Cancelled, it ends them by force, with a Close 1012 if that can be
+    written at once. Raises nothing that a client or a handler caused.
     """
     listener = _Listener(
         gate, handshake_s, limits or WebSocketLimits(), close_codes, new_request_id
@@ -121,7 +120,7 @@ async def serve_websocket(
 
 
 class _Listener:
-    """What the connections of one listener share."""
+    """The state that the connections of one listener share."""
 
     def __init__(
         self,
@@ -157,26 +156,26 @@ class _Listener:
     async def _admit(
         self, stream: AcceptedStream, reader: HeadReader, peer: str
     ) -> "_Admitted | bytes":
-        """The session to open, or the answer instead; none (empty) to a peer that is gone."""
+        """Returns the session to open, or the response instead; an empty one if the peer is gone."""
         try:
-            request = await _read_request(stream, reader)
+            request = await read_request(stream, reader)
             if request is None:
                 return b""
-            key = _upgrade_key(request)
-            handler = await self._gate(_upgrade_request(request, peer))
+            key = upgrade_key(request)
+            handler = await self._gate(upgrade_request(request, peer))
         except h11.RemoteProtocolError:
             refused = reader.refused or Refused("invalid_request", "unreadable")
             return problem_response(refused, self._new_request_id())
-        except _NoUpgrade as error:
+        except NoUpgrade as error:
             extra = (("sec-websocket-version", "13"),)
             return problem_response(error.refused, self._new_request_id(), extra)
         except Refused as refused:
             return problem_response(refused, self._new_request_id())
-        except Exception as error:  # noqa: BLE001 - told to the client, and logged
+        except Exception as error:  # noqa: BLE001 - logged, and answered
             request_id = self._new_request_id()
             log_faults("gate_failed", error, listener="observe", request_id=request_id)
             return closing_response(500, internal_problem(request_id))
-        # What came behind the head, before it may: kept for the frames it must be.
+        # Bytes that arrived early behind the head: they must be frames.
         return _Admitted(key, handler, early=reader.trailing_data[0])
 
     async def _answer(self, stream: AcceptedStream, answer: bytes) -> None:
@@ -195,55 +194,8 @@ class _Admitted:
     early: bytes
 
 
-class _NoUpgrade(Exception):
-    def __init__(self, detail: str) -> None:
-        super().__init__(detail)
-        self.refused = Refused("invalid_request", detail)
-
-
-async def _read_request(stream: AcceptedStream, reader: HeadReader) -> h11.Request | None:
-    """The head of the one request of this connection; None if the peer goes before its end."""
-    while True:
-        event = reader.next_event()
-        if isinstance(event, h11.Request):
-            return event
-        if event is not h11.NEED_DATA:
-            return None
-        try:
-            data = await stream.receive_some(_RECEIVE_BYTES)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return None
-        if not data:
-            return None
-        reader.receive_data(data)
-
-
-def _upgrade_key(request: h11.Request) -> str:
-    """The handshake's key, if the request is one of RFC 6455 section 4.2.1."""
-    headers = {name: value.decode("latin-1") for name, value in request.headers}
-    if request.method != b"GET" or request.http_version != b"1.1":
-        raise _NoUpgrade("a stream is opened with GET and HTTP/1.1")
-    connection = {token.strip() for token in headers.get(b"connection", "").lower().split(",")}
-    if headers.get(b"upgrade", "").strip().lower() != "websocket" or "upgrade" not in connection:
-        raise _NoUpgrade("this listener serves WebSocket streams: open one with a WebSocket client")
-    if headers.get(b"sec-websocket-version") != "13":
-        raise _NoUpgrade("the WebSocket version spoken here is 13")
-    if b"transfer-encoding" in headers or headers.get(b"content-length", "0") != "0":
-        raise _NoUpgrade("a request that opens a stream has no body")
-    key = headers.get(b"sec-websocket-key", "")
-    if not _KEY.fullmatch(key):
-        raise _NoUpgrade("sec-websocket-key must be 16 bytes in base64")
-    return key
-
-
-def _upgrade_request(request: h11.Request, peer: str) -> UpgradeRequest:
-    path, _, query = request.target.decode("ascii").partition("?")
-    headers = [(name.decode("ascii"), value.decode("latin-1")) for name, value in request.headers]
-    return UpgradeRequest(path, query, headers, peer)
-
-
 class _HandshakeOver:
-    """What wsproto's `WSConnection` needs of its handshake once the connection is open."""
+    """The part of a handshake that wsproto's `WSConnection` needs once the connection is open."""
 
     def events(self) -> tuple[()]:
         return ()
@@ -281,8 +233,8 @@ class _Session:
             stream,
             stall_s=limits.stall_s,
             on_lost=self._peer_gone,
-            descriptor=_plain_descriptor(stream),
-            send=_plain_send(stream),
+            descriptor=plain_descriptor(stream),
+            send=plain_send(stream),
         )
         self._handling = trio.CancelScope()
         self._closing = False
@@ -300,11 +252,11 @@ class _Session:
             linger_s=self._limits.linger_s,
             on_close=self._shut,
         )
-        # The peer may ping once we have sent Close; wsproto then fails (LocalProtocolError).
+        # If the peer pings after our Close, wsproto fails (LocalProtocolError).
         try:
             async with trio.open_nursery() as nursery:
                 self._outbox.run_when_needed(nursery)
-                # Nothing waits for the peer here: the request is ours, and the 101 fits the kernel.
+                # Nothing here waits for the peer: the request is ours, and the 101 fits the kernel's buffer.
                 request = await wrap_server_stream(
                     nursery,
                     self._frames,
@@ -323,7 +275,7 @@ class _Session:
         except* (ConnectionClosed, LocalProtocolError):
             pass
         except* BaseException:
-            self._say_shutting_down()
+            self._write_shutting_down()
             raise
         finally:
             self._shut()
@@ -331,7 +283,7 @@ class _Session:
             self._note_gone()
 
     def _forget_handshake(self) -> None:
-        # It keeps an HTTP parser and the request, 2 KiB, and only its events are ever asked for again.
+        # It keeps an HTTP parser and the request, 2 KiB, and only its `events` is called again.
         wsproto = self._websocket._wsproto  # pyright: ignore[reportPrivateUsage]
         wsproto.handshake = cast("H11Handshake", _OVER)
 
@@ -339,28 +291,28 @@ class _Session:
         closed = self._websocket.closed
         return None if closed is None else closed.code
 
-    def _say_shutting_down(self) -> None:
-        """Ended by force: no time to wait for anything, but one frame may still fit."""
-        descriptor = _plain_descriptor(self._stream)
-        if descriptor is not None and not (self._outbox.cut or self._frames.close_sent):
+    def _write_shutting_down(self) -> None:
+        """Writes a Close if it fits at once: the end by force waits for nothing."""
+        descriptor = plain_descriptor(self._stream)
+        if descriptor is not None and not (self._outbox.dropped or self._frames.close_sent):
             with suppress(OSError):
                 os.write(descriptor, close_frame(1012, "shutting_down"))
 
     async def _handle(self, handler: SessionHandler) -> None:
-        """Run the session, then close with the code that follows from how it ended."""
+        """Runs the handler, then closes with the code of its outcome."""
         ended = 1000, ""
         try:
             with self._handling:
                 await handler(self)
         except* ConnectionGone:
             pass
-        except* Exception as group:  # noqa: BLE001 - told to the client, and logged
+        except* Exception as group:  # noqa: BLE001 - logged, and answered
             log_faults("session_failed", group, listener="observe")
             ended = 1011, "internal"
         await self._close(*ended)
 
     async def _discard_messages(self) -> None:
-        """Take every message, or trio-websocket stops reading, pings and Close with it."""
+        """Reads every message, or trio-websocket stops reading, pings and Close included."""
         try:
             while True:
                 await self._websocket.get_message()
@@ -368,7 +320,7 @@ class _Session:
             self._peer_gone()
 
     def _shut(self) -> None:
-        """A Close is out or about to be, or the peer is gone: nothing more is offered."""
+        """Ends `offer`: a Close is being sent, or the peer is gone."""
         self._is_shut = True
         self._outbox.take_back()
 
@@ -443,17 +395,3 @@ class _Session:
 
 def _farewell(message: Callable[[], bytes], code: int, reason: str) -> bytes:
     return text_frame(message()) + close_frame(code, reason)
-
-
-def _plain_descriptor(stream: AcceptedStream) -> int | None:
-    """Where bytes may be written as they are; under TLS nowhere."""
-    return None if isinstance(stream, TlsStream) else stream.socket.fileno()
-
-
-def _plain_send(stream: AcceptedStream) -> Write | None:
-    if isinstance(stream, TlsStream):
-        return None
-    # The standard library's socket behind Trio's: it fails once that is closed, where the number of
-    # its descriptor may be another connection's by then, and it is the cheapest way to the kernel.
-    behind: socket.socket = cast("Any", stream.socket)._sock
-    return behind.send

@@ -1,4 +1,4 @@
-"""Where a listener is: the text an operator writes, the value it means, and the URL a client uses."""
+"""Listen addresses: as text, as a value, and as a client's URL."""
 
 import ipaddress
 from typing import Literal
@@ -35,9 +35,9 @@ Address = TcpAddress | UnixAddress
 
 
 def parse_listen(text: str) -> Address:
-    """The address that `text` names.
+    """Parses a listen address.
 
-    Raises `ValueError` with a sentence that says what is expected and does not repeat `text`.
+    Raises `ValueError` with a sentence that says what is expected, without `text`.
     """
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
@@ -59,7 +59,7 @@ def parse_listen(text: str) -> Address:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches `host`."""
+    """True if only this machine reaches `host`."""
     if host == "localhost":
         return True
     try:
@@ -69,5 +69,5 @@ def is_loopback(host: str) -> bool:
 
 
 def url(address: Address, scheme: Literal["http", "https", "ws", "wss"]) -> str:
-    """How a client on this machine writes `address`: `http://127.0.0.1:7420`, or `unix:PATH`."""
+    """Returns the URL for a client on this machine: `http://127.0.0.1:7420`, or `unix:PATH`."""
     return str(address) if isinstance(address, UnixAddress) else f"{scheme}://{address}"

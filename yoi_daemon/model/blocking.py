@@ -1,4 +1,4 @@
-"""Who held the event loop, and for how long."""
+"""Blocks of the event loop: by whom, and for how long."""
 
 from collections import Counter, defaultdict
 
@@ -6,9 +6,9 @@ import msgspec
 
 
 class Blocked(msgspec.Struct, frozen=True, kw_only=True):
-    """One time the loop stood still: of which plugin, if of one, and the innermost file and line.
+    """One block of the event loop: the plugin, if any, and the innermost file and line.
 
-    `blocked_s` is how long, as far as is known.
+    `blocked_s` is its length as far as known.
     """
 
     since: str
@@ -17,7 +17,7 @@ class Blocked(msgspec.Struct, frozen=True, kw_only=True):
     blocked_s: float
 
     def lasting(self, blocked_s: float) -> "Blocked":
-        """The same, longer."""
+        """Returns the same block with another length."""
         return msgspec.structs.replace(self, blocked_s=blocked_s)
 
     @property
@@ -28,7 +28,7 @@ class Blocked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Blocks(msgspec.Struct, frozen=True, kw_only=True):
-    """How often the loop stood still since the start; `last_ago_s` is since the latest one's end."""
+    """Blocks of the loop since the start; `last_ago_s` is the time since the last one ended."""
 
     count: int
     longest_s: float
@@ -37,18 +37,18 @@ class Blocks(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LoopFigures:
-    """What is counted of the loop's standing still, by plugin; None is the daemon itself."""
+    """Counts blocks of the loop by plugin; None is the daemon itself."""
 
     def __init__(self) -> None:
         self.counts: Counter[str | None] = Counter()
         self.seconds: dict[str | None, float] = defaultdict(float)
         self.now: Blocked | None = None
-        """What holds the loop at this moment; written by the thread that watches it."""
+        """The current block; written by the watching thread."""
         self._longest_s = 0.0
         self._last: tuple[Blocked, float] | None = None
 
     def note(self, blocked: Blocked, now: float) -> None:
-        """One more, that ended at `now`."""
+        """Counts a block that ended at `now`."""
         self.now = None
         self.counts[blocked.plugin_id] += 1
         self.seconds[blocked.plugin_id] += blocked.blocked_s
@@ -56,8 +56,8 @@ class LoopFigures:
         self._last = blocked, now
 
     def blocks(self, now: float) -> Blocks:
-        """All of them, as `status` tells it; one that has not been told of as ended is the last."""
-        # Asked for while the loop stood still, it is answered before the thread has seen it turn.
+        """Returns the totals for `status`; a block that has not ended counts as the last."""
+        # A request that arrived during a block is answered before the thread has seen its end.
         current = self.now
         last, ended_s = (current, now) if current is not None else (self._last or (None, None))
         return Blocks(

@@ -1,7 +1,7 @@
-"""Which plugin the daemon's starts died on: the rules, from what a journal noted of each start that died.
+"""The rules that find the plugin which kills the daemon's boots, from a journal of the deaths.
 
-A boot is one life of the process until it has been well for a while. Deaths in a row are those since
-the last boot that was well or was stopped in order.
+A boot is one process until it has been healthy for a while. Consecutive deaths are those since the
+last boot that was healthy or was stopped in order.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ from itertools import takewhile
 import msgspec
 
 Suspects = Mapping[str, str]
-"""Plugin ids, each with the edition of the plugin: its code and its configuration."""
+"""Plugin ids, each with the plugin's edition: a digest of its code and its configuration."""
 
 BEYOND_ATTEMPTS = 2
 """A poison event ends up to `attempts + 1` processes before it is a dead letter. A plugin whose events end
@@ -18,14 +18,14 @@ BEYOND_ATTEMPTS = 2
 
 
 class Death(msgspec.Struct, frozen=True, kw_only=True):
-    """A boot that died. `in_hand` was being imported or started just then; `at_work` had an event in hand."""
+    """A boot that died. `in_hand` was being imported or started; `at_work` was handling an event."""
 
     in_hand: dict[str, str]
     at_work: dict[str, str]
 
 
 class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
-    """A plugin that is not loaded, as long as it is this edition; `doing` is what the boots died on."""
+    """A plugin that is not loaded while it has this edition; `doing` is what it did when the boots died."""
 
     edition: str
     deaths: int
@@ -35,8 +35,8 @@ class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
 class BootVerdict(msgspec.Struct, frozen=True, kw_only=True):
     """How the daemon starts.
 
-    `convicted` are newly found guilty. `safe` says why no plugin is to be loaded. `is_careful`: plugins
-    come up one at a time, and no event is handled before, so that the next death has one suspect.
+    `convicted` are newly quarantined. `safe` is the reason to load no plugin. If `is_careful`, plugins
+    start one at a time, and no event is handled before, so that the next death has one suspect.
     """
 
     convicted: dict[str, Quarantine] = {}
@@ -45,11 +45,11 @@ class BootVerdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def judge(deaths: Sequence[Death], limit: int, attempts: Callable[[str], int]) -> BootVerdict:
-    """What follows from the deaths in a row, the oldest first.
+    """Judges consecutive deaths, the oldest first.
 
-    `limit` of them on one plugin are its quarantine, and of unknown cause safe mode; 0 is never.
-    `attempts` are what an event of a plugin has. A death with an event in hand is the event's: it is
-    charged an attempt, and is a dead letter in the end.
+    `limit` of them on one plugin quarantine it, and of unknown cause mean safe mode; 0 is never.
+    `attempts` returns the attempts of a plugin's events. A death with an event in hand is charged to
+    the event, which becomes a dead letter in the end.
     """
     if not limit:
         return BootVerdict()
@@ -59,7 +59,7 @@ def judge(deaths: Sequence[Death], limit: int, attempts: Callable[[str], int]) -
     if len(workers) == 1:
         convicted |= workers
     elif workers:
-        safe = f"the last {min(one.deaths for one in workers.values())} starts died while several plugins handled events"
+        safe = f"the last {min(found.deaths for found in workers.values())} starts died while several plugins handled events"
     others = [death for death in deaths if not death.at_work]
     if len(others) >= limit:
         latest = others[-limit:]
@@ -85,7 +85,7 @@ def judge(deaths: Sequence[Death], limit: int, attempts: Callable[[str], int]) -
 def _worked_to_death(
     deaths: Sequence[Death], limit: int, attempts: Callable[[str], int]
 ) -> dict[str, Quarantine]:
-    """The plugins whose events were in hand at more deaths in a row than their attempts account for."""
+    """Returns plugins that handled events at more consecutive deaths than their attempts account for."""
     found: dict[str, Quarantine] = {}
     for plugin_id, edition in deaths[-1].at_work.items() if deaths else ():
         count = _in_a_row([death.at_work for death in deaths], plugin_id, edition)
@@ -95,5 +95,5 @@ def _worked_to_death(
 
 
 def _in_a_row(suspects: Sequence[Suspects], plugin_id: str, edition: str) -> int:
-    """How many of the latest are of this plugin, without a break."""
-    return len([*takewhile(lambda one: one.get(plugin_id) == edition, reversed(suspects))])
+    """Counts the latest consecutive deaths of this plugin."""
+    return len([*takewhile(lambda found: found.get(plugin_id) == edition, reversed(suspects))])

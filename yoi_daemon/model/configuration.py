@@ -1,4 +1,4 @@
-"""From TOML text to settings, with every fault found at once and named by file, line and key."""
+"""Parses TOML into settings, and reports all faults at once, each with file, line and key."""
 
 import re
 import tomllib
@@ -21,7 +21,7 @@ DecodeHook = Callable[[type, Any], Any]
 
 
 class Faults:
-    """Collects what is wrong; `raise_if_any` ends the collecting."""
+    """Collects faults, until `raise_if_any`."""
 
     def __init__(
         self, file: str, text: str = "", overridden: Mapping[Path, str] | None = None
@@ -32,7 +32,7 @@ class Faults:
         self._found: list[ConfigFault] = []
 
     def add(self, path: Path, expected: str) -> None:
-        """Notes a fault at `path`; the line is that of the nearest key the text has."""
+        """Adds a fault at `path`; its line is that of the nearest key in the text."""
         if (variable := self._variable(path)) is not None:
             self.add_variable(variable, expected)
             return
@@ -45,11 +45,11 @@ class Faults:
         )
 
     def add_variable(self, variable: str, expected: str) -> None:
-        """Notes a fault of an environment variable."""
+        """Adds a fault of an environment variable."""
         self._found.append(ConfigFault(file=ENVIRONMENT, key=variable, expected=expected))
 
     def _variable(self, path: Path) -> str | None:
-        """The variable that gave `path`: as such, by a table around it, or by something below it."""
+        """Returns the variable that set `path`, a table around it, or a key below it."""
         for n in range(len(path), 0, -1):
             if path[:n] in self._overridden:
                 return self._overridden[path[:n]]
@@ -67,7 +67,7 @@ class Faults:
 
 
 def parse_settings(text: str, file: str, environ: Mapping[str, str]) -> Settings:
-    """Settings from the text of a configuration file and `YOI__…` variables laid over it.
+    """Parses the text of a configuration file, overridden by `YOI__…` variables.
 
     Raises `ConfigurationError` with every fault. Values are never part of a fault.
     """
@@ -92,9 +92,9 @@ def parse_settings(text: str, file: str, environ: Mapping[str, str]) -> Settings
 def convert_table(
     table: Any, into: Any, path: Path, faults: Faults, dec_hook: DecodeHook | None = None
 ) -> Any:
-    """`table` as the msgspec struct `into`, field by field, so that one fault does not hide another.
+    """Converts `table` to the msgspec struct `into`, field by field, so that no fault hides another.
 
-    Gives None where a fault was noted. msgspec's own messages name a type, never a value.
+    Returns None if there was a fault. msgspec's own messages name a type, never a value.
     """
     if not is_table(table):
         faults.add(path, f"expected a table, got {_toml_type(table)}")
@@ -165,7 +165,7 @@ def _is_struct(kind: Any) -> bool:
 
 
 def _check_rules(settings: Settings, faults: Faults) -> None:
-    """What a type cannot say."""
+    """Checks what types cannot express."""
     for plugin_id in settings.plugins:
         at = ("plugins", plugin_id)
         if not is_plugin_id(plugin_id):
@@ -210,7 +210,7 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[
 
 
 def listen_addresses(listen: Listen) -> list[str]:
-    """The one or several addresses of a `listen` key."""
+    """Returns the addresses of a `listen` key, one or several."""
     return [listen] if isinstance(listen, str) else listen
 
 
@@ -244,7 +244,7 @@ def _lay_over(
     overridden: dict[Path, str],
     faults: Faults,
 ) -> None:
-    """Puts `YOI__A__B=value` at a.b of `table`; notes in `overridden` which variable set which key.
+    """Sets a.b of `table` from `YOI__A__B=value`; records in `overridden` which variable set which key.
 
     A value is read as TOML where it is TOML, else as a string.
     """
@@ -263,7 +263,7 @@ def _lay_over(
 
 
 def is_table(value: Any) -> TypeGuard[dict[str, Any]]:
-    """Whether a TOML value is a table."""
+    """True if a TOML value is a table."""
     return isinstance(value, dict)
 
 
@@ -284,7 +284,7 @@ _PART = re.compile(r"""[A-Za-z0-9_-]+|"[^"]*"|'[^']*'""")
 
 
 def _key_lines(text: str) -> dict[Path, int]:
-    """The line of each header and key. tomllib tells none; a key inside a multi-line value may shadow."""
+    """Returns the line of each header and key, which tomllib does not; a key inside a multi-line value may shadow."""
     lines: dict[Path, int] = {}
     table: Path = ()
     for number, line in enumerate(text.split("\n"), 1):  # splitlines knows more line ends than TOML

@@ -1,4 +1,4 @@
-"""Cursors: opaque to clients, inside an epoch and a sequence number that cannot be mistaken."""
+"""Cursors: opaque to clients, an epoch and a sequence number with a check inside."""
 
 import base64
 import binascii
@@ -24,19 +24,19 @@ CURSOR_CHARS = _TOTAL // 3 * 4
 
 
 class Cursor(NamedTuple):
-    """A position in one epoch: the number of the last event seen (0 is before the first)."""
+    """A position in one epoch: the number of the last event passed (0 is before the first)."""
 
     epoch: str
     seq: int
 
 
 def random_epoch() -> str:
-    """A name for a new log."""
+    """Returns a name for a new log."""
     return secrets.token_hex(EPOCH_BYTES)
 
 
 def is_epoch(text: str) -> bool:
-    """Whether `text` can name an epoch: 16 lower-case hexadecimal digits."""
+    """True if `text` can name an epoch: 16 lower-case hexadecimal digits."""
     return _EPOCH.fullmatch(text) is not None
 
 
@@ -59,9 +59,9 @@ _FAULTS: Mapping[CursorFault, tuple[Code, str]] = {
 
 
 class CursorRefused(Refused):
-    """A cursor from which nothing can be read; `reason` tells the cases of its `code` apart.
+    """A cursor that does not resume; `reason` tells the cases of its `code` apart.
 
-    `cursor_expired` was good once (`epoch_changed`, `evicted`): a reader may go on past the hole.
+    `cursor_expired` was valid once (`epoch_changed`, `evicted`): a reader may resume after the gap.
     `cursor_unknown` never was (`malformed`, `foreign_epoch`, `future`).
     """
 
@@ -82,18 +82,18 @@ class CursorCodec:
         self._epoch_check = _epoch_check(int(epoch, 16))
 
     def encode(self, seq: int) -> str:
-        """The cursor after event `seq`."""
+        """Returns the cursor after event `seq`."""
         return self.encode_ascii(seq).decode("ascii")
 
     def encode_ascii(self, seq: int) -> bytes:
-        """As `encode`, in ASCII."""
+        """Returns the same as `encode`, in ASCII."""
         number = self._epoch_bits | seq << 64 | (seq * _A + self._epoch_check & _WORD)
         text = binascii.b2a_base64(number.to_bytes(_TOTAL, "big"), newline=False)
         return text.translate(_URL_SAFE)
 
 
 def decode_cursor(text: str) -> Cursor:
-    """Reads any epoch's cursor. Raises `MalformedCursorError` for text that never was one."""
+    """Reads a cursor of any epoch. Raises `MalformedCursorError`."""
     if len(text) != CURSOR_CHARS or not text.isascii():
         raise MalformedCursorError("wrong length")
     try:
@@ -111,7 +111,7 @@ def decode_cursor(text: str) -> Cursor:
 def resolve_cursor(
     text: str, *, epoch: str, earlier_epochs: Collection[str], floor: int, head: int
 ) -> int:
-    """The position that a client's cursor names in the log `epoch`, between `floor` and `head`.
+    """Returns the position of a client's cursor in the log `epoch`, between `floor` and `head`.
 
     `earlier_epochs` are the logs that this daemon kept before. Raises `CursorRefused`: no event is
     ever replayed or skipped for a cursor that is wrong.

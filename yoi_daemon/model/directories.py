@@ -1,4 +1,4 @@
-"""Where the daemon looks: configuration, state and secrets."""
+"""The directories of the daemon: configuration, state and secrets."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,10 +14,10 @@ BLOCKED_FILE = "blocked.json"
 
 
 class Directories(msgspec.Struct, frozen=True):
-    """Where things are, absolute; `runtime` is systemd's and there while the service runs.
+    """Absolute paths; `runtime` is systemd's, and exists while the service runs.
 
-    `is_named` is whether somebody named the one of the configuration, so that it must exist;
-    `by_systemd` whether systemd did.
+    `is_named` if the configuration was named by an option, so that it must exist; `by_systemd` if
+    systemd set the directories.
     """
 
     config: Path
@@ -34,17 +34,17 @@ class Directories(msgspec.Struct, frozen=True):
 
     @property
     def plugins(self) -> Path:
-        """Where plugin modules are dropped."""
+        """The directory of plugin modules."""
         return self.config / "plugins"
 
     @property
     def daemon_files(self) -> tuple[Path, ...]:
-        """Each says, while the daemon runs, where it listens."""
+        """Files that hold the listen addresses of a running daemon."""
         return tuple(place / DAEMON_FILE for place in self._told_in)
 
     @property
     def blocked_files(self) -> tuple[Path, ...]:
-        """Each says, while the daemon cannot answer, what holds its event loop."""
+        """Files that name what blocks the event loop, while the daemon cannot answer."""
         return tuple(place / BLOCKED_FILE for place in self._told_in)
 
     @property
@@ -53,26 +53,26 @@ class Directories(msgspec.Struct, frozen=True):
 
     @property
     def admin_token_file(self) -> Path:
-        """Holds the token made at first start."""
+        """The file of the token made at first start."""
         return self.state / "admin.token"
 
     @property
     def boots_file(self) -> Path:
-        """Holds what earlier starts of the daemon died on."""
+        """The journal of boots that died."""
         return self.state / "boots.jsonl"
 
     @property
     def tokens_file(self) -> Path:
-        """Holds the records of all other tokens."""
+        """The file of all other tokens' records."""
         return self.state / "tokens.json"
 
 
 def find_directories(
     config: str | None, state: str | None, environ: Mapping[str, str]
 ) -> Directories:
-    """The directories by flag, by systemd's variables, or by the XDG rules, in this order.
+    """Returns the directories by option, by systemd's variables, or by the XDG rules, in this order.
 
-    Raises `ConfigurationError` when a directory can be told neither way because HOME is unset.
+    Raises `ConfigurationError` if none of them names a directory because HOME is unset.
     """
     state_path = _find(
         "--state", state, environ, "STATE_DIRECTORY", "XDG_STATE_HOME", ".local/state"

@@ -1,4 +1,4 @@
-"""Every refusal and fault of the daemon, and the one table that gives each code its HTTP status."""
+"""The errors of the daemon, and the HTTP status of each code."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -52,7 +52,7 @@ Code = Literal[
 
 
 class CodeInfo(msgspec.Struct, frozen=True):
-    """What a code means: its HTTP `status`, one sentence, and whether the same request may succeed later."""
+    """A code over HTTP: its `status`, one sentence, and if the same request may succeed later."""
 
     status: int
     meaning: str
@@ -169,15 +169,15 @@ assert set(CODES) == set(get_args(Code)), "every code has its row"
 
 
 class YoiError(Exception):
-    """The root of every error this package raises on purpose."""
+    """The root of every error that this package raises on purpose."""
 
 
 class Refused(YoiError):
-    """A request the daemon will not carry out: the caller's fault, or the daemon's state.
+    """A request that the daemon refuses, by the caller's fault or its own state.
 
-    `code` is stable and is what callers branch on; `detail` is one sentence for a person and says
-    what to do; `retry_after_s` is in seconds; `fields` are further public facts (the queue's depth,
-    say) that travel beside the code. Nothing secret may be put into any of them.
+    `code` is stable, for programs; `detail` is one sentence for a person and says what to do;
+    `retry_after_s` is in seconds; `fields` are further public facts, such as the queue's depth.
+    None of them may hold a secret.
     """
 
     def __init__(
@@ -199,7 +199,7 @@ class Refused(YoiError):
 
 
 class ConfigFault(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One thing wrong with the configuration. The offending value is never part of it."""
+    """One fault of the configuration. It never contains the value."""
 
     file: str
     key: str
@@ -212,7 +212,7 @@ class ConfigFault(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class ConfigurationError(YoiError):
-    """The configuration cannot be used; `faults` holds everything found wrong, not just the first."""
+    """The configuration cannot be used; `faults` are all faults found, not just the first."""
 
     def __init__(self, faults: Sequence[ConfigFault]) -> None:
         super().__init__(*faults)
@@ -223,12 +223,12 @@ class ConfigurationError(YoiError):
 
 
 class NotAllowed(YoiError):
-    """The operating system refused the daemon something it needs; the message says what to change."""
+    """The operating system refused something that the daemon needs; the message says what to change."""
 
 
 class StorageFailed(YoiError):
-    """A commit failed. It is never retried: the process ends and a restart recovers."""
+    """A commit failed. It is never retried: the process ends, and a restart recovers."""
 
 
 class Unreachable(YoiError):
-    """No daemon answers at the place the client looked; the message says where, and what to do."""
+    """No daemon answers at the client's address; the message says which, and what to do."""

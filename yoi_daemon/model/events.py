@@ -1,4 +1,4 @@
-"""Observation events: the catalogue of kinds with the shape of each `data`, and the envelope."""
+"""Observation events: the catalogue of kinds, the shape of each `data`, and the envelope."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -10,7 +10,7 @@ import msgspec
 from yoi_daemon.model.states import WORKER_TERMINAL, ServiceState, WorkerState
 
 MAX_EVENT_BYTES = 262_144
-"""An event's `data`, encoded, is at most 256 KiB; PRODUCT promise to subscribers."""
+"""Limit of an event's encoded `data`: 256 KiB, a promise to subscribers."""
 
 AttemptOutcome = Literal[
     "handled",
@@ -24,7 +24,7 @@ AttemptOutcome = Literal[
 
 
 class Reason(msgspec.Struct, frozen=True):
-    """Why something is in the state it is in: a stable code and a sentence."""
+    """The reason for a state: a stable code and a sentence."""
 
     code: str
     message: str
@@ -41,35 +41,35 @@ class DaemonReady(Data, frozen=True):
 
 
 class DaemonDraining(Data, frozen=True):
-    """`daemon.draining`: the daemon began its shutdown."""
+    """`daemon.draining`: the daemon began to shut down; `queued` events wait."""
 
     queued: int
 
 
 class DaemonSafeMode(Data, frozen=True):
-    """`daemon.safe_mode`: the daemon started without plugins; with `active` false, a reload loaded them."""
+    """`daemon.safe_mode`: the daemon started without plugins; or, if not `active`, a reload loaded them."""
 
     active: bool
     reason: str | None = None
 
 
 class DaemonReloaded(Data, frozen=True):
-    """`daemon.reloaded`: the configuration was read again and is in use; names the plugins and runtimes that changed."""
+    """`daemon.reloaded`: a changed configuration took effect, with the plugins and runtimes that changed."""
 
     plugins: tuple[str, ...]
     runtimes: tuple[str, ...] = ()
 
 
 class DaemonReloadRefused(Data, frozen=True):
-    """`daemon.reload_refused`: what was read is faulty, and everything stays as it was."""
+    """`daemon.reload_refused`: the changed configuration has faults; the old one stays in effect."""
 
     faults: tuple[str, ...]
 
 
 class LoopBlocked(Data, frozen=True):
-    """`daemon.loop_blocked`: the event loop stood still, in a plugin's code if the event has a `plugin_id`.
+    """`daemon.loop_blocked`: code blocked the event loop; a plugin's, if the event has a `plugin_id`.
 
-    `where` is its innermost line, as `plugins/NAME.py:LINE`, else one of the daemon's own.
+    `where` is the innermost line: `plugins/NAME.py:LINE`, or one of the daemon's own.
     """
 
     where: str | None
@@ -88,7 +88,7 @@ class TokenChanged(Data, frozen=True):
 
 
 class PluginStateChanged(Data, frozen=True):
-    """`plugin.state`: a service moved to another state."""
+    """`plugin.state`: a service changed its state."""
 
     state: ServiceState
     before: ServiceState
@@ -98,7 +98,7 @@ class PluginStateChanged(Data, frozen=True):
 
 
 class PluginGaveUp(Data, frozen=True):
-    """`plugin.gave_up`: too many restarts; the next is tried after a long pause."""
+    """`plugin.gave_up`: too many restarts; the next attempt follows after a long pause."""
 
     restarts: int
     within_s: float
@@ -106,7 +106,7 @@ class PluginGaveUp(Data, frozen=True):
 
 
 class PluginSlow(Data, frozen=True):
-    """`plugin.slow`: a start or a handler takes longer than its warning time."""
+    """`plugin.slow`: a start or a handler exceeded its warning time."""
 
     doing: str
     elapsed_s: float
@@ -123,7 +123,7 @@ class PluginWedged(Data, frozen=True):
 
 
 class IngressAccepted(Data, frozen=True):
-    """`plugin.ingress.accepted`: an event was put on a service's queue."""
+    """`plugin.ingress.accepted`: an event was queued for a service."""
 
     event_id: str
     ingress: str
@@ -181,14 +181,14 @@ class IngressDiscarded(Data, frozen=True):
 
 
 class IngressUnfinished(Data, frozen=True):
-    """`plugin.ingress.unfinished`: the daemon stops and these accepted events are not handled."""
+    """`plugin.ingress.unfinished`: the daemon stops before these accepted events are handled."""
 
     count: int
     kept: bool
 
 
 class WorkerCreated(Data, frozen=True):
-    """`worker.created`: a worker can be addressed."""
+    """`worker.created`: a worker was created."""
 
     profile: str
     label: str
@@ -196,9 +196,9 @@ class WorkerCreated(Data, frozen=True):
 
 
 class WorkerStateChanged(Data, frozen=True):
-    """`worker.state`: a worker moved to another state.
+    """`worker.state`: a worker changed its state.
 
-    `inputs_dropped` counts accepted inputs that will be no turn, because the worker ends.
+    `inputs_dropped` counts accepted inputs that get no turn, because the worker ended.
     """
 
     state: WorkerState
@@ -209,14 +209,14 @@ class WorkerStateChanged(Data, frozen=True):
 
 
 class WorkerInputAccepted(Data, frozen=True):
-    """`worker.input_accepted`: an input will be a turn of this worker."""
+    """`worker.input_accepted`: an input was queued for a turn."""
 
     item_id: str
     inbox_depth: int
 
 
 class WorkerTurnStarted(Data, frozen=True):
-    """`worker.turn.started`: the engine runs on an input."""
+    """`worker.turn.started`: the engine began a turn."""
 
     generation: int
     item_id: str
@@ -233,10 +233,10 @@ class WorkerItem(Data, frozen=True):
 
 
 class WorkerDelta(Data, frozen=True):
-    """`worker.delta`: a part of an item that is being written; small parts come together.
+    """`worker.delta`: a part of an item that is being written; small parts are joined.
 
-    The parts of an item joined, each at its offset in UTF-8, are the text of the `worker.item` that
-    follows. Where the turn ends without one, they came to nothing.
+    The parts of an item, each at its offset in UTF-8, make up the text of the `worker.item` that
+    follows. If the turn ends without one, they are void.
     """
 
     item_id: str
@@ -247,20 +247,20 @@ class WorkerDelta(Data, frozen=True):
 
 
 class WorkerTurnGivenUp(Data, frozen=True):
-    """`worker.turn.given_up`: the engine did not end when the turn was cancelled; its output is refused."""
+    """`worker.turn.given_up`: the engine did not end when the turn was cancelled; its output is ignored."""
 
     generation: int
     waited_s: float
 
 
 class WorkerTurnInterrupted(Data, frozen=True):
-    """`worker.turn.interrupted`: the daemon ended while the turn ran. It is not run again by itself."""
+    """`worker.turn.interrupted`: the daemon ended during the turn, which is not run again."""
 
     generation: int
 
 
 class WorkerTurnFinished(Data, frozen=True):
-    """`worker.turn.finished`: the engine is done with the input."""
+    """`worker.turn.finished`: the engine ended a turn."""
 
     generation: int
     outcome: Literal["completed", "cancelled", "failed"]
@@ -303,13 +303,13 @@ CATALOGUE: Mapping[str, type[Data]] = {
     "worker.turn.interrupted": WorkerTurnInterrupted,
     "worker.turn.finished": WorkerTurnFinished,
 }
-"""Every kind the daemon itself emits. A plugin's own kinds are `<plugin_id>.<name>`, any JSON."""
+"""Every kind that the daemon emits. A plugin's own kinds are `<plugin_id>.<name>`, with any JSON."""
 
 
 class Draft(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An event before the log gave it a number. `data` is a catalogue shape, or any JSON value.
+    """An event before the log numbers it. `data` is a catalogue shape, or any JSON value.
 
-    Its fields are those of `ObservationEvent`, less what the log adds.
+    Its fields are those of `ObservationEvent`, without those that the log adds.
     """
 
     kind: str
@@ -323,7 +323,7 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class ObservationEvent(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="event"
 ):
-    """What a subscriber sees: one text frame, the same bytes for every subscriber."""
+    """An event as subscribers get it: one text frame, the same bytes for all."""
 
     cursor: str
     seq: int
@@ -338,22 +338,22 @@ class ObservationEvent(
 
 
 def format_time(unix_s: float) -> str:
-    """Unix seconds as RFC 3339 in UTC with microseconds: `2026-01-02T03:04:05.000006Z`."""
+    """Returns Unix seconds as RFC 3339 in UTC with microseconds: `2026-01-02T03:04:05.000006Z`."""
     second, microsecond = divmod(round(unix_s * 1e6), 1_000_000)
     return f"{format_second(second)}.{microsecond:06d}Z"
 
 
 @lru_cache(maxsize=4)
 def format_second(unix_s: int) -> str:
-    """A whole second as RFC 3339 without its zone: `2026-01-02T03:04:05`."""
-    # Most times written are of the second that runs.
+    """Returns a whole second as RFC 3339 without its zone: `2026-01-02T03:04:05`."""
+    # Most times are of the current second.
     return datetime.fromtimestamp(unix_s, UTC).isoformat()[:-6]
 
 
 def matches_kind(kind: str, prefix: str) -> bool:
-    """Whether `kind` is `prefix` or lies below it; `worker.` and `worker` both take `worker.x`.
+    """True if `kind` is `prefix` or lies below it: `worker.` and `worker` both match `worker.x`.
 
-    Boundaries hold: `worker` never takes `workerx.y`.
+    `worker` does not match `workerx.y`.
     """
     if prefix.endswith("."):
         return kind.startswith(prefix)
@@ -361,24 +361,24 @@ def matches_kind(kind: str, prefix: str) -> bool:
 
 
 Retention = Literal["lifecycle", "volume"]
-"""The two retention classes: what is emitted by volume cannot evict what happened to things."""
+"""The retention classes: output in volume cannot evict lifecycle events."""
 
 OWN_ROOTS = frozenset({"daemon", "log", "plugin", "runtime", "tool", "worker"})
-"""The first words of the daemon's own kinds; no plugin may be called so."""
+"""The first words of the daemon's own kinds; reserved as plugin names."""
 
 VOLUME_KINDS = ("worker.item", "worker.delta")
 
 
 @lru_cache(maxsize=4096)
 def is_volume(kind: str) -> bool:
-    """Whether the kind is one of volume: output of workers, and everything plugins emit themselves."""
+    """True for output in volume: that of workers, and everything that plugins emit."""
     return kind.partition(".")[0] not in OWN_ROOTS or any(
         matches_kind(kind, volume) for volume in VOLUME_KINDS
     )
 
 
 def retentions_of(prefix: str) -> tuple[Retention, ...]:
-    """The retentions that kinds under `prefix` lie in; the empty prefix is every kind."""
+    """Returns the retention classes of kinds under `prefix`; the empty prefix is every kind."""
     if prefix and is_volume(prefix.rstrip(".")):
         return ("volume",)
     if not prefix or prefix.rstrip(".") in {kind.partition(".")[0] for kind in VOLUME_KINDS}:
@@ -387,5 +387,5 @@ def retentions_of(prefix: str) -> tuple[Retention, ...]:
 
 
 def ends_worker(draft: Draft) -> bool:
-    """Whether this is a worker's last event: it moved to a state that nothing follows."""
+    """True for a worker's last event: it moved to a terminal state."""
     return isinstance(draft.data, WorkerStateChanged) and draft.data.state in WORKER_TERMINAL

@@ -1,4 +1,4 @@
-"""Durations counted into buckets, as Prometheus takes them."""
+"""Histograms of durations, for Prometheus."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import msgspec
 
 
 class HistogramSnapshot(msgspec.Struct, frozen=True):
-    """`counts` has one more than `bounds_s`: what took longer than the last. Each counts its own bucket alone."""
+    """Counts by bucket, not cumulative. `counts` has one more than `bounds_s`, for longer durations."""
 
     bounds_s: tuple[float, ...]
     counts: tuple[int, ...]
@@ -23,10 +23,10 @@ class Histogram:
         self._sum_s = 0.0
 
     def observe(self, value_s: float) -> None:
-        """Counts one."""
+        """Counts one duration."""
         self._counts[bisect_left(self._bounds_s, value_s)] += 1
         self._sum_s += value_s
 
     def snapshot(self) -> HistogramSnapshot:
-        """The counts now."""
+        """Returns the counts as they are."""
         return HistogramSnapshot(self._bounds_s, tuple(self._counts), self._sum_s)

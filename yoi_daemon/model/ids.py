@@ -1,4 +1,4 @@
-"""Identifiers: how they are made, and which names a plugin may have."""
+"""Identifiers, and the rules for ids of plugins and runtimes."""
 
 import os
 import re
@@ -23,11 +23,11 @@ RUNTIME_ID_RULE = (
 
 
 class IdSource:
-    """Makes identifiers that sort by the time they were made, also within one millisecond.
+    """Makes identifiers that sort by time, also within one millisecond.
 
     An identifier is `prefix_` and 26 characters: 48 bits of Unix milliseconds, 80 bits of chance.
     When the clock stands still or steps back the chance part counts up instead, so that the order
-    holds for one source. `clock` gives Unix seconds, `random_bytes` so many random bytes.
+    holds for one source. `clock` returns Unix seconds, `random_bytes` the given number of random bytes.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class IdSource:
         self._high, self._written = -1, ""
 
     def new(self, prefix: str) -> str:
-        """The next identifier, such as `evt_06f5…`."""
+        """Returns the next identifier, such as `evt_06f5…`."""
         milliseconds = int(self._clock() * 1000)
         if milliseconds > self._last >> _RANDOM_BITS:
             chance = int.from_bytes(self._random_bytes(_RANDOM_BITS // 8), "big")
@@ -64,7 +64,7 @@ _SHIFTS = range(100, -1, -10)
 
 
 def is_plugin_id(name: str) -> bool:
-    """Whether `name` may be a plugin's id (`PLUGIN_ID_RULE`)."""
+    """True if `name` may be a plugin's id (`PLUGIN_ID_RULE`)."""
     return (
         _PLUGIN_ID.fullmatch(name) is not None
         and "__" not in name
@@ -73,5 +73,5 @@ def is_plugin_id(name: str) -> bool:
 
 
 def is_runtime_id(name: str) -> bool:
-    """Whether a configured runtime may have this id (`RUNTIME_ID_RULE`)."""
+    """True if a configured runtime may have this id (`RUNTIME_ID_RULE`)."""
     return _RUNTIME_ID.fullmatch(name) is not None and name != EMBEDDED_RUNTIME_ID

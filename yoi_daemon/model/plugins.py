@@ -1,4 +1,4 @@
-"""Public shapes of plugins and of what they are fed."""
+"""Public shapes of plugins, their events and their tools."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from yoi_daemon.model.states import ServiceState
 
 
 class IngressReceipt(msgspec.Struct, frozen=True, kw_only=True):
-    """The 202: the event is on the queue; `queue_depth` counts it and everything unfinished before."""
+    """The body of a 202: the event is queued; `queue_depth` counts every unfinished event, this one included."""
 
     event_id: str
     correlation_id: str
@@ -29,7 +29,7 @@ class LastError(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class IngressInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """One declared ingress. `verify` is the signature a webhook asks for; `every_s` is a timer's period."""
+    """One declared ingress. `verify` is a webhook's signature scheme; `every_s` is a timer's period."""
 
     name: str
     verify: str | None
@@ -37,7 +37,7 @@ class IngressInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DispatchTimes(msgspec.Struct, frozen=True, kw_only=True):
-    """How long handlers took, in milliseconds, over the latest attempts (at most 256)."""
+    """Durations of the latest attempts (at most 256), in milliseconds."""
 
     count: int
     p50_ms: float
@@ -70,14 +70,14 @@ class PluginRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PluginReceipt(msgspec.Struct, frozen=True):
-    """The answer to a command to a plugin: the plugin, and the cursor at which the change is visible."""
+    """The response to a command to a plugin: the plugin, and the cursor at which the change is visible."""
 
     plugin: PluginRecord
     cursor: str
 
 
 class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How one attempt ended. `where` is the innermost file and line of the plugin itself."""
+    """The end of one attempt. `where` is the innermost file and line of the plugin itself."""
 
     attempt: int
     outcome: AttemptOutcome
@@ -89,7 +89,7 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class DeadLetterSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """A dead letter in a list. `plugin_digest` is of the plugin's code that made the last attempt."""
+    """A dead letter in a list. `plugin_digest` is that of the plugin's code at the last attempt."""
 
     event_id: str
     ingress: str
@@ -112,7 +112,7 @@ class DeadLetterDetail(DeadLetterSummary, frozen=True, kw_only=True):
 
 
 class DiscardReceipt(msgspec.Struct, frozen=True):
-    """The answer to a discard: the dead letter is gone."""
+    """The response to a discard: the dead letter is gone."""
 
     event_id: str
     cursor: str

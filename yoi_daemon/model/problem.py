@@ -1,4 +1,4 @@
-"""The body of every error answer, `application/problem+json` (RFC 9457), built in one place."""
+"""The body of every error response, `application/problem+json` (RFC 9457)."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ CONTENT_TYPE = "application/problem+json"
 
 
 def problem(refused: Refused, request_id: str) -> dict[str, Any]:
-    """What a caller is told of a refusal.
+    """Returns the body for a refusal.
 
     The keys are `type, title, status, detail, code, retryable, request_id`, with `retry_after_s`
     (seconds) where it is known, beside the refusal's own fields, which cannot replace any of them.
@@ -23,7 +23,7 @@ def problem(refused: Refused, request_id: str) -> dict[str, Any]:
 
 
 def internal_problem(request_id: str) -> dict[str, Any]:
-    """What a caller is told of a fault of ours: nothing but the id by which to find it in the log."""
+    """Returns the body for an internal error: only the id by which to find it in the log."""
     detail = f"the daemon failed to answer; its log has the reason under request_id {request_id}"
     return _body("internal", detail, request_id)
 

@@ -1,4 +1,4 @@
-"""Foreign text on its way out of the house: the log may name places of this machine, an answer may not."""
+"""Removes paths and URLs from foreign text: logs may name places of this machine, responses may not."""
 
 import re
 
@@ -13,5 +13,5 @@ _PLACE = re.compile(
 
 
 def public_text(text: str) -> str:
-    """`text` with every absolute path as `<path>` and every URL as `<url>`; a single `/word` may be a route, and stays."""
+    """Returns `text` with absolute paths as `<path>` and URLs as `<url>`; keeps `/word`, which may be a route."""
     return _PLACE.sub(lambda match: "<url>" if match["url"] else "<path>", text)

@@ -1,38 +1,38 @@
-"""How often something may happen. Pure: times are monotonic seconds that the caller gives."""
+"""Rate limits. Pure: the caller passes the time, in monotonic seconds."""
 
 from collections import OrderedDict
 
 from yoi_daemon.model.errors import Refused
 
 MAX_KEYS = 10_000
-"""Of whom the rate is remembered; beyond it whoever was seen longest ago begins anew."""
+"""Limit of remembered keys; beyond it the least recently used starts afresh."""
 
 
 class RateLimit:
-    """So many a second and no more; what is unused is kept for one second (for one, where that is longer)."""
+    """A token bucket that holds one second's worth, but at least one."""
 
     def __init__(self, now: float) -> None:
         self._spent = 0.0
         self._at = now
 
     def check(self, now: float, per_s: float, what: str) -> None:
-        """Raises `Refused` (`rate_limited`) where one more would be too many; `what` names them."""
+        """Raises `Refused` (`rate_limited`) if one more would be too many; `what` names them."""
         self._spent = max(0.0, self._spent - (now - self._at) * per_s)
         self._at = now
         over = self._spent + 1 - max(1.0, per_s)
         if over > 0:
             raise Refused(
                 "rate_limited",
-                f"{what}: {per_s:g} a second are taken; come back later",
+                f"{what}: {per_s:g} a second are allowed; retry later",
                 retry_after_s=round(over / per_s, 3) or 0.001,
             )
 
     def count(self) -> None:
-        """One happened."""
+        """Counts one."""
         self._spent += 1
 
     def take(self, now: float, per_s: float, what: str) -> None:
-        """`check`, then `count`."""
+        """Checks, then counts one."""
         self.check(now, per_s, what)
         self.count()
 
@@ -45,7 +45,7 @@ class RateLimits:
         self._limits: OrderedDict[str, RateLimit] = OrderedDict()
 
     def of(self, key: str, now: float) -> RateLimit:
-        """The limit of one key."""
+        """Returns the limit of a key."""
         limit = self._limits.get(key)
         if limit is None:
             limit = self._limits[key] = RateLimit(now)

@@ -1,4 +1,4 @@
-"""Takes secrets out of text: the second net under `Secret`, for what an author or a library wrote out."""
+"""Redacts secrets in text: the safety net under `Secret`, for output of authors and libraries."""
 
 import json
 import re
@@ -6,9 +6,9 @@ import urllib.parse
 
 REDACTED = "[redacted]"
 MIN_SECRET_CHARS = 6
-"""A shorter value would take ordinary words out of every line, and keeps nobody out."""
+"""A shorter value would match ordinary words, and protects nothing."""
 MAX_SECRETS = 256
-"""The latest are kept: a secret that was exchanged on a reload may still be good elsewhere."""
+"""The latest are kept: a secret that a reload replaced may still be valid elsewhere."""
 
 # By their form, because only their hashes are known: tokens are 32 random bytes in URL-safe base64.
 _TOKEN = r"yoi_(?!plugin_)[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-])"
@@ -16,14 +16,14 @@ _AUTHORIZATION = r"(?i:(?<=\bbearer )|(?<=\bbasic ))[A-Za-z0-9._~+/=-]{8,}"
 
 
 class Redaction:
-    """What is to be taken out of text: tokens, and each value it was told of, in the forms it is written in."""
+    """Redacts tokens, and each added value in the forms in which it is written."""
 
     def __init__(self) -> None:
         self._forms: dict[str, tuple[str, ...]] = {}
         self._pattern: re.Pattern[str] | None = None
 
     def add(self, value: str) -> None:
-        """Takes `value` out from now on, unless it is shorter than `MIN_SECRET_CHARS`."""
+        """Redacts `value` from now on, unless it is shorter than `MIN_SECRET_CHARS`."""
         if len(value) < MIN_SECRET_CHARS or value in self._forms:
             return
         self._forms[value] = _forms(value)
@@ -32,7 +32,7 @@ class Redaction:
         self._pattern = None
 
     def apply(self, text: str) -> str:
-        """`text` with each of them as `[redacted]`."""
+        """Returns `text` with every secret as `[redacted]`."""
         pattern = self._pattern
         if pattern is None:
             pattern = self._pattern = self._compile()
@@ -46,7 +46,7 @@ class Redaction:
 
 
 def _forms(value: str) -> tuple[str, ...]:
-    """The value as it is, in JSON, as Python shows it, and in URLs; each line of a longer one, as of a key."""
+    """Returns the value as is, in JSON, as Python's repr, and in URLs; and each line, for keys."""
     lines = [line.strip() for line in value.splitlines()]
     forms = [value, *(line for line in lines if len(line) >= MIN_SECRET_CHARS)]
     for text in (value, value.strip()):

@@ -1,4 +1,4 @@
-"""The state machines, each a table. A transition that is not in the table is a bug and raises."""
+"""State machines, each a table. A transition that is not in its table is a bug and raises."""
 
 from collections.abc import Mapping
 from typing import Generic, Literal, TypeVar
@@ -16,7 +16,7 @@ SERVICE_TRANSITIONS: Mapping[ServiceState, frozenset[ServiceState]] = {
     "running": frozenset({"stopping", "failed"}),
     "stopping": frozenset({"stopped", "failed"}),
     "stopped": frozenset({"starting", "ready", "failed"}),
-    # To ready: a reload gave a plugin that has no service. To stopped: an operator ends the retries.
+    # To ready: a reload loaded the plugin without a service. To stopped: an operator ends the retries.
     "failed": frozenset({"starting", "ready", "stopped", "failed"}),
 }
 
@@ -34,7 +34,14 @@ WORKER_TERMINAL: frozenset[WorkerState] = frozenset(
 
 
 class UndefinedTransitionError(YoiError):
-    """The program asked for a transition that its table does not have."""
+    """The program attempted a transition that is not in the table."""
+
+
+def transition(table: Mapping[State, frozenset[State]], before: State, to: State) -> State:
+    """Returns `to`, if `table` has the transition. Raises `UndefinedTransitionError`."""
+    if to not in table[before]:
+        raise UndefinedTransitionError(f"{before} → {to} is not in the table")
+    return to
 
 
 class Machine(Generic[State]):
@@ -45,9 +52,7 @@ class Machine(Generic[State]):
         self.state: State = state
 
     def move(self, to: State) -> State:
-        """Goes to `to` and gives the state that was left. Raises `UndefinedTransitionError`."""
+        """Goes to `to` and returns the state that was left. Raises `UndefinedTransitionError`."""
         before = self.state
-        if to not in self._table[before]:
-            raise UndefinedTransitionError(f"{before} → {to} is not in the table")
-        self.state = to
+        self.state = transition(self._table, before, to)
         return before

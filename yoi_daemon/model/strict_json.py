@@ -1,7 +1,7 @@
-"""JSON as it is taken from outside: what readers disagree on is refused before anything is decoded.
+"""JSON from outside: what parsers disagree on is refused before anything is decoded.
 
-msgspec refuses NaN, Infinity, lone surrogates and what is no UTF-8 by itself. It lets through a key
-given twice, of which each reader sees another value, and nests as deep as the interpreter can.
+msgspec itself refuses NaN, Infinity, lone surrogates and invalid UTF-8. It accepts duplicate keys, of
+which each parser sees another value, and nesting as deep as the interpreter allows.
 """
 
 import re
@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 
 MAX_DEPTH = 64
-"""Objects and arrays inside each other; an event or a tool's arguments come nowhere near."""
+"""Limit of nesting; events and tool arguments come nowhere near."""
 MAX_DIGITS = 1000
-"""In a row. A double written out needs 767; to read a longer integer costs the square of its length."""
+"""Limit of consecutive digits. A double needs at most 767; parsing a longer integer costs its length squared."""
 
 # Possessive: no backtracking, so the time is linear in whatever is sent (Python 3.11).
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
@@ -25,9 +25,9 @@ _encode = msgspec.json.Encoder().encode
 
 
 def check_json(data: bytes) -> None:
-    """Holds `data` against RFC 8259 and I-JSON (RFC 7493).
+    """Checks `data` against RFC 8259 and I-JSON (RFC 7493).
 
-    Raises `ValueError` with a sentence that says what is wrong and quotes nothing of `data`. Linear:
+    Raises `ValueError` with a sentence that quotes nothing of `data`. Linear:
     a MiB of the worst costs a third of a second, a hundred bytes a microsecond.
     """
     is_plain = _is_plain(data)
@@ -55,10 +55,10 @@ def check_json(data: bytes) -> None:
 
 
 def _is_plain(data: bytes) -> bool:
-    """Whether nothing has to be looked at without its strings.
+    """True if the checks need not remove the strings first.
 
-    There are too few brackets and digits to be refused, and no colon is written as an escape, so the
-    text of strings has as many colons decoded as it has here.
+    There are too few brackets and digits to be refused, and no colon is written as an escape, so
+    strings have as many colons decoded as encoded.
     """
     return (
         data.count(b"{") + data.count(b"[") <= MAX_DEPTH

@@ -1,4 +1,4 @@
-"""What a token may do: permissions, scopes, and the record of a token."""
+"""Tokens: permissions, scopes, and the stored record."""
 
 import re
 from collections.abc import Collection
@@ -32,19 +32,19 @@ SCOPE_PATTERN = (
 _SCOPE = re.compile(SCOPE_PATTERN)
 MAX_LABEL_CHARS = 100
 ADMIN_ID = "admin"
-"""Names the token in `<state>/admin.token`, which may everything and has no record."""
+"""Id of the token in `<state>/admin.token`, which has every permission and no record."""
 
 
 def is_scope(text: str) -> bool:
-    """Whether `text` is a scope (`SCOPE_RULE`); its plugin need not be there."""
+    """True if `text` is a scope (`SCOPE_RULE`); its plugin need not exist."""
     return _SCOPE.fullmatch(text) is not None
 
 
 def allows(scopes: Collection[str], permission: Permission, plugin_id: str | None = None) -> bool:
-    """Whether `scopes` allow `permission`, for one plugin where it is about one.
+    """True if `scopes` allow `permission`, for one plugin if `plugin_id` is given.
 
-    Without a `plugin_id` a scope narrowed to some plugin will do: what is listed must then be
-    narrowed too.
+    Without a `plugin_id`, a scope narrowed to any plugin suffices: the caller must then narrow the
+    result too.
     """
     if permission in scopes:
         return True
@@ -56,12 +56,12 @@ def allows(scopes: Collection[str], permission: Permission, plugin_id: str | Non
 
 
 def may_grant(scopes: Collection[str], scope: str) -> bool:
-    """Whether who has `scopes` may give `scope` to another token: nobody gives what they have not."""
+    """True if a token with `scopes` may grant `scope`: a token grants nothing that it lacks."""
     return scope in scopes or (scope not in PERMISSIONS and scope.rpartition(":")[0] in scopes)
 
 
 class TokenRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is kept of a token. `sha256` is the digest of the secret in hex; times are Unix seconds.
+    """The stored record of a token. `sha256` is the digest of the secret in hex; times are Unix seconds.
 
     A slow hash would protect a secret that can be guessed; 256 random bits cannot, and every
     request hashes one.
@@ -78,7 +78,7 @@ class TokenRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class TokenInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What is told of a token: never the secret, nor its digest. `last_used_at` is true to the minute."""
+    """A token as the API shows it, without secret and digest. `last_used_at` is true to the minute."""
 
     token_id: str
     label: str
@@ -91,7 +91,7 @@ class TokenInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def info_of(record: TokenRecord, now_s: float) -> TokenInfo:
-    """The public side of a record, at a time in Unix seconds."""
+    """Returns the public view of a record at `now_s`, in Unix seconds."""
     return TokenInfo(
         token_id=record.token_id,
         label=record.label,

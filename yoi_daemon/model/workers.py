@@ -1,4 +1,4 @@
-"""Public shapes of workers and runtimes: what leaves the house, and nothing else can."""
+"""Public shapes of workers and runtimes. They cannot hold a path, a locator or a secret."""
 
 from typing import Literal
 
@@ -27,7 +27,7 @@ MAX_GRACE_S = 20.0
 
 
 class Diagnostic(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing an operator should know about a part of the daemon."""
+    """A finding about a part of the daemon, for operators."""
 
     code: str
     severity: Severity
@@ -36,7 +36,7 @@ class Diagnostic(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
-    """What a runtime can do; each flag is a fact a test holds against the call."""
+    """The operations that a runtime supports; tests compare each flag with the call."""
 
     create: bool
     input: bool
@@ -72,7 +72,7 @@ class WorkerSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TranscriptItem(msgspec.Struct, frozen=True, kw_only=True):
-    """One item; `text` may be cut at a character, then `truncated`; `full_bytes` counts UTF-8."""
+    """One item. If `truncated`, `text` was cut at a character; `full_bytes` counts UTF-8."""
 
     item_id: str
     role: Role
@@ -85,8 +85,8 @@ class TranscriptItem(msgspec.Struct, frozen=True, kw_only=True):
 class TranscriptPage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A bounded page of a transcript, true at the cursor `as_of`.
 
-    `before` and `after` are item ids to ask for the items before and after this page; each is
-    absent where there are none. `let_go` counts the oldest items that the transcript no longer has.
+    `before` and `after` are item ids for requesting the adjacent pages; each is absent if there is
+    none. `let_go` counts the oldest items that were evicted from the transcript.
     """
 
     items: tuple[TranscriptItem, ...]
@@ -97,14 +97,14 @@ class TranscriptPage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to a mutation of a worker: the worker, and the cursor at which it became visible."""
+    """The response to a mutation of a worker: the worker, and the cursor at which it became visible."""
 
     worker: WorkerSummary
     cursor: str
 
 
 def cut_text(text: str, max_bytes: int) -> tuple[str, int]:
-    """`text` cut to at most `max_bytes` of UTF-8 at a character boundary, and its full size in bytes."""
+    """Returns `text` cut to at most `max_bytes` of UTF-8 at a character boundary, and its full size in bytes."""
     encoded = text.encode("utf-8")
     if len(encoded) <= max_bytes:
         return text, len(encoded)

@@ -1,7 +1,7 @@
-"""Names who holds the event loop, with file and line, within a second: a thread looks whether it still turns.
+"""Detects a blocked event loop within a second, and names the file and line that block it.
 
-What the loop cannot say while it stands still, the thread says at once: in the log, to systemd, and in
-a file for `yoi-daemon status`. The event and the figures follow when it turns again.
+A thread checks whether the loop still runs. While it is blocked the thread reports it: in the log, to systemd,
+and in a file for `yoi-daemon status`. The event and the figures follow when the loop runs again.
 """
 
 import faulthandler
@@ -27,13 +27,13 @@ from yoi_daemon.model.events import format_time
 from yoi_daemon.systemd import Notifier
 
 BEAT_S = 0.2
-LOOK_S = 0.1
+CHECK_S = 0.1
 STILL_S = 0.7
-"""Without a beat for so long the loop stands still; with a beat and a look before it, 1 s in all."""
-LATE_S = 3 * LOOK_S
-"""A look that comes later than this was itself kept from looking."""
+"""Time without a beat after which the loop counts as blocked; with a beat and a check before it, 1 s in all."""
+LATE_S = 3 * CHECK_S
+"""A check that comes later than this was delayed itself."""
 HELD_S = 5.0
-"""Of processor time without a look: one call holds the interpreter's lock, and all stacks are dumped."""
+"""Processor time without a check after which all stacks are dumped: one call holds the interpreter's lock."""
 STACK_FRAMES = 8
 STDERR = 2
 
@@ -41,18 +41,18 @@ PACKAGE = Path(yoi_daemon.__file__).parent
 
 
 class Sample(NamedTuple):
-    """What is seen of the loop's thread at one moment; all in seconds, each from a start of its own."""
+    """The loop's thread at one moment. Times are seconds, each since a start of its own."""
 
     beats: int
     clock_s: float
     processor_s: float
-    """That its thread used."""
+    """Processor time that the thread used."""
     queued_s: float
-    """That its thread waited for a processor while others had them."""
+    """Time that the thread waited for a processor."""
 
 
 class Seen(NamedTuple):
-    """Where the loop's thread is."""
+    """The place where the loop's thread is."""
 
     plugin_id: str | None
     where: str | None
@@ -60,16 +60,16 @@ class Seen(NamedTuple):
 
 
 class Stillness:
-    """How long the loop has stood still, by its own fault: not while the process was stopped or starved."""
+    """Measures how long the loop is blocked by code of its own, not while the process is stopped or starved."""
 
     def __init__(self) -> None:
         self.held_s = 0.0
-        """That the loop's thread held the interpreter's lock before the last look, which came late for it."""
+        """Time that the loop's thread held the interpreter's lock before the last check, and delayed it."""
         self._last: Sample | None = None
         self._still_s = 0.0
 
-    def look(self, now: Sample) -> float:
-        """The time without a beat up to `now`, in seconds; 0 after a beat."""
+    def check(self, now: Sample) -> float:
+        """Returns the seconds without a beat up to `now`; 0 after a beat."""
         last, self._last = self._last, now
         self.held_s = 0.0
         if last is None:
@@ -80,7 +80,7 @@ class Stillness:
             # The whole process was stopped, or the loop's thread held the interpreter's lock: then it
             # used the processor meanwhile.
             self.held_s = min(elapsed_s, now.processor_s - last.processor_s)
-            stood_s = min(elapsed_s, LOOK_S + self.held_s)
+            stood_s = min(elapsed_s, CHECK_S + self.held_s)
         if now.beats != last.beats:
             self._still_s = 0.0
             return 0.0
@@ -89,28 +89,28 @@ class Stillness:
 
 
 class BlockReporter(Protocol):
-    """Who is told. `noticed` is called in the watching thread, `ended` in the loop."""
+    """Receives what the watch finds. `noticed` is called in the watching thread, `ended` in the loop."""
 
     def noticed(self, blocked: Blocked, stack: str) -> None:
-        """The loop stands still."""
+        """The loop is blocked."""
         ...
 
     def ended(self, blocked: Blocked) -> None:
-        """It turns again; `blocked_s` is how long it did not."""
+        """The loop runs again, after `blocked_s`."""
         ...
 
 
 PlaceOf = Callable[[types.FrameType], tuple[str | None, str] | None]
-"""Of a frame the plugin's id and `FILE:LINE`; None where it is of no interest."""
+"""Maps a frame to the plugin's id and `FILE:LINE`; None for a frame to skip."""
 
 
 class LoopWatch:
-    """The watching of the loop that runs in the thread this is made in."""
+    """Watches the loop of the thread that creates it."""
 
     def __init__(
-        self, ear: BlockReporter, place_of: PlaceOf, wall_clock: Callable[[], float]
+        self, reporter: BlockReporter, place_of: PlaceOf, wall_clock: Callable[[], float]
     ) -> None:
-        self._ear = ear
+        self._reporter = reporter
         self._place_of = place_of
         self._wall_clock = wall_clock
         self._token = trio.lowlevel.current_trio_token()
@@ -125,13 +125,13 @@ class LoopWatch:
         self._over = threading.Event()
 
     async def beat(self) -> None:
-        """The loop's own part: it turns. Until cancelled."""
+        """Counts beats in the loop, until cancelled."""
         while True:
             self._beats += 1
             await trio.sleep(BEAT_S)
 
     def note_held(self, _number: int, frame: types.FrameType | None) -> None:
-        """A signal's handler: no look came for `STILL_S` of processor time.
+        """Handles the signal that comes after `STILL_S` of processor time without a check.
 
         It runs in the loop's thread as soon as the call that held the lock returns, and so before
         that thread can be anywhere else.
@@ -139,8 +139,8 @@ class LoopWatch:
         self._held = self._see(frame)
 
     def watch(self, arm: Callable[[], None]) -> None:
-        """The thread's part, until `end`; `arm` is called at each look."""
-        while not self._over.wait(LOOK_S):
+        """Checks the loop from a thread, until `end`; calls `arm` at each check."""
+        while not self._over.wait(CHECK_S):
             beats, held, self._held = self._beats, self._held, None
             arm()
             try:
@@ -149,7 +149,7 @@ class LoopWatch:
                 structlog.get_logger("daemon").warning("watching the loop failed", exc_info=True)
 
     def _judge(self, beats: int, held: Seen | None) -> None:
-        still_s = self._stillness.look(self._look(beats))
+        still_s = self._stillness.check(self._sample(beats))
         if self._blocked is None:
             self._blocked = self._find(still_s, held)
         elif still_s > 0:
@@ -157,7 +157,7 @@ class LoopWatch:
         if self._blocked is not None and still_s == 0:
             ended, self._blocked = self._blocked, None
             with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self._ear.ended, ended)
+                self._token.run_sync_soon(self._reporter.ended, ended)
 
     def _find(self, still_s: float, held: Seen | None) -> Blocked | None:
         held_s, self._held_s = max(self._stillness.held_s, self._held_s), 0.0
@@ -166,7 +166,7 @@ class LoopWatch:
                 return self._notice(held, held_s)
             if self._stillness.held_s >= STILL_S:
                 self._held_s = (
-                    held_s  # the handler may be running just now; the next look has its note
+                    held_s  # the handler may be running just now; the next check has its note
                 )
                 return None
         if still_s >= STILL_S:
@@ -174,10 +174,10 @@ class LoopWatch:
         return None
 
     def end(self) -> None:
-        """`watch` returns soon."""
+        """Makes `watch` return."""
         self._over.set()
 
-    def _look(self, beats: int) -> Sample:
+    def _sample(self, beats: int) -> Sample:
         return Sample(
             beats,
             time.monotonic(),
@@ -197,7 +197,7 @@ class LoopWatch:
             where=seen.where,
             blocked_s=round(still_s, 1),
         )
-        self._ear.noticed(blocked, seen.stack)
+        self._reporter.noticed(blocked, seen.stack)
         return blocked
 
 
@@ -237,10 +237,10 @@ class _Reporter:
         self._log = structlog.get_logger("daemon")
 
     def noticed(self, blocked: Blocked, stack: str) -> None:
-        told = {"plugin_id": blocked.plugin_id} if blocked.plugin_id else {}
+        plugin = {"plugin_id": blocked.plugin_id} if blocked.plugin_id else {}
         self._log.warning(
             "the event loop stands still",
-            **told,
+            **plugin,
             where=blocked.where,
             code="loop_blocked",
             stack=stack,
@@ -250,10 +250,10 @@ class _Reporter:
         write_blocked_files(self._daemon.directories, blocked)
 
     def ended(self, blocked: Blocked) -> None:
-        told = {"plugin_id": blocked.plugin_id} if blocked.plugin_id else {}
+        plugin = {"plugin_id": blocked.plugin_id} if blocked.plugin_id else {}
         self._log.warning(
             "the event loop turns again",
-            **told,
+            **plugin,
             where=blocked.where,
             code="loop_blocked",
             blocked_s=blocked.blocked_s,

@@ -1,4 +1,4 @@
-"""What `/metrics` tells, read from the parts' own `statistics()` when it is asked for.
+"""The metrics of `/metrics`, read from each part's `statistics()` when they are scraped.
 
 Names and units follow Prometheus: a counter ends in `_total`, a time is in seconds, a size in bytes.
 """
@@ -30,7 +30,7 @@ LANE_OUTCOMES: tuple[str, ...] = (
     "redelivered",
     "discarded",
 )
-"""What becomes of an event, or of one attempt at it: one that failed and is tried again counts as both."""
+"""Outcomes of events and of attempts: an attempt that failed and is retried counts as both."""
 
 PLUGIN_COUNTERS: Mapping[str, tuple[str, str]] = {
     "accepted": ("yoi_lane_accepted_events", "Events accepted into the lane."),
@@ -46,9 +46,9 @@ PLUGIN_COUNTERS: Mapping[str, tuple[str, str]] = {
         "yoi_plugin_give_ups",
         "Times the host gave a service up, after too many restarts.",
     ),
-    "dead_letters_let_go": (
+    "dead_letters_evicted": (
         "yoi_plugin_dead_letters_evicted",
-        "Dead letters that were let go because there were too many.",
+        "Dead letters that were deleted because a bound on them was reached.",
     ),
     "tool_calls": ("yoi_plugin_tool_calls", "Calls of tools that returned."),
     "tool_failures": ("yoi_plugin_tool_failures", "Calls of tools that failed."),
@@ -57,7 +57,7 @@ PLUGIN_COUNTERS: Mapping[str, tuple[str, str]] = {
 
 
 def register_metrics(daemon: Daemon) -> None:
-    """Fills the daemon's own registry: two daemons in one process do not see each other."""
+    """Registers the daemon's metrics in its own registry: two daemons in one process stay apart."""
     registry = daemon.metrics
     registry.register(DaemonCollector(daemon))
     ProcessCollector(registry=registry)
@@ -66,13 +66,13 @@ def register_metrics(daemon: Daemon) -> None:
 
 
 class DaemonCollector(Collector):
-    """One daemon's metrics. Synchronous: every figure of an answer is of one moment."""
+    """One daemon's metrics. Synchronous, so that all figures of a scrape are of one moment."""
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
 
     def collect(self) -> Iterator[Metric]:
-        """Every family, also one that has nothing to tell yet."""
+        """Yields every family, including those without a sample yet."""
         services = tuple(self._daemon.plugins.services.values())
         yield from self._process()
         yield from _plugins(services)
@@ -89,10 +89,10 @@ class DaemonCollector(Collector):
         info.add_metric([self._daemon.version], 1)
         yield info
         ready = not self._daemon.not_ready()
-        yield GaugeMetricFamily("yoi_ready", "Whether /readyz says yes.", value=ready)
+        yield GaugeMetricFamily("yoi_ready", "1 if /readyz answers 200.", value=ready)
         yield GaugeMetricFamily(
             "yoi_safe_mode",
-            "Whether the daemon runs without plugins.",
+            "1 if the daemon runs in safe mode, without plugins.",
             value=self._daemon.plugins.safe_mode is not None,
         )
         yield GaugeMetricFamily(
@@ -117,9 +117,9 @@ class DaemonCollector(Collector):
         limits = self._daemon.settings.observe
         for name, text, value in (
             ("window_events", "Events that can be resumed from.", log.window.events),
-            ("window_limit_events", "The most there may be.", limits.window_events),
+            ("window_limit_events", "Maximum number.", limits.window_events),
             ("window_bytes", "Their size as frames.", log.window.bytes),
-            ("window_limit_bytes", "The most there may be.", limits.window_bytes),
+            ("window_limit_bytes", "Maximum number.", limits.window_bytes),
             ("head_seq", "Number of the last committed event.", log.window.head),
             ("floor_seq", "Lowest position that resumes for every filter.", log.window.floor),
             ("pending_events", "Events numbered and not yet committed.", log.pending),
@@ -152,12 +152,12 @@ class DaemonCollector(Collector):
         )
         yield GaugeMetricFamily(
             "yoi_stream_subscribers_limit",
-            "The most there may be.",
+            "Maximum number.",
             value=self._daemon.settings.observe.max_subscribers,
         )
         yield GaugeMetricFamily(
             "yoi_stream_lag_events",
-            "Committed events that the subscriber furthest behind has not looked at.",
+            "Committed events that the slowest subscriber has not read yet.",
             value=observed.lag_events(),
         )
         cuts = CounterMetricFamily(
@@ -169,30 +169,28 @@ class DaemonCollector(Collector):
     def _store(self) -> Iterator[Metric]:
         store = self._daemon.store
         durable = GaugeMetricFamily(
-            "yoi_store_durable", "Whether what is accepted survives a power cut.", labels=["kind"]
+            "yoi_store_durable", "1 if accepted events survive a power cut.", labels=["kind"]
         )
         durable.add_metric([store.kind], store.durable)
         yield durable
-        size = GaugeMetricFamily("yoi_store_bytes", "What the store takes on disk.")
-        free = GaugeMetricFamily("yoi_store_free_bytes", "Room left on its disk.")
-        low = GaugeMetricFamily(
-            "yoi_store_low_disk", "Whether events are refused for want of room."
-        )
+        size = GaugeMetricFamily("yoi_store_bytes", "Size of the store on disk.")
+        free = GaugeMetricFamily("yoi_store_free_bytes", "Free space on its disk.")
+        low = GaugeMetricFamily("yoi_store_low_disk", "1 if events are refused for lack of space.")
         commits = HistogramMetricFamily(
-            "yoi_store_commit_duration_seconds", "How long a commit took, with its fsync."
+            "yoi_store_commit_duration_seconds", "Duration of a commit, with its fsync."
         )
         if store.durable:
-            told = store.statistics()
-            size.add_metric([], told.bytes)
-            free.add_metric([], told.free_bytes)
-            low.add_metric([], told.low)
-            _add_histogram(commits, [], told.commit_times)
+            statistics = store.statistics()
+            size.add_metric([], statistics.bytes)
+            free.add_metric([], statistics.free_bytes)
+            low.add_metric([], statistics.low)
+            _add_histogram(commits, [], statistics.commit_times)
         yield from (size, free, low, commits)
 
     def _runtimes(self) -> Iterator[Metric]:
         up = GaugeMetricFamily(
             "yoi_runtime_up",
-            "Whether the runtime is available.",
+            "1 if the runtime is available.",
             labels=["runtime_id", "implementation_kind"],
         )
         for runtime in self._daemon.registry.summaries():
@@ -202,7 +200,7 @@ class DaemonCollector(Collector):
         yield up
         workers = GaugeMetricFamily(
             "yoi_runtime_workers",
-            "Workers of the embedded runtime, ended ones too while they are kept.",
+            "Workers of the embedded runtime, including ended ones that are retained.",
             labels=["runtime_id", "state"],
         )
         embedded = self._daemon.embedded.statistics()
@@ -211,7 +209,7 @@ class DaemonCollector(Collector):
         yield workers
         wedged = GaugeMetricFamily(
             "yoi_runtime_wedged_turns",
-            "Turns that outlived their cancellation and were given up.",
+            "Turns that ignored their cancellation and were given up.",
             labels=["runtime_id"],
         )
         wedged.add_metric([embedded.runtime_id], embedded.wedged)
@@ -224,11 +222,13 @@ def _plugins(services: Iterable[Service]) -> Iterator[Metric]:
     )
     quarantined = GaugeMetricFamily(
         "yoi_plugin_quarantined",
-        "Whether the plugin is not loaded because starts of the daemon died on it.",
+        "1 if the plugin is held because starts of the daemon died on it.",
         labels=["plugin_id"],
     )
     letters = GaugeMetricFamily(
-        "yoi_plugin_dead_letters", "Events kept that no attempt could handle.", labels=["plugin_id"]
+        "yoi_plugin_dead_letters",
+        "Events that every attempt failed to handle.",
+        labels=["plugin_id"],
     )
     counters = {
         key: CounterMetricFamily(name, text, labels=["plugin_id"])
@@ -237,7 +237,8 @@ def _plugins(services: Iterable[Service]) -> Iterator[Metric]:
     for service in services:
         for state in get_args(ServiceState):
             states.add_metric([service.plugin_id, state], state == service.lifecycle.state)
-        is_held = service.held is not None and service.held.code == "quarantined"
+        held = service.installed.held
+        is_held = held is not None and held.code == "quarantined"
         quarantined.add_metric([service.plugin_id], is_held)
         letters.add_metric([service.plugin_id], len(service.dead_letters))
         for key, counter in counters.items():
@@ -249,21 +250,21 @@ def _lanes(services: Iterable[Service]) -> Iterator[Metric]:
     def gauge(name: str, text: str) -> GaugeMetricFamily:
         return GaugeMetricFamily(f"yoi_lane_{name}", text, labels=["plugin_id"])
 
-    depth = gauge("depth_events", "Accepted events that have not ended.")
-    capacity = gauge("capacity_events", "The most there may be.")
+    depth = gauge("depth_events", "Accepted events without an outcome yet.")
+    capacity = gauge("capacity_events", "Maximum number.")
     size = gauge("depth_bytes", "Their size.")
-    size_capacity = gauge("capacity_bytes", "The most it may be.")
-    parked = gauge("parked_events", "Events that wait for their retry.")
+    size_capacity = gauge("capacity_bytes", "Maximum size.")
+    parked = gauge("parked_events", "Events waiting for a retry.")
     oldest = gauge(
-        "oldest_waiting_seconds", "Age of the oldest event that has not ended; 0 with none."
+        "oldest_waiting_seconds", "Age of the oldest event without an outcome; 0 if there is none."
     )
     outcomes = CounterMetricFamily(
         "yoi_lane_outcomes",
-        "What became of events and attempts; one that failed and is tried again counts as both.",
+        "Outcomes of events and attempts; an attempt that failed and is retried counts as both.",
         labels=["plugin_id", "outcome"],
     )
     times = HistogramMetricFamily(
-        "yoi_lane_dispatch_duration_seconds", "How long handlers took.", labels=["plugin_id"]
+        "yoi_lane_dispatch_duration_seconds", "Duration of handler calls.", labels=["plugin_id"]
     )
     for service in services:
         labels = [service.plugin_id]
@@ -281,11 +282,11 @@ def _lanes(services: Iterable[Service]) -> Iterator[Metric]:
 
 
 def _add_histogram(
-    family: HistogramMetricFamily, labels: list[str], told: HistogramSnapshot
+    family: HistogramMetricFamily, labels: list[str], snapshot: HistogramSnapshot
 ) -> None:
     so_far = 0
     buckets: list[tuple[str, float]] = []
-    for bound, count in zip((*map(str, told.bounds_s), "+Inf"), told.counts, strict=True):
+    for bound, count in zip((*map(str, snapshot.bounds_s), "+Inf"), snapshot.counts, strict=True):
         so_far += count
         buckets.append((bound, so_far))
-    family.add_metric(labels, buckets, told.sum_s)
+    family.add_metric(labels, buckets, snapshot.sum_s)

@@ -1,4 +1,4 @@
-"""What systemd is told while the daemon lives: ready, well, reloading, stopping."""
+"""Reports to the service manager: ready, healthy, reloading, stopping."""
 
 import time
 from collections.abc import AsyncGenerator
@@ -13,45 +13,45 @@ from yoi_daemon.model.errors import Refused, StorageFailed
 from yoi_daemon.systemd import Notifier
 
 FEEDS = 3
-"""How often the watchdog is fed in its interval: two in a row may be missed."""
+"""Watchdog messages in each of its intervals: two in a row may be missed."""
 QUICK_SHARE = 0.1
-"""Of the interval: a loop that wakes its tasks later than this is not quick, and the feed is skipped."""
+"""Share of the interval by which the loop may wake a task late; beyond it the watchdog is not fed."""
 EXTEND_EVERY_S = 5.0
 EXTEND_S = 20.0
-"""While it drains, the daemon asks for so much more each time: it must live to be given more."""
+"""Time the draining daemon asks for, every `EXTEND_EVERY_S`."""
 
 
 class ServiceManager:
-    """The manager's ear. Every method returns at once."""
+    """Reports to the service manager. Every method returns at once."""
 
     def __init__(self, daemon: Daemon, notifier: Notifier) -> None:
         self._daemon = daemon
         self._notifier = notifier
 
     def ready(self) -> None:
-        """The listeners answer, or a reload is over, taken or refused."""
+        """Reports that the listeners answer, or that a reload is over, taken or refused."""
         self._notifier.send("READY=1", self._status())
 
-    def tell(self) -> None:
-        """How it is now."""
+    def update(self) -> None:
+        """Reports the daemon's current state."""
         self._notifier.send(self._status())
 
     def reloading(self) -> None:
-        """Configuration and plugins are being read again; `ready` ends it."""
+        """Reports that a reload has begun; `ready` ends it."""
         # CLOCK_MONOTONIC itself, which systemd compares with its own.
         usec = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._notifier.send("RELOADING=1", f"MONOTONIC_USEC={usec}", "STATUS=Reloading")
 
     def stopping(self) -> None:
-        """No more is accepted."""
+        """Reports that the daemon drains, and asks for time to do so."""
         self._notifier.send("STOPPING=1", "STATUS=Stopping", _EXTENSION)
 
     def extend(self) -> None:
-        """It stops still, and lives."""
+        """Asks for more time to stop."""
         self._notifier.send(_EXTENSION)
 
     def feed(self) -> None:
-        """The loop is quick and the store writes."""
+        """Feeds the watchdog: the loop is quick and the store commits."""
         self._notifier.send("WATCHDOG=1", self._status())
 
     def _status(self) -> str:
@@ -85,9 +85,9 @@ async def open_service_manager(
     watchdog_s: float | None,
     hangups: trio.MemoryReceiveChannel[None],
 ) -> AsyncGenerator[ServiceManager]:
-    """Keeps the manager told until it is left; each item of `hangups` is a reload to do.
+    """Reports to the manager until left; each item of `hangups` is a request to reload.
 
-    `watchdog_s` is the manager's `WatchdogSec`, None without one.
+    `watchdog_s` is the manager's `WatchdogSec`; None where it has no watchdog.
     """
     manager = ServiceManager(daemon, notifier)
     async with trio.open_nursery() as nursery:
@@ -112,7 +112,7 @@ async def _feed(daemon: Daemon, manager: ServiceManager, watchdog_s: float) -> N
         if late_s > watchdog_s * QUICK_SHARE:
             log.warning("watchdog not fed: the loop is slow", late_s=round(late_s, 3))
             continue
-        # A commit of nothing still notes the store's age, so within every ten seconds one was written.
+        # A commit of nothing still writes the store's age, so one is written every ten seconds.
         with trio.move_on_after(every_s) as commit:
             await daemon.event_log.recorded(daemon.event_log.record(()))
         if commit.cancelled_caught:
@@ -133,7 +133,7 @@ async def _reload_on(
     hangups: trio.MemoryReceiveChannel[None], daemon: Daemon, manager: ServiceManager
 ) -> None:
     log = structlog.get_logger("daemon")
-    # What comes while it starts waits: READY=1 ends a reload, and would say that the daemon serves.
+    # A hangup during the start waits: READY=1 ends a reload, and would say that the daemon serves.
     await daemon.serving.wait()
     async for _ in hangups:
         if daemon.draining.is_set():
@@ -146,7 +146,7 @@ async def _reload_on(
                 "reload refused", detail=refused.detail, faults=refused.fields.get("faults")
             )
         except StorageFailed as error:  # the store's own task ends the daemon
-            log.error("reload not committed", error=str(error))  # noqa: TRY400 (it is told once)
+            log.error("reload not committed", error=str(error))  # noqa: TRY400 (without a traceback: the store's own task logs it)
         else:
             log.info(
                 "reloaded", plugins=reloaded.plugins, needs_restart=list(reloaded.needs_restart)

@@ -1,4 +1,4 @@
-"""The stream's listener: who may come in, what each path follows. Needs the `observe` extra."""
+"""The stream's WebSocket listener: admission, and the session of each path. Needs the `observe` extra."""
 
 import random
 import socket
@@ -18,15 +18,15 @@ from yoi_daemon.front.connection import (
     UpgradeRequest,
 )
 from yoi_daemon.front.descriptors import OBSERVE_PART, connections
-from yoi_daemon.front.tokens import Principal
+from yoi_daemon.front.principal import Principal
 from yoi_daemon.front.websocket import WebSocketLimits, serve_websocket
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.stream.draining import Drain
+from yoi_daemon.stream.draining import DrainSchedule
 from yoi_daemon.stream.projections import WorkerScope, check_target, snapshot_workers
 from yoi_daemon.stream.protocol import (
     CLOSE_CODES,
-    Asked,
     Start,
+    StreamQuery,
     StreamRefused,
     Target,
     filter_of,
@@ -37,13 +37,13 @@ from yoi_daemon.stream.protocol import (
 from yoi_daemon.stream.session import Scope, Session
 
 FAREWELL_S = 0.5
-"""For which a subscriber whose token ended may take that, in seconds."""
+"""Time for a subscriber whose token ended to receive that, in seconds."""
 REFUSED_AT_ONCE = 64
-"""Connections beyond the cap on subscribers, so that one too many can be told so."""
+"""Connections beyond the cap on subscribers, so that a refusal can be sent."""
 
 
 class ObserveServer:
-    """Opens sessions on one daemon's log; `spread_s` is the time there is for closing them."""
+    """Opens sessions on one daemon's log; `spread_s` is the time for closing them."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class ObserveServer:
         self._fanout = Fanout(daemon.event_log)
         daemon.observed.lag_events = self._fanout.lag_events
         self._by_token: Counter[str] = Counter()
-        self._drain = Drain(
+        self._drain = DrainSchedule(
             daemon.draining,
             spread_s=spread_s,
             count=lambda: daemon.observed.subscribers,
@@ -97,9 +97,9 @@ class ObserveServer:
             nursery.cancel_scope.cancel()
 
     async def admit(self, request: UpgradeRequest) -> SessionHandler:
-        """Name, page and token are checked before the 101, and where `latest` is, is fixed.
+        """Checks Host, Origin and token before the 101, and fixes the position of `latest`.
 
-        What is wrong with the rest is told on the stream, where a client can read it.
+        All other errors are sent on the stream, where a client can read them.
         """
         headers = joined(request.headers)
         self._names.check(headers)
@@ -109,11 +109,11 @@ class ObserveServer:
         route, target = find_target(request.path)
         principal.require(route.access)
         if self._daemon.draining.is_set():
-            raise Refused("draining", "the daemon stops; come back", retry_after_s=2.0)
+            raise Refused("draining", "the daemon is stopping; reconnect", retry_after_s=2.0)
         try:
             self._check_room(principal)
-            asked = read_query(request.query)
-            scope, start = await self._begin(target, asked)
+            query = read_query(request.query)
+            scope, start = await self._begin(target, query)
         except StreamRefused as refused:
             reason = refused
 
@@ -128,7 +128,7 @@ class ObserveServer:
     ) -> None:
         observed = self._daemon.observed
         try:
-            # Again: while this one shook hands others may have come in, and its token may have ended.
+            # Again: during the handshake others may have connected, and the token may have ended.
             self._check_room(principal)
             if not self._daemon.tokens.is_valid(principal):
                 raise _token_ended()
@@ -149,7 +149,7 @@ class ObserveServer:
             observed.slow_consumers += session.was_overrun or connection.stalled
 
     async def _end_with_token(self, session: Session, connection: Connection) -> None:
-        """Says so and closes; cuts off a peer that does not read, so that nothing more reaches it."""
+        """Sends the error and closes; aborts a peer that does not read, so that nothing more reaches it."""
         with trio.move_on_after(FAREWELL_S):
             await session.refuse(_token_ended())
             return
@@ -173,26 +173,26 @@ class ObserveServer:
                     retry_after_s=round(self._uniform(1.0, 10.0), 2),
                 )
 
-    async def _begin(self, target: Target, asked: Asked) -> tuple[Scope, Start]:
-        """What is followed, and from where. Raises `StreamRefused`."""
+    async def _begin(self, target: Target, query: StreamQuery) -> tuple[Scope, Start]:
+        """Returns what is followed, and from where. Raises `StreamRefused`."""
         log, registry = self._daemon.event_log, self._daemon.registry
-        wanted = filter_of(target, asked)
+        wanted = filter_of(target, query)
         worker: WorkerScope | None = None
         final = None
         if target.worker_id is not None:
-            worker = await check_target(registry, log, target, may_be_missing=asked.await_worker)
+            worker = await check_target(registry, log, target, may_be_missing=query.await_worker)
             final = await worker.final()
         elif target.plugin_id is not None:
             self._check_plugin(target.plugin_id)
-        start = find_start(asked, wanted, log)
-        if final is not None and asked.cursor == "latest":
+        start = find_start(query, wanted, log)
+        if final is not None and query.cursor == "latest":
             raise StreamRefused(
                 "worker_gone",
                 final.state,
-                "nothing more comes of this worker; begin at earliest to see what was",
+                "this worker emits nothing more; begin at earliest to read its events",
                 worker=final,
             )
-        wants_snapshot = asked.snapshot or start.resume == "snapshot"
+        wants_snapshot = query.snapshot or start.resume == "snapshot"
         snapshot = None
         if wants_snapshot:
             snapshot = (
@@ -226,5 +226,5 @@ def _token_ended() -> StreamRefused:
     return StreamRefused(
         "unauthenticated",
         "token_ended",
-        "the token was revoked or has expired; come back with another",
+        "the token was revoked or has expired; reconnect with another",
     )

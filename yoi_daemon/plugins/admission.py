@@ -1,4 +1,4 @@
-"""The way in: an event is checked, given room, committed and queued; only then is it accepted."""
+"""Admission: an event is checked, has room reserved, is committed and queued; only then is it accepted."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -14,20 +14,28 @@ from yoi_daemon.model.manifest import HookSource, IngressDeclaration, TimerSourc
 from yoi_daemon.model.plugins import IngressReceipt
 from yoi_daemon.model.strict_json import check_json
 from yoi_daemon.plugins.delivery import Delivery
-from yoi_daemon.plugins.execution.inline import check_payload
 from yoi_daemon.plugins.lane.dispatcher import Lane
 from yoi_daemon.plugins.signatures import delivery_key, handed_headers, verify_signature
+from yoi_daemon.plugins.supervision.installation import Installed
 from yoi_daemon.plugins.supervision.service import Service
 
 _any_json = msgspec.json.Decoder(Any)
 
 
 def value_at(payload: bytes, path: tuple[str, ...]) -> Any:
-    """The value at a dotted path of a JSON document; None where there is none."""
+    """Returns the value at a dotted path of a JSON document; None where there is none."""
     value: Any = _any_json.decode(payload)
     for key in path:
         value = cast("dict[str, Any]", value).get(key) if isinstance(value, dict) else None
     return value
+
+
+def coalesce_value(delivery: Delivery, path: tuple[str, ...]) -> Any:
+    """Returns the value at `path` of the payload, None where there is none. Decodes it once for a path."""
+    known = delivery.coalesce_value
+    if known is None or known[0] != path:
+        known = delivery.coalesce_value = path, value_at(delivery.payload, path)
+    return known[1]
 
 
 class Admission:
@@ -67,12 +75,13 @@ class Admission:
         key: str | None = None,
         is_checked: bool = False,
     ) -> tuple[IngressReceipt, int]:
-        """As `accept`, but returns before the commit: nobody may be told of it until that number is committed.
+        """As `accept`, but returns before the commit: the receipt may be shown only after that number is committed.
 
         `is_checked`: `check_json` took it, or a text that it is part of.
         """
-        spec = self._spec(service, ingress)
-        self._check(service, spec, payload, is_checked=is_checked)
+        installed = service.installation.installed
+        spec = self._spec(service, installed, ingress)
+        self._check(installed, spec, payload, is_checked=is_checked)
         return await self._take(service, spec, payload, source="api", key=key)
 
     async def accept_hook(
@@ -83,8 +92,9 @@ class Admission:
         Raises `Refused` as `accept` does, and before anything about the body `unauthenticated` and
         `rate_limited`.
         """
-        spec = self._spec(service, ingress)
-        loaded = service.loaded
+        installed = service.installation.installed
+        spec = self._spec(service, installed, ingress)
+        loaded = installed.loaded
         source = spec.source
         if not isinstance(source, HookSource) or loaded is None:
             raise Refused(
@@ -92,7 +102,7 @@ class Admission:
             )
         verify_signature(source.verify, loaded.config, headers, body)
         service.count_hook()
-        self._check(service, spec, body)
+        self._check(installed, spec, body)
         names = (*handed_headers(source.verify), *source.headers)
         handed = {name: headers[name] for name in names if name in headers}
         receipt, seq = await self._take(
@@ -128,22 +138,25 @@ class Admission:
         if service.refusal() is not None or self._event_log.refusal() is not None:
             return
         payload = msgspec.json.encode({"scheduled_at": format_time(self._wall_clock())})
-        if service.lane.is_waiting(spec.name) or not service.lane.has_room(len(payload)):
+        lane = service.lane
+        if lane.has_unfinished(spec.name) or not lane.has_room(len(payload)):
             # Not `dropped`: that counts accepted events, each of which is reported.
             service.settlement.counters["skipped"] += 1
             return
-        service.lane.reserve(len(payload))
-        self._append(service, self._delivery(spec, payload, source="timer"), None)
+        delivery = self._delivery(spec, payload, source="timer")
+        lane.reserve(delivery)
+        self._append(service, delivery, None)
 
-    def _spec(self, service: Service, ingress: str) -> IngressDeclaration:
-        if service.loaded is None:
+    def _spec(self, service: Service, installed: Installed, ingress: str) -> IngressDeclaration:
+        manifest = installed.manifest
+        if manifest is None:
             raise service.refusal() or Refused(
                 "service_unavailable",
                 "the plugin is still being loaded",
                 retry_after_s=1.0,
                 state=service.lifecycle.state,
             )
-        spec = service.loaded.manifest.ingresses.get(ingress)
+        spec = manifest.ingresses.get(ingress)
         if spec is None or isinstance(spec.source, TimerSource):
             raise Refused(
                 "ingress_not_found",
@@ -153,13 +166,14 @@ class Admission:
 
     def _check(
         self,
-        service: Service,
+        installed: Installed,
         spec: IngressDeclaration,
         payload: bytes,
         *,
         is_checked: bool = False,
     ) -> None:
-        limit = min(service.settings.event_bytes, service.settings.queue_bytes)
+        settings = installed.settings
+        limit = min(settings.event_bytes, settings.queue_bytes)
         if len(payload) > limit:
             raise Refused(
                 "payload_too_large",
@@ -172,10 +186,9 @@ class Admission:
                 check_json(payload)
             except ValueError as error:
                 raise Refused("invalid_event", f"the payload is not JSON: {error}") from error
-        if service.loaded is not None:
-            refused = check_payload(service.loaded, spec.name, payload)
-            if refused is not None:
-                raise refused
+        executor = installed.executor
+        if executor is not None and (refused := executor.check(spec.name, payload)) is not None:
+            raise refused
 
     async def _take(
         self,
@@ -205,9 +218,9 @@ class Admission:
     async def _reserve(
         self, service: Service, spec: IngressDeclaration, delivery: Delivery
     ) -> None:
-        """Takes room for the event, as the ingress says for a full queue.
+        """Reserves room for the event, by the ingress's overflow rule where the queue is full.
 
-        Raises `Refused`: `queue_full`, or that the service takes none. What was displaced stays so.
+        Raises `Refused`: `queue_full`, and as `Service.refusal` says. What was displaced stays so.
         """
         lane, size = service.lane, delivery.size
         self._refuse_closed(service)
@@ -221,44 +234,43 @@ class Admission:
                     for oldest in self._enough_room(lane, spec.name, size):
                         service.settlement.displace(lane, oldest, "dropped")
                 case "coalesce":
-                    twin = self._twin(lane, spec, delivery.payload)
+                    twin = self._twin(lane, spec, delivery)
                     if twin is not None and lane.has_room(size - twin.size, events=0):
                         service.settlement.displace(lane, twin, "coalesced")
-        lane.reserve(size)
+        lane.reserve(delivery)
 
     def _refuse_closed(self, service: Service) -> None:
         if (refused := service.refusal()) is not None:
             raise refused
 
     def _enough_room(self, lane: Lane, ingress: str, size: int) -> list[Delivery]:
-        """The oldest events whose places together fit one of `size`; none where none will do."""
+        """Returns the oldest events whose room together fits one of `size`; none where it does not."""
         chosen: list[Delivery] = []
         freed = 0
-        for oldest in lane.waiting(ingress):
+        for oldest in lane.fresh(ingress):
             chosen.append(oldest)
             freed += oldest.size
             if lane.has_room(size - freed, events=1 - len(chosen)):
                 return chosen
         return []
 
-    def _twin(self, lane: Lane, spec: IngressDeclaration, payload: bytes) -> Delivery | None:
-        """The waiting event that `payload` may take the place of."""
-        value = value_at(payload, spec.coalesce_by)
+    def _twin(self, lane: Lane, spec: IngressDeclaration, delivery: Delivery) -> Delivery | None:
+        """Returns the oldest waiting event that `delivery` may take the place of."""
+        path = spec.coalesce_by
+        value = coalesce_value(delivery, path)
         if value is None:
             return None  # no key is not the same key
-        waiting = lane.waiting(spec.name)
-        return next(
-            (one for one in waiting if value_at(one.payload, spec.coalesce_by) == value), None
-        )
+        waiting = lane.fresh(spec.name)
+        return next((older for older in waiting if coalesce_value(older, path) == value), None)
 
     async def _wait_for_room(self, service: Service, spec: IngressDeclaration, size: int) -> None:
-        """Waits for room, at most as long as the ingress says; then the caller takes it at once, or not."""
+        """Waits for room, at most as long as the ingress says. The caller must reserve it at once."""
         with trio.move_on_after(spec.wait_s):
             async with service.lane.turnstile:  # first come, first served
                 while not service.lane.has_room(size):
                     await service.lane.wait_for_room()
                     self._refuse_closed(service)
-        self._refuse_closed(service)  # it may have stopped while others had their turn
+        self._refuse_closed(service)  # it may have stopped meanwhile
 
     def _delivery(
         self,
@@ -284,8 +296,20 @@ class Admission:
     def _append(
         self, service: Service, delivery: Delivery, key: str | None
     ) -> tuple[IngressReceipt, int]:
-        """Numbers the acceptance. The log delivers at the commit, whatever becomes of the requester."""
+        """Numbers the acceptance. The log delivers it at the commit, also if the requester is cancelled."""
         depth = service.lane.depth
+        draft = Draft(
+            kind="plugin.ingress.accepted",
+            plugin_id=service.plugin_id,
+            correlation_id=delivery.correlation_id,
+            data=IngressAccepted(
+                event_id=delivery.event_id,
+                ingress=delivery.ingress,
+                source=delivery.source,
+                queue_depth=depth,
+                redelivery_of=delivery.redelivery_of,
+            ),
+        )
 
         def deliver() -> None:
             if delivery.redelivery_of is None:
@@ -294,37 +318,23 @@ class Admission:
             if key is not None:
                 service.delivery_keys.settle(delivery.ingress, key, delivery.payload, receipt)
 
-        seq = -1
-        try:
-            seq = self._event_log.append(
-                Draft(
-                    kind="plugin.ingress.accepted",
-                    plugin_id=service.plugin_id,
-                    correlation_id=delivery.correlation_id,
-                    data=IngressAccepted(
-                        event_id=delivery.event_id,
-                        ingress=delivery.ingress,
-                        source=delivery.source,
-                        queue_depth=depth,
-                        redelivery_of=delivery.redelivery_of,
-                    ),
-                ),
-                deliver,
+        with self._event_log.together() as commit:
+            try:
+                seq = commit.append(draft, deliver)
+            except BaseException:
+                service.lane.release(delivery)
+                raise
+            delivery.position = seq
+            if delivery.redelivery_of is None:
+                delivery.number = seq
+            receipt = IngressReceipt(
+                event_id=delivery.event_id,
+                correlation_id=delivery.correlation_id,
+                queue_depth=depth,
+                cursor=self._event_log.cursors.encode(seq),
             )
-        finally:
-            if seq < 0:
-                service.lane.release(delivery.size)
-        receipt = IngressReceipt(
-            event_id=delivery.event_id,
-            correlation_id=delivery.correlation_id,
-            queue_depth=depth,
-            cursor=self._event_log.cursors.encode(seq),
-        )
-        # No checkpoint since the number: event, key and place in the queue are in one commit.
-        delivery.position = seq
-        if delivery.redelivery_of is None:
-            delivery.number = seq
-        service.ledger.accepted(delivery)
-        if key is not None:
-            service.delivery_keys.record(delivery.ingress, key, delivery.payload, receipt)
+            service.ledger.accepted(commit, delivery)
+            if key is not None:
+                keys = service.delivery_keys
+                keys.record(commit, delivery.ingress, key, delivery.payload, receipt)
         return receipt, seq

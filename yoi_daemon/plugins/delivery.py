@@ -1,6 +1,7 @@
 """An accepted event on its way through a lane, and one attempt to handle it."""
 
 from collections.abc import Mapping
+from typing import Any, Literal
 
 import msgspec
 import trio
@@ -10,13 +11,23 @@ from yoi_daemon.model.events import AttemptOutcome
 from yoi_daemon.model.plugins import AttemptRecord
 from yoi_daemon.sdk.context import AttemptClosedError
 
+Place = Literal["new", "reserved", "queued", "claimed", "in_hand", "parked", "held", "ended"]
+"""Where a delivery is; `plugins.lane.places` has the table.
+
+It has room (`reserved`) before it is committed, then waits (`queued`). `claimed`: that its attempt is to
+begin is being committed, or is. `in_hand`: its handler runs. `parked` and `held` wait for their next
+attempt, and let later events by or not.
+"""
+
 
 class Delivery:
-    """An accepted event, as bytes: what the host keeps, and all a handler is told of it.
+    """An accepted event, as bytes: what the host keeps, and all that a handler is given of it.
 
-    `size` is what it counts against `queue_bytes`. `attempt` is the number of the latest attempt,
-    `failures` how many of them used one up (an interrupted one does not). `number` is that
-    of the acceptance, `position` of the latest one, where it was redelivered. A `is_suspect` event may have ended the process before: it is attempted by itself.
+    `size` is what it counts against `queue_bytes`. `attempt` is how many attempts have begun,
+    `failures` how many of them used one up (an interrupted one does not). `number` is that of the
+    acceptance, `position` that of the latest one, where it was redelivered. An `is_suspect` event
+    may have ended the process before: it is attempted by itself. `coalesce_value` is the value at the
+    path it was asked for last, and that path.
     """
 
     __slots__ = (
@@ -24,6 +35,7 @@ class Delivery:
         "attempt",
         "attempts",
         "body",
+        "coalesce_value",
         "correlation_id",
         "created_at",
         "event_id",
@@ -34,11 +46,11 @@ class Delivery:
         "not_before",
         "number",
         "payload",
+        "place",
         "position",
         "redelivery_of",
         "size",
         "source",
-        "withdrawn",
     )
 
     def __init__(
@@ -75,7 +87,8 @@ class Delivery:
         self.is_suspect = False
         self.attempts: list[AttemptRecord] = []
         self.not_before = 0.0
-        self.withdrawn = False
+        self.place: Place = "new"
+        self.coalesce_value: tuple[tuple[str, ...], Any] | None = None
 
 
 class LaneLimits(msgspec.Struct, frozen=True, kw_only=True):

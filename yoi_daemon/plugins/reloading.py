@@ -1,6 +1,7 @@
 """Prepares a reload of plugins: loads everything that changed, and changes nothing."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 import msgspec
 import trio
@@ -11,7 +12,8 @@ from yoi_daemon.plugins.lane.ledger import Restored
 from yoi_daemon.plugins.loading.discovery import Found
 from yoi_daemon.plugins.loading.loader import LoadedPlugin, Loader
 from yoi_daemon.plugins.loading.source import LoadFailed
-from yoi_daemon.plugins.supervision.service import LOAD_TIMEOUT_S, Service
+from yoi_daemon.plugins.supervision.installation import LOAD_TIMEOUT_S, Installed
+from yoi_daemon.plugins.supervision.service import Service
 from yoi_daemon.sdk.config import Config
 
 
@@ -85,14 +87,15 @@ def _load_changed(
         service = services.get(plugin_id)
         wanted = settings.for_plugin(plugin_id)
         try:
-            loaded = _load_if_changed(one, wanted, service, loader, is_named=only is not None)
+            installed = None if service is None else service.installed
+            loaded = _load_if_changed(one, wanted, installed, loader, is_named=only is not None)
         except LoadFailed as failure:
-            if service is None or service.loaded is not None or only is not None:
+            if service is None or service.installed.loaded is not None or only is not None:
                 faults.append(f"{failure.code}: {failure.message}")
             else:
                 failed[plugin_id] = failure
             continue
-        if loaded is not None and service is not None and service.is_wedged:
+        if loaded is not None and service is not None and service.supervisor.is_wedged:
             faults.append(
                 f"wedged: {plugin_id}: {service.lifecycle.reason.message}; restart the daemon"
             )
@@ -111,28 +114,27 @@ def _load_changed(
 def _load_if_changed(
     found: Found,
     wanted: PluginSettings,
-    service: Service | None,
+    installed: Installed | None,
     loader: Loader,
     *,
     is_named: bool,
 ) -> LoadedPlugin | None:
     source = loader.read(found)
-    held = None if service is None else service.held
+    held = None if installed is None else installed.held
     if held is not None and not is_named and held.edition == loader.edition(source, wanted.config):
         return None  # only what was corrected, or is asked for by name, comes out of a quarantine
-    before = None if service is None else service.loaded
-    if service is None or before is None or source.digest != before.digest:
+    before = None if installed is None else installed.loaded
+    if installed is None or before is None or source.digest != before.digest:
         return loader.load(source, wanted.config)
     # The same code: not run again. A secret's file may have changed though the table did not.
     config = loader.configure(before.plugin, wanted.config)
-    if _is_same(config, before.config) and wanted == service.settings:
+    if _is_same(config, before.config) and wanted == installed.settings:
         return None
     edition = loader.edition(source, wanted.config)
     return msgspec.structs.replace(before, config=config, edition=edition)
 
 
 def _is_same(config: Config, before: Config) -> bool:
-    try:
+    with suppress(BaseException):  # an author's comparison, in a thread: no cancellation comes here
         return config == before
-    except BaseException:  # noqa: ASYNC103, BLE001 (an author's comparison, in a thread: no cancellation comes here)
-        return False
+    return False

@@ -6,8 +6,7 @@ import msgspec
 
 from yoi_daemon.model.manifest import HookSource, IngressDeclaration, TimerSource
 from yoi_daemon.model.plugins import IngressInfo, PluginRecord
-from yoi_daemon.plugins.execution.calls import Returned
-from yoi_daemon.plugins.execution.context import CallContext
+from yoi_daemon.plugins.execution.interface import Returned
 from yoi_daemon.plugins.supervision.service import Service
 
 STATUS_CALL = "@plugin.status"
@@ -19,13 +18,13 @@ def record_of(service: Service, detail: Any = None) -> PluginRecord:
     """The plugin as the API shows it, with this `detail`."""
     lane = service.lane.statistics()
     life = service.lifecycle
-    manifest = None if service.loaded is None else service.loaded.manifest
+    settings, manifest = service.installed.settings, service.installed.manifest
     return PluginRecord(
         plugin_id=service.plugin_id,
         state=life.state,
         since=life.since,
         reason=life.reason,
-        restarts=service.policy.restarts,
+        restarts=service.supervisor.policy.restarts,
         retry_at=life.retry_at,
         queue_depth=lane.depth,
         queue_capacity=lane.capacity,
@@ -36,8 +35,8 @@ def record_of(service: Service, detail: Any = None) -> PluginRecord:
         dispatch=service.settlement.dispatch_times(),
         detail=detail,
         last_error=service.settlement.last_error,
-        isolation=service.settings.isolation,
-        critical=service.settings.critical,
+        isolation=settings.isolation,
+        critical=settings.critical,
         tools=() if manifest is None else tuple(manifest.tools),
         ingresses=()
         if manifest is None
@@ -56,21 +55,20 @@ def _ingress_info(declaration: IngressDeclaration) -> IngressInfo:
 
 async def ask_status(service: Service) -> Any:
     """The author's answer to `@plugin.status`, or a diagnostic; None where there is none."""
-    generation, calls = service.generation, service.side_calls
-    if generation is None or calls is None or not generation.is_running:
+    generation, calls = service.supervisor.current, service.supervisor.calls
+    if generation is None or calls is None:
         return None
-    function = generation.loaded.plugin.on_status
-    if function is None:
+    executor = generation.executor
+    if not executor.manifest.has_status:
         return None
     if calls.count(STATUS_CALL):
         return _diagnostic("status_hangs", "an earlier call of status has not returned")
+    settings = service.installed.settings
     outcome = await calls.run(
         STATUS_CALL,
-        function,
-        generation.loaded,
-        lambda check: CallContext(generation.services, check),
-        timeout_s=service.settings.status_timeout_s,
-        grace_s=service.settings.dispatch_grace_s,
+        executor.status,
+        timeout_s=settings.status_timeout_s,
+        grace_s=settings.dispatch_grace_s,
     )
     if not isinstance(outcome, Returned):
         return _diagnostic(f"status_{outcome.code}", outcome.message, outcome.where)

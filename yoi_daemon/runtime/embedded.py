@@ -159,10 +159,11 @@ class EmbeddedRuntime:
             label=label,
             created_at=format_time(self._services.wall_clock()),
         )
-        seq = worker.announce(correlation_id)
-        self._add(worker)
-        if input is not None:
-            seq = worker.send(input, "queue", correlation_id)
+        with self._services.event_log.together():
+            seq = worker.announce(correlation_id)
+            self._add(worker)
+            if input is not None:
+                seq = worker.send(input, "queue", correlation_id)
         return await self._receipt(worker, seq)
 
     async def send(
@@ -281,11 +282,12 @@ class EmbeddedRuntime:
     def _retain(self, worker: Worker) -> None:
         """Keeps an ended worker readable, and lets the one go that ended first."""
         self._ended.append(worker)
-        while len(self._ended) > self._services.settings.retained_workers:
-            gone = self._ended.popleft()
-            del self._workers[gone.worker_id]
-            self._services.event_log.forget_worker(self._services.runtime_id, gone.worker_id)
-            self._services.ledger.forget(gone.worker_id, gone.transcript.numbers)
+        with self._services.event_log.together() as commit:
+            while len(self._ended) > self._services.settings.retained_workers:
+                gone = self._ended.popleft()
+                del self._workers[gone.worker_id]
+                self._services.event_log.forget_worker(self._services.runtime_id, gone.worker_id)
+                self._services.ledger.forget(commit, gone.worker_id, gone.transcript.numbers)
 
     def _note_wedged(self, worker: Worker) -> None:
         if not self.wedged():

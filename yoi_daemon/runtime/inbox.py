@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 
+from yoi_daemon.eventlog.interface import Commit
 from yoi_daemon.runtime.ledger import WorkerLedger
 from yoi_daemon.runtime.turn import Input
 from yoi_daemon.store.tables import InboxRow
@@ -27,7 +28,7 @@ class Inbox:
         if rows:
             self._first, self._last = rows[0].number, rows[-1].number
 
-    def put(self, taken: Input, *, first: bool) -> None:
+    def put(self, commit: Commit, taken: Input, *, first: bool) -> None:
         """Adds an input, ahead of all others or behind them."""
         if first:
             self._inputs.appendleft(taken)
@@ -35,17 +36,17 @@ class Inbox:
         else:
             self._inputs.append(taken)
             self._last = number = self._last + 1
-        self._ledger.input(self._worker_id, number, taken)
+        self._ledger.input(commit, self._worker_id, number, taken)
 
-    def take(self) -> Input:
+    def take(self, commit: Commit) -> Input:
         """Takes out the one whose turn it is."""
         taken = self._inputs.popleft()
-        self._ledger.inputs_gone(self._worker_id, (taken,))
+        self._ledger.inputs_gone(commit, self._worker_id, (taken,))
         return taken
 
-    def clear(self) -> int:
+    def clear(self, commit: Commit) -> int:
         """Lets go of all; gives how many there were."""
         dropped = len(self._inputs)
-        self._ledger.inputs_gone(self._worker_id, self._inputs)
+        self._ledger.inputs_gone(commit, self._worker_id, self._inputs)
         self._inputs.clear()
         return dropped

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import msgspec
 
-from yoi_daemon.eventlog.interface import EventLog
+from yoi_daemon.eventlog.interface import Commit, EventLog
 from yoi_daemon.model.events import Reason
 from yoi_daemon.model.workers import Role, WorkerSummary
 from yoi_daemon.runtime.transcript import Item
@@ -26,14 +26,13 @@ _reason = msgspec.json.Decoder(Reason)
 
 
 class WorkerLedger:
-    """Writes down what becomes of one runtime's workers, in the commit of what is appended with it."""
+    """Writes one runtime's workers into the store, each step into the commit of the event that tells it."""
 
     def __init__(self, runtime_id: str, event_log: EventLog) -> None:
         self._runtime_id = runtime_id
-        self._event_log = event_log
         self.durable = event_log.durable
 
-    def worker(self, summary: WorkerSummary, *, let_go: int, seq: int) -> None:
+    def worker(self, commit: Commit, summary: WorkerSummary, *, let_go: int, seq: int) -> None:
         """The worker as it is; `seq` is the number of the event that last changed its state."""
         if not self.durable:
             return
@@ -49,9 +48,9 @@ class WorkerLedger:
             let_go,
             seq,
         )
-        self._event_log.record((WORKER.put(row),))
+        commit.record((WORKER.put(row),))
 
-    def item(self, worker_id: str, number: int, item: Item, let_go: range) -> None:
+    def item(self, commit: Commit, worker_id: str, number: int, item: Item, let_go: range) -> None:
         """An item of the transcript, and the numbers of those it had to make room for."""
         if not self.durable:
             return
@@ -60,9 +59,9 @@ class WorkerLedger:
         )
         changes: list[Change] = [TRANSCRIPT_ITEM.put(row)]
         changes += [TRANSCRIPT_ITEM.drop(self._runtime_id, worker_id, gone) for gone in let_go]
-        self._event_log.record(changes)
+        commit.record(changes)
 
-    def input(self, worker_id: str, number: int, taken: Input) -> None:
+    def input(self, commit: Commit, worker_id: str, number: int, taken: Input) -> None:
         """An input that waits, in the order of `number`."""
         if self.durable:
             row = InboxRow(
@@ -73,21 +72,21 @@ class WorkerLedger:
                 taken.text,
                 taken.correlation_id,
             )
-            self._event_log.record((INBOX_INPUT.put(row),))
+            commit.record((INBOX_INPUT.put(row),))
 
-    def inputs_gone(self, worker_id: str, inputs: Iterable[Input]) -> None:
+    def inputs_gone(self, commit: Commit, worker_id: str, inputs: Iterable[Input]) -> None:
         """Inputs that wait no more."""
         if self.durable:
-            self._event_log.record(
+            commit.record(
                 [INBOX_INPUT.drop(self._runtime_id, worker_id, one.item_id) for one in inputs]
             )
 
-    def forget(self, worker_id: str, items: range) -> None:
+    def forget(self, commit: Commit, worker_id: str, items: range) -> None:
         """An ended worker is no longer kept; `items` are the numbers of its transcript."""
         if self.durable:
             changes: list[Change] = [WORKER.drop(self._runtime_id, worker_id)]
             changes += [TRANSCRIPT_ITEM.drop(self._runtime_id, worker_id, one) for one in items]
-            self._event_log.record(changes)
+            commit.record(changes)
 
 
 class KeptWorker(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,13 +1,14 @@
 """One worker: a conversation with an inbox, run turn by turn; its own task supervises the turns."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import cast
 
 import msgspec
 import structlog
 import trio
 
-from yoi_daemon.eventlog.interface import EventLog
+from yoi_daemon.eventlog.interface import Commit, EventLog
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.events import Reason, WorkerDelta, format_time
 from yoi_daemon.model.ids import IdSource
@@ -90,8 +91,9 @@ class Worker:
 
     def announce(self, correlation_id: str | None) -> int:
         """Tells of a new worker; gives the number of the event."""
-        self.seq = self._emit.created(self.profile, self.label, correlation_id)
-        self._record()
+        with self._together() as commit:
+            self.seq = self._emit.created(self.profile, self.label, correlation_id)
+            self._record(commit)
         return self.seq
 
     def restore(self, kept: KeptWorker) -> None:
@@ -160,8 +162,9 @@ class Worker:
             )
         taken = Input(self._services.ids.new("itm"), text, correlation_id)
         interrupts = busy and when_busy == "interrupt"
-        seq = self._emit.input_accepted(taken.item_id, len(self._inbox) + 1, correlation_id)
-        self._inbox.put(taken, first=interrupts)
+        with self._together() as commit:
+            seq = self._emit.input_accepted(taken.item_id, len(self._inbox) + 1, correlation_id)
+            self._inbox.put(commit, taken, first=interrupts)
         if interrupts and self._turn is not None:
             self._turn.end(INTERRUPTED, self._services.settings.cancel_grace_s)
         self._wake.set()
@@ -248,7 +251,7 @@ class Worker:
         try:
             while not self.is_over and not self._is_suspended:
                 if self._inbox:
-                    await self._run_turn(turns, self._inbox.take())
+                    await self._run_turn(turns)
                 else:
                     self._wake = trio.Event()
                     await self._wake.wait()
@@ -268,20 +271,9 @@ class Worker:
                 self._finish("stopped", RUNTIME_STOPPED.reason)
             self.left.set()
 
-    async def _run_turn(self, turns: trio.Nursery, taken: Input) -> None:
+    async def _run_turn(self, turns: trio.Nursery) -> None:
         settings = self._services.settings
-        self.generation += 1
-        turn = self._turn = RunningTurn(
-            self,
-            taken,
-            self.generation,
-            timeout_s=settings.turn_timeout_s,
-            grace_s=settings.cancel_grace_s,
-            clock=trio.current_time,
-        )
-        self._move("running", correlation_id=taken.correlation_id)
-        self._emit.turn_started(turn, taken.item_id)
-        self.add_item_of(turn, taken.item_id, "user", taken.text)
+        turn = self._begin_turn()
         # What is logged in the turn's task, by an engine too, says whose it is.
         with structlog.contextvars.bound_contextvars(
             runtime_id=self._services.runtime_id, worker_id=self.worker_id
@@ -291,8 +283,33 @@ class Worker:
         await turn.supervise(TurnVerdict("failed", limit))
         self._leave_turn(turn)
 
+    def _begin_turn(self) -> RunningTurn:
+        """Takes the next input out of the inbox and into the transcript, as a turn of its own."""
+        settings = self._services.settings
+        with self._together() as commit:
+            taken = self._inbox.take(commit)
+            self.generation += 1
+            turn = self._turn = RunningTurn(
+                self,
+                taken,
+                self.generation,
+                timeout_s=settings.turn_timeout_s,
+                grace_s=settings.cancel_grace_s,
+                clock=trio.current_time,
+            )
+            self._move("running", correlation_id=taken.correlation_id)
+            self._emit.turn_started(turn, taken.item_id)
+            self.add_item_of(turn, taken.item_id, "user", taken.text)
+        return turn
+
     def _leave_turn(self, turn: RunningTurn) -> None:
-        """The turn's end and the worker's next state, in one stretch."""
+        """Commits the turn's end and the worker's next state together."""
+        with self._together():
+            self._end_turn(turn)
+        turn.left = (self.seq, self.summary())
+        self._note_changed()
+
+    def _end_turn(self, turn: RunningTurn) -> None:
         assert turn.verdict is not None, "supervise returns with one"
         verdict = turn.verdict
         if turn.call.is_wedged:
@@ -300,7 +317,6 @@ class Worker:
         self._turn = None
         if self._is_suspended and verdict is RUNTIME_STOPPED:
             self._note_interrupted(turn.correlation_id)
-            turn.left = (self.seq, self.summary())
             return
         self._append_finished(turn, verdict)
         if self.state == "stopping":
@@ -312,16 +328,15 @@ class Worker:
             self._finish("failed", Reason("wedged", count))
         else:
             self._move("idle", correlation_id=turn.correlation_id)
-        turn.left = (self.seq, self.summary())
-        self._note_changed()
 
     def _note_interrupted(self, correlation_id: str | None) -> None:
         """The turn and the process ended together; the worker goes on without it."""
-        self._emit.turn_interrupted(self.generation, correlation_id)
-        if self.state == "stopping":
-            self._finish("stopped", self._reason)
-        else:
-            self._move("idle", INTERRUPTED_BY_THE_END, correlation_id=correlation_id)
+        with self._together():
+            self._emit.turn_interrupted(self.generation, correlation_id)
+            if self.state == "stopping":
+                self._finish("stopped", self._reason)
+            else:
+                self._move("idle", INTERRUPTED_BY_THE_END, correlation_id=correlation_id)
 
     def _abandon_turn(self) -> None:
         turn, self._turn = self._turn, None
@@ -349,21 +364,27 @@ class Worker:
         self._services.on_wedged(self)
 
     def _finish(self, to: WorkerState, reason: Reason | None) -> None:
-        """The worker's end: it is told, and nothing follows."""
-        dropped = self._inbox.clear()
-        if self.state == "running" and to == "stopped":
-            self._move("stopping", reason)
-        self._move(to, reason, inputs_dropped=dropped)
-        self._wake.set()
-        self.over.set()
-        self._services.on_over(self)
+        """Ends the worker. Nothing follows."""
+        with self._together() as commit:
+            dropped = self._inbox.clear(commit)
+            if self.state == "running" and to == "stopped":
+                self._move("stopping", reason)
+            self._move(to, reason, inputs_dropped=dropped)
+            self._wake.set()
+            self.over.set()
+            self._services.on_over(self)
 
     def _note_changed(self) -> None:
         changed, self._changed = self._changed, trio.Event()
         changed.set()
 
-    def _record(self) -> None:
-        self._services.ledger.worker(self.summary(), let_go=self.transcript.let_go, seq=self.seq)
+    def _together(self) -> AbstractContextManager[Commit]:
+        return self._services.event_log.together()
+
+    def _record(self, commit: Commit) -> None:
+        self._services.ledger.worker(
+            commit, self.summary(), let_go=self.transcript.let_go, seq=self.seq
+        )
 
     def _move(
         self,
@@ -375,10 +396,11 @@ class Worker:
     ) -> None:
         before = self._machine.move(to)
         self._reason = reason
-        self.seq = self._emit.state(
-            to, before, self.generation, reason, correlation_id, inputs_dropped=inputs_dropped
-        )
-        self._record()
+        with self._together() as commit:
+            self.seq = self._emit.state(
+                to, before, self.generation, reason, correlation_id, inputs_dropped=inputs_dropped
+            )
+            self._record(commit)
         self._note_changed()
 
     # -- for its turns alone
@@ -403,11 +425,12 @@ class Worker:
         time = format_time(self._services.wall_clock())
         before = self.transcript.numbers
         item = self.transcript.append(item_id=item_id, role=role, text=text, time=time)
-        self._emit.item(item, turn.correlation_id)
         let_go = range(before.start, self.transcript.numbers.start)
-        self._services.ledger.item(self.worker_id, before.stop, item, let_go)
-        if let_go:
-            self._record()
+        with self._together() as commit:
+            self._emit.item(item, turn.correlation_id)
+            self._services.ledger.item(commit, self.worker_id, before.stop, item, let_go)
+            if let_go:
+                self._record(commit)
 
     def tell_delta_of(self, turn: RunningTurn, delta: WorkerDelta) -> None:
         """Emits a part of a turn's item to come."""

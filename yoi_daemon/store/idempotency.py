@@ -1,4 +1,4 @@
-"""Delivery keys: the same key and body get the first answer again, within a window."""
+"""Delivery keys: within a window, the same key and body get the first answer again."""
 
 import hashlib
 from collections import OrderedDict
@@ -9,7 +9,8 @@ import msgspec
 import trio
 
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.store.tables import IDEMPOTENCY_KEY, Changes, IdempotencyKeyRow
+from yoi_daemon.store.interface import Recorder
+from yoi_daemon.store.tables import IDEMPOTENCY_KEY, IdempotencyKeyRow
 
 R = TypeVar("R", bound=msgspec.Struct)
 """The first answer."""
@@ -31,14 +32,14 @@ class DeliveryKeys(Generic[R]):
     """The keys of one plugin (`owner`), or of the API, where it is empty.
 
     A key belongs to an ingress, or to a token and an address. `receipt_type` is the answers' type,
-    which is JSON in the store; `record` has changes committed and gives a ticket; `age_s` gives the seconds they age by.
+    which is JSON in the store; `recorder` has evicted keys committed; `age_s` gives the seconds they age by.
     """
 
     def __init__(
         self,
         owner: str,
         receipt_type: type[R],
-        record: Callable[[Changes], int],
+        recorder: Recorder,
         *,
         age_s: Callable[[], float],
         max_keys: int = MAX_KEYS,
@@ -46,7 +47,7 @@ class DeliveryKeys(Generic[R]):
     ) -> None:
         self._owner = owner
         self._decoder = msgspec.json.Decoder(receipt_type)
-        self._record = record
+        self._recorder = recorder
         self._age_s = age_s
         self._number = 0
         self._max_keys = max_keys
@@ -55,16 +56,16 @@ class DeliveryKeys(Generic[R]):
         self._under_way: dict[tuple[str, str], trio.Event] = {}
 
     def restore(self, rows: Iterable[IdempotencyKeyRow]) -> None:
-        """Takes up the keys of an earlier run, oldest first."""
+        """Restores the keys of an earlier run, oldest first."""
         for row in rows:
             receipt = self._decoder.decode(row.answer)
             self._known[row.scope, row.key] = _Known(row.digest, receipt, row.age_s)
             self._number = row.number
 
     async def claim(self, ingress: str, key: str, body: bytes) -> R | None:
-        """The first answer to this key, or None: then the key is the caller's until `settle` or `abandon`.
+        """Returns the first answer to this key, or None: then the key is the caller's until `settle` or `abandon`.
 
-        Waits while the same key is under way: its fate is ours. Raises `Refused`
+        Waits while another caller has the same key. Raises `Refused`
         (`delivery_id_conflict`) for another body.
         """
         if not 1 <= len(key) <= MAX_KEY_CHARS:
@@ -78,7 +79,7 @@ class DeliveryKeys(Generic[R]):
             if known.digest != _digest(body):
                 refused = Refused(
                     "delivery_id_conflict",
-                    "this key came with another body before; give what is new a new key",
+                    "this key came with another body before; use a new key for a new event",
                 )
                 if (event_id := getattr(known.receipt, "event_id", None)) is not None:
                     refused.fields["event_id"] = event_id
@@ -88,14 +89,14 @@ class DeliveryKeys(Generic[R]):
         return None
 
     def settle(self, ingress: str, key: str, body: bytes, receipt: R) -> None:
-        """The event was committed; the key answers so from now on. Synchronous."""
+        """Keeps the answer of a key whose event was committed. Synchronous."""
         self._known[ingress, key] = _Known(_digest(body), receipt, self._age_s())
         if len(self._known) > self._max_keys:
-            self._let_go_oldest()
+            self._evict_oldest()
         self.abandon(ingress, key)
 
-    def record(self, ingress: str, key: str, body: bytes, receipt: R) -> int:
-        """Has the key and its answer committed; gives the ticket. Synchronous; `settle` is to follow."""
+    def record(self, commit: Recorder, ingress: str, key: str, body: bytes, receipt: R) -> int:
+        """Writes the key and its answer into `commit` and returns its ticket. `settle` is to follow."""
         self._number += 1
         row = IdempotencyKeyRow(
             self._owner,
@@ -106,20 +107,20 @@ class DeliveryKeys(Generic[R]):
             self._age_s(),
             msgspec.json.encode(receipt),
         )
-        return self._record((IDEMPOTENCY_KEY.put(row),))
+        return commit.record((IDEMPOTENCY_KEY.put(row),))
 
     def abandon(self, ingress: str, key: str) -> None:
-        """The event was not accepted; the key is free. Synchronous."""
+        """Frees a key whose event was not accepted. Synchronous."""
         self._under_way.pop((ingress, key)).set()
 
     def _expire(self) -> None:
         oldest_s = self._age_s() - self._max_age_s
         while self._known and next(iter(self._known.values())).age_s <= oldest_s:
-            self._let_go_oldest()
+            self._evict_oldest()
 
-    def _let_go_oldest(self) -> None:
+    def _evict_oldest(self) -> None:
         (ingress, key), _ = self._known.popitem(last=False)
-        self._record((IDEMPOTENCY_KEY.drop(self._owner, ingress, key),))
+        self._recorder.record((IDEMPOTENCY_KEY.drop(self._owner, ingress, key),))
 
 
 def _digest(body: bytes) -> bytes:

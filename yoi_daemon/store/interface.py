@@ -1,4 +1,4 @@
-"""What a store promises, whatever is behind it."""
+"""The interface of a store, whichever database is behind it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -15,11 +15,11 @@ R = TypeVar("R", bound=tuple[Any, ...])
 COMMIT_BOUNDS_S = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
 )  # fmt: skip
-"""Of `commit_times`: from a fast disk's fsync to a disk that is ill."""
+"""Buckets of `commit_times`: from a fast disk's fsync to a failing disk."""
 
 
 class Batch(NamedTuple):
-    """What one commit takes. `floors` are the numbers of the last event each retention class let go of."""
+    """The content of one commit. `floors` are the numbers of the last event that each retention class evicted."""
 
     events: Mapping[Retention, Sequence[LogEvent]]
     changes: Changes
@@ -29,7 +29,7 @@ class Batch(NamedTuple):
 class RecoveredLog(NamedTuple):
     """The event log as it was committed: `events` of both retention classes in order of number.
 
-    `shared_marks` stand for the scopes whose own watermark was let go of.
+    `shared_marks` are the watermarks of all scopes that have none of their own.
     """
 
     head: int
@@ -40,10 +40,10 @@ class RecoveredLog(NamedTuple):
 
 
 class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """Counters since the start. `commit_ms` are the latest commits, `commit_times` all of them;
-    `bytes` are the store's files.
+    """Counters since the start. `commit_…_ms` cover the latest commits, `commit_times` all of them.
 
-    `free_bytes` is what the file system has left; `low` whether that is too little to accept more.
+    `bytes` is the size of the store's files; `free_bytes` is left on the file system, and `low` is true
+    if that is too little to accept more.
     """
 
     commits: int
@@ -56,51 +56,59 @@ class StoreStatistics(msgspec.Struct, frozen=True, kw_only=True):
     low: bool
 
 
+class Recorder(Protocol):
+    """Has rows committed: the event log, or a commit of it that is open."""
+
+    def record(self, changes: Changes) -> int:
+        """Has `changes` committed and returns the ticket of that commit. Raises `StorageFailed`."""
+        ...
+
+
 class Store(Protocol):
-    """Keeps what the daemon may not forget. One commit at a time; its caller is the event log's writer."""
+    """Keeps the daemon's durable data. One commit at a time; the event log's writer is the only caller."""
 
     kind: str
     durable: bool
-    """Whether a commit survives a power cut."""
+    """True if a commit survives a power cut."""
     epoch: str
-    """The name of the log it keeps."""
+    """The epoch of the log that it keeps."""
     earlier_epochs: tuple[str, ...]
-    """The names of logs that this store kept before, oldest first."""
+    """The epochs of logs that it kept before, oldest first."""
 
     @property
     def is_low(self) -> bool:
-        """Whether there is too little space to accept more; what is accepted is still seen to its end."""
+        """True if there is too little space to accept more; accepted events are still handled."""
         ...
 
     @property
     def is_behind(self) -> bool:
-        """Whether events that were let go of are still to be deleted: a commit deletes some."""
+        """True if evicted events are still to be deleted; each commit deletes some."""
         ...
 
     def age_s(self) -> float:
-        """Seconds that daemons ran on this store, this one included: what ages are measured by.
+        """Returns the seconds that daemons ran on this store, this one included; ages are measured by it.
 
-        No change of the machine's clock moves it.
+        Independent of the machine's clock.
         """
         ...
 
     async def commit(self, batch: Batch) -> None:
-        """Makes a batch last, whole or not at all. Raises `StorageFailed`; it is never tried again.
+        """Commits a batch durably, whole or not at all. Raises `StorageFailed`, and is never retried.
 
-        Not to be cancelled: shield it.
+        Must not be cancelled: shield it.
         """
         ...
 
     async def recover_log(self) -> RecoveredLog:
-        """The log's part, read once at the start."""
+        """Reads the event log, once at the start."""
         ...
 
     async def rows(self, table: Table[R], **equal: str) -> list[R]:
-        """Committed rows, those whose columns are `equal`, in order of their keys. Raises `StorageFailed`."""
+        """Returns committed rows whose columns equal `equal`, in order of their keys. Raises `StorageFailed`."""
         ...
 
     def statistics(self) -> StoreStatistics:
-        """The counters now."""
+        """Returns the counters as they are."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""The store that keeps nothing: the same interface without the promise."""
+"""The store that keeps nothing: the same interface without durability."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ R = TypeVar("R", bound=tuple[Any, ...])
 
 
 class MemoryStore:
-    """See `Store`. What is committed lives in the memory of those who committed it."""
+    """See `Store`. Committed data lives only in the memory of its owners."""
 
     kind = "memory"
     durable = False
@@ -26,9 +26,9 @@ class MemoryStore:
     def __init__(
         self, *, clock: Clock | None = None, new_epoch: Callable[[], str] = random_epoch
     ) -> None:
-        # A new name each time, so that no cursor of an earlier log can be mistaken for this one's.
+        # A new epoch each time, so that no cursor of an earlier log can be mistaken for this one's.
         self.epoch = new_epoch()
-        # The clock itself: `trio.current_time` finds it anew each time, and every event is dated by it.
+        # The clock itself, because every event reads it: `trio.current_time` looks it up each time.
         self._clock = clock or trio.lowlevel.current_clock().current_time
         self._commits = 0
 

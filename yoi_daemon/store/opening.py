@@ -1,4 +1,4 @@
-"""Opens the store that the configuration names; it ends after everything that writes to it."""
+"""Opens the configured store, and closes it after everything that writes to it."""
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -15,7 +15,7 @@ from yoi_daemon.store.sqlite.store import SqliteStore
 
 FILE_NAME = "store.sqlite3"
 SPACE_EVERY_S = 1.0
-"""So long it takes at most until freed space is noticed."""
+"""Maximum delay before freed space is noticed."""
 
 
 @asynccontextmanager
@@ -27,7 +27,7 @@ async def open_store(
     new_epoch: Callable[[], str] = random_epoch,
     make_connection: Connect = connect,
 ) -> AsyncGenerator[Store]:
-    """The store in the directory `state`, which the caller holds the lock of.
+    """Opens the store in the directory `state`, whose lock the caller holds.
 
     Raises `ConfigurationError` for a store of a newer version, and `StorageFailed`.
     """

@@ -1,4 +1,4 @@
-"""The tables: one row type each, its key first. What the daemon keeps is written as changes of rows."""
+"""The tables: one row type each, its key first. All durable data but events is written as changes of rows."""
 
 from collections.abc import Sequence
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
@@ -13,8 +13,8 @@ R = TypeVar("R", bound=tuple[Any, ...])
 class Table(Generic[R]):
     """A table of rows that are put and dropped by their key, the first `key_columns` columns.
 
-    `insert` and `replace` are statements that take a row, `delete` one that takes a key. `large` are
-    the columns that may hold much.
+    `insert` and `replace` are statements with a row as parameters, `delete` one with a key. `large` are
+    the columns that may hold large values.
     """
 
     __slots__ = (
@@ -44,25 +44,25 @@ class Table(Generic[R]):
         self.delete = f"DELETE FROM {name} WHERE {key}"
 
     def put(self, row: R) -> "Change":
-        """The row with this key is `row` from now on."""
+        """Returns the change that inserts or replaces a row."""
         return (self, row[: self.key_columns], row)
 
     def drop(self, *key: str | int) -> "Change":
-        """There is no row with this key from now on."""
+        """Returns the change that deletes the row with this key."""
         return (self, key, None)
 
 
 Change: TypeAlias = tuple[Table[Any], tuple[Any, ...], tuple[Any, ...] | None]
-"""A table, a key, and the row that it is from now on; None drops it. The last of one commit counts."""
+"""A table, a key, and the new row; None deletes it. Within one commit, the last change of a key counts."""
 
 Changes: TypeAlias = Sequence[Change]
 
 
 class LogEvent(msgspec.Struct, array_like=True, gc=False):
-    """One numbered event of the log: what filters look at, and the one WebSocket frame every subscriber gets.
+    """One numbered event of the log: the fields that filters match, and the frame that every subscriber gets.
 
-    `monotonic_s` is when, by the store's own clock. `is_last` says that its worker emits nothing after
-    it. It is kept on the disk as it is here: only fields with a default may be added, at the end.
+    `monotonic_s` is its time by the store's own clock. `is_last` if its worker emits nothing after
+    it. Stored on disk in this form: only fields with a default may be added, at the end.
     """
 
     seq: int
@@ -109,10 +109,10 @@ class WorkerNumber(NamedTuple):
 
 
 class IngressRow(NamedTuple):
-    """An accepted event as it came, by the number of its acceptance; it stays while it waits or is dead.
+    """An accepted event as received, by the number of its acceptance; kept while it waits or is dead.
 
-    Without a `ProgressRow` it waits for its first attempt, at its number's place in the order. `headers` is
-    JSON; `body` is None where it is the payload itself.
+    Without a `ProgressRow` it waits for its first attempt, ordered by its number. `headers` is JSON;
+    `body` is None if it equals the payload.
     """
 
     number: int
@@ -128,11 +128,11 @@ class IngressRow(NamedTuple):
 
 
 class ProgressRow(NamedTuple):
-    """How far an accepted event is that was tried, or redelivered.
+    """The progress of an accepted event that was tried, or redelivered.
 
-    `position` is its place in the order: its number, or its redelivery's. `claim` is 1 where the process
-    ended while an attempt was claimed together with others, and 2 where it alone was; `attempts` is
-    JSON, how each attempt ended.
+    `position` is its place in the order: its number, or its redelivery's. `claim` is 1 if the process
+    ended while the event was claimed together with others, and 2 if it was claimed alone; `attempts` is
+    JSON, the outcome of each attempt.
     """
 
     number: int
@@ -147,9 +147,9 @@ class ProgressRow(NamedTuple):
 
 
 class ClaimRow(NamedTuple):
-    """A plugin's events whose next attempt is under way: `numbers` is JSON, and one may have ended since.
+    """A plugin's events with an attempt under way: `numbers` is JSON, and some may have ended since.
 
-    The attempt is one more than their `ProgressRow` says. `is_alone` where one was claimed, and no others with it.
+    The attempt is one more than in their `ProgressRow`. `is_alone` if a single event was claimed.
     """
 
     plugin_id: str
@@ -168,7 +168,7 @@ class DeadLetterRow(NamedTuple):
 
 
 class IdempotencyKeyRow(NamedTuple):
-    """A key and the first answer to it. `owner` is a plugin's id, or empty for the API's own keys."""
+    """A key and the first response to it. `owner` is a plugin's id, or empty for the API's own keys."""
 
     owner: str
     scope: str

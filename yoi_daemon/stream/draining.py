@@ -1,17 +1,18 @@
-"""The daemon's stopping as sessions see it: closes spread over the time there is, and so the returns."""
+"""Spreads the closing of sessions over the shutdown, and their reconnects after it."""
 
 from collections.abc import Callable
 
 import trio
 
 EACH_S = 0.005
-"""Between two closes, or two returns: 200 a second are no storm. Few subscribers thus end at once."""
+"""Mean interval between two closes or two reconnects, so at most 200 a second; few subscribers end at once."""
 
 RETRY_S = (0.2, 2.0)
+"""Least range of the reconnect delay."""
 
 
-class Drain:
-    """`spread_s` is the time there is for closing; `count` says how many subscribers there are."""
+class DrainSchedule:
+    """When each session ends, and returns. `spread_s` is the time for closing; `count` returns the number of subscribers."""
 
     def __init__(
         self,
@@ -26,15 +27,15 @@ class Drain:
         self._count = count
         self._uniform = uniform
 
-    def is_set(self) -> bool:
-        """Whether it began."""
+    def has_begun(self) -> bool:
+        """True once the daemon drains."""
         return self._begun.is_set()
 
     def delay_s(self) -> float:
-        """How long one session goes on yet, in seconds."""
+        """Returns how long one session continues, in seconds."""
         return self._uniform(0.0, min(self._spread_s, self._count() * EACH_S))
 
     def retry_s(self) -> float:
-        """When one subscriber is to come back, in seconds."""
+        """Returns after how many seconds one subscriber reconnects."""
         low, high = RETRY_S
         return round(self._uniform(low, max(high, self._count() * EACH_S)), 2)

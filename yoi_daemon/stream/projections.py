@@ -57,7 +57,7 @@ class WorkerScope:
         position = self._log.floor_of(wanted)
         made: WorkerSummary | None = None
         while position < self._log.head:
-            entries, position = self._log.look(wanted, position, LOOK_BYTES)
+            entries, position = self._log.scan(wanted, position, LOOK_BYTES)
             for entry in entries:
                 event = msgspec.json.decode(entry.message, type=ObservationEvent)
                 if event.kind == "worker.created":

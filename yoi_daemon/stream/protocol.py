@@ -1,4 +1,4 @@
-"""The stream's protocol, without any I/O: what a client may ask, and every message it is told."""
+"""The stream's protocol, without I/O: what a client may ask for, and every message it gets."""
 
 import re
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ CLOSE_CODES: Mapping[str, int] = {
     "cursor_expired": 4410,
     "cursor_unknown": 4422,
 }
-"""4000-4099, 1012 and 1013: reconnect and resume. 4400-4499: do not try again unchanged."""
+"""WebSocket close code of each error code. 4000-4099, 1012, 1013: reconnect. 4400-4499: do not retry unchanged."""
 
 CLOSE_MEANINGS: Mapping[str, str] = {
     "end": "The scope is finished and was delivered whole. There is nothing to resume.",
@@ -58,14 +58,14 @@ CLOSE_MEANINGS: Mapping[str, str] = {
 
 
 class StreamRoute(msgspec.Struct, frozen=True):
-    """A path that is a stream, and what a token must allow to follow it. `rule` as in a REST route."""
+    """A path that is a stream, and the permission to follow it. `rule` is as in a REST route."""
 
     rule: str
     access: Permission
 
     def __post_init__(self) -> None:
         if self.access not in PERMISSIONS:
-            raise ValueError(f"{self.rule}: no stream without its authorisation")
+            raise ValueError(f"{self.rule}: a stream needs a permission")
 
 
 STREAMS: tuple[StreamRoute, ...] = (
@@ -81,15 +81,15 @@ _KIND = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*\.?")
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """Which stream a path names."""
+    """The stream that a path names."""
 
     runtime_id: str | None = None
     worker_id: str | None = None
     plugin_id: str | None = None
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client's query asks for."""
+class StreamQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """The parameters of a client's query."""
 
     cursor: str = "latest"
     kinds: tuple[str, ...] = ()
@@ -99,14 +99,14 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Loss(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything after `from_cursor` up to the position where the subscriber goes on may be lost."""
+    """Events after `from_cursor`, up to the position where the subscriber resumes, may be lost."""
 
     from_cursor: str
     reason: LossReason
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a stream begins; with `loss`, past a hole that its subscriber accepts."""
+    """Where a stream begins; with `loss`, after a gap that its subscriber accepts."""
 
     position: int
     resume: Resume
@@ -114,7 +114,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StreamRefused(Exception):
-    """The stream ends with an `error` message. `code` has a close code; `reason` tells its cases apart."""
+    """Ends a stream with an `error` message. `code` is in `CLOSE_CODES`; `reason` tells its cases apart."""
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class StreamRefused(Exception):
 
 
 class WindowMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """The window a cursor may come from; `floor` and `head` are cursors."""
+    """The window that cursors resume from; `floor` and `head` are cursors."""
 
     floor: str
     head: str
@@ -143,7 +143,7 @@ class WindowMessage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="hello"):
-    """First of all, unless the cursor is refused. `cursor` is where this connection begins."""
+    """The first message, unless the cursor is refused. `cursor` is where this connection begins."""
 
     protocol: int
     epoch: str
@@ -154,7 +154,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="he
 
 
 class Bookmark(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="bookmark"):
-    """Everything wanted up to `cursor` was delivered; `delivered` counts this connection's events."""
+    """Every match up to `cursor` was delivered; `delivered` counts this connection's events."""
 
     cursor: str
     reason: BookmarkReason
@@ -162,7 +162,7 @@ class Bookmark(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=
 
 
 class WorkerSnapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A worker as it was at the snapshot's cursor; the latest page of its transcript in its own scope."""
+    """A worker at the snapshot's cursor; on its own stream with the latest page of its transcript."""
 
     worker: WorkerSummary
     transcript: TranscriptPage | None = None
@@ -171,7 +171,7 @@ class WorkerSnapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 class Snapshot(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="snapshot"
 ):
-    """Workers as they were at `cursor`; `more` where there are others than shown."""
+    """Workers as they were at `cursor`; `more` if there are others."""
 
     cursor: str
     workers: tuple[WorkerSnapshot, ...]
@@ -186,7 +186,7 @@ class Gap(
     tag="gap",
     rename={"from_cursor": "from"},
 ):
-    """Events after `from` up to `to` were lost, none outside; `cursor` is `to`."""
+    """Only events after `from`, up to `to`, were lost; `cursor` is `to`."""
 
     from_cursor: str
     to: str
@@ -195,15 +195,15 @@ class Gap(
 
 
 class End(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="end"):
-    """The scope is finished, and everything of it was delivered."""
+    """The scope is finished, and all its events were delivered."""
 
     cursor: str
     reason: str
     worker: WorkerSummary
 
 
-class Retry(msgspec.Struct, frozen=True, kw_only=True):
-    """Come back after so many seconds."""
+class RetryAdvice(msgspec.Struct, frozen=True, kw_only=True):
+    """Reconnect after so many seconds."""
 
     after_s: float
 
@@ -211,7 +211,7 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
 class ErrorMessage(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type", tag="error"
 ):
-    """Before every error close. `cursor` resumes where this connection ended, if it had begun."""
+    """Sent before every error close. `cursor` resumes where this connection ended, if it had begun."""
 
     code: str
     reason: str
@@ -219,12 +219,12 @@ class ErrorMessage(
     floor: str
     head: str
     cursor: str | None = None
-    retry: Retry | None = None
+    retry: RetryAdvice | None = None
     worker: WorkerSummary | None = None
 
 
 def find_target(path: str) -> tuple[StreamRoute, Target]:
-    """The stream that `path` names. Raises `Refused` (`route_not_found`)."""
+    """Returns the stream that `path` names. Raises `Refused` (`route_not_found`)."""
     for route, pattern in _PATTERNS:
         if match := pattern.fullmatch(path):
             named = match.groupdict()
@@ -234,62 +234,62 @@ def find_target(path: str) -> tuple[StreamRoute, Target]:
     raise Refused("route_not_found", "there is no stream here; see /v1/events")
 
 
-def read_query(query: str) -> Asked:
+def read_query(query: str) -> StreamQuery:
     """Reads the query. Raises `StreamRefused` (`bad_request`), naming the parameter."""
-    asked: dict[str, str] = {}
+    given: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in _PARAMETERS:
             raise _bad_request("unknown_parameter", f"{name!a} is none of {', '.join(_PARAMETERS)}")
-        if name in asked:
-            raise _bad_request("repeated_parameter", f"{name} is given twice")
-        asked[name] = value
-    kinds = tuple(asked["kinds"].split(",")) if asked.get("kinds") else ()
+        if name in given:
+            raise _bad_request("repeated_parameter", f"{name} is repeated")
+        given[name] = value
+    kinds = tuple(given["kinds"].split(",")) if given.get("kinds") else ()
     if len(kinds) > MAX_KINDS or not all(_KIND.fullmatch(kind) for kind in kinds):
         raise _bad_request(
             "bad_kinds",
             f"expected up to {MAX_KINDS} kinds or prefixes such as worker.,plugin.state",
         )
-    on_gap = asked.get("on_gap", "error")
+    on_gap = given.get("on_gap", "error")
     if on_gap not in ("error", "snapshot", "earliest"):
         raise _bad_request("bad_on_gap", "on_gap is error, snapshot or earliest")
-    return Asked(
-        cursor=asked.get("cursor", "latest"),
+    return StreamQuery(
+        cursor=given.get("cursor", "latest"),
         kinds=kinds,
         on_gap=on_gap,
-        snapshot=_flag(asked, "snapshot"),
-        await_worker=_flag(asked, "await"),
+        snapshot=_flag(given, "snapshot"),
+        await_worker=_flag(given, "await"),
     )
 
 
-def _flag(asked: Mapping[str, str], name: str) -> bool:
-    value = asked.get(name, "0")
+def _flag(given: Mapping[str, str], name: str) -> bool:
+    value = given.get(name, "0")
     if value not in ("0", "1"):
         raise _bad_request(f"bad_{name}", f"{name} is 0 or 1")
     return value == "1"
 
 
-def filter_of(target: Target, asked: Asked) -> Filter:
-    """The filter that a target and a query make together."""
+def filter_of(target: Target, query: StreamQuery) -> Filter:
+    """Returns the filter of a target and a query."""
     worker = None
     if target.runtime_id is not None and target.worker_id is not None:
         worker = (target.runtime_id, target.worker_id)
-    return Filter(worker=worker, plugin_id=target.plugin_id, kinds=asked.kinds)
+    return Filter(worker=worker, plugin_id=target.plugin_id, kinds=query.kinds)
 
 
-def find_start(asked: Asked, wanted: Filter, log: EventLog) -> Start:
+def find_start(query: StreamQuery, wanted: Filter, log: EventLog) -> Start:
     """Returns where a subscriber begins in this log. Synchronous, so that `latest` is one moment.
 
     Raises `StreamRefused` for what `resolve_cursor` refuses, unless the cursor expired and `on_gap`
     accepts the loss.
     """
     floor, head = log.floor_of(wanted), log.head
-    if asked.cursor == "latest":
+    if query.cursor == "latest":
         return Start(position=head, resume="live")
-    if asked.cursor == "earliest":
+    if query.cursor == "earliest":
         return Start(position=floor, resume="earliest")
     try:
         position = resolve_cursor(
-            asked.cursor,
+            query.cursor,
             epoch=log.cursors.epoch,
             earlier_epochs=log.earlier_epochs,
             floor=floor,
@@ -297,17 +297,17 @@ def find_start(asked: Asked, wanted: Filter, log: EventLog) -> Start:
         )
     except CursorRefused as refused:
         if refused.reason in ("evicted", "epoch_changed"):
-            loss = Loss(from_cursor=asked.cursor, reason=refused.reason)
-            if asked.on_gap == "earliest":
+            loss = Loss(from_cursor=query.cursor, reason=refused.reason)
+            if query.on_gap == "earliest":
                 return Start(position=floor, resume="earliest", loss=loss)
-            if asked.on_gap == "snapshot":
+            if query.on_gap == "snapshot":
                 return Start(position=head, resume="snapshot", loss=loss)
         raise StreamRefused(refused.code, refused.reason, refused.detail) from refused
     return Start(position=position, resume="exact")
 
 
 def hello(log: EventLog, heartbeat_s: float, resume: Resume, position: int) -> bytes:
-    """The `hello` message."""
+    """Returns the `hello` message."""
     window = log.window()
     return msgspec.json.encode(
         Hello(
@@ -327,14 +327,14 @@ def hello(log: EventLog, heartbeat_s: float, resume: Resume, position: int) -> b
 
 
 def bookmark(log: EventLog, position: int, reason: BookmarkReason, delivered: int) -> bytes:
-    """A `bookmark` message."""
+    """Returns a `bookmark` message."""
     return msgspec.json.encode(
         Bookmark(cursor=log.cursors.encode(position), reason=reason, delivered=delivered)
     )
 
 
 def error(log: EventLog, refused: StreamRefused, position: int | None) -> bytes:
-    """An `error` message."""
+    """Returns an `error` message."""
     window = log.window()
     after_s = refused.retry_after_s
     return msgspec.json.encode(
@@ -345,14 +345,14 @@ def error(log: EventLog, refused: StreamRefused, position: int | None) -> bytes:
             floor=log.cursors.encode(window.floor),
             head=log.cursors.encode(window.head),
             cursor=None if position is None else log.cursors.encode(position),
-            retry=None if after_s is None else Retry(after_s=after_s),
+            retry=None if after_s is None else RetryAdvice(after_s=after_s),
             worker=refused.worker,
         )
     )
 
 
 def gap(log: EventLog, loss: Loss, position: int) -> bytes:
-    """A `gap` message: what was lost ends at `position`, where the subscriber goes on."""
+    """Returns a `gap` message: the loss ends at `position`, where the subscriber resumes."""
     to = log.cursors.encode(position)
     return msgspec.json.encode(
         Gap(from_cursor=loss.from_cursor, to=to, cursor=to, reason=loss.reason)
@@ -360,7 +360,7 @@ def gap(log: EventLog, loss: Loss, position: int) -> bytes:
 
 
 def end(log: EventLog, position: int, worker: WorkerSummary) -> bytes:
-    """The `end` message of a worker's stream, with its final state."""
+    """Returns the `end` message of a worker's stream, with its final state."""
     cursor = log.cursors.encode(position)
     return msgspec.json.encode(End(cursor=cursor, reason="worker_gone", worker=worker))
 

@@ -1,4 +1,4 @@
-"""One subscriber's session, on any transport: hello, replay, then live until one side ends it."""
+"""One subscriber's session on any transport: hello, replay, then live until one side ends it."""
 
 from collections.abc import Awaitable, Callable
 from math import inf
@@ -12,7 +12,7 @@ from yoi_daemon.eventlog.filter import Filter
 from yoi_daemon.eventlog.interface import PositionExpiredError
 from yoi_daemon.model.frames import Transport, text_frame
 from yoi_daemon.model.workers import WorkerSummary
-from yoi_daemon.stream.draining import Drain
+from yoi_daemon.stream.draining import DrainSchedule
 from yoi_daemon.stream.protocol import (
     BookmarkReason,
     Snapshot,
@@ -27,16 +27,16 @@ from yoi_daemon.stream.protocol import (
 
 
 class DatedSnapshot(NamedTuple):
-    """A snapshot and the position it is true at."""
+    """A snapshot, and the position at which it is true."""
 
     snapshot: Snapshot
     position: int
 
 
 class Scope(msgspec.Struct, frozen=True, kw_only=True):
-    """What a session asks about its scope; both may be absent.
+    """What a session follows.
 
-    `final` gives the worker once nothing more can come of it; `snapshot` the workers as they are.
+    `final` returns the worker once it can emit nothing more, and `snapshot` the workers as they are.
     """
 
     wanted: Filter
@@ -45,7 +45,7 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Session:
-    """Follows the log for one subscriber. It has no queue: it reads where it stands."""
+    """Follows the log for one subscriber. It has no queue: it reads from its position."""
 
     __slots__ = (
         "_drain",
@@ -58,7 +58,7 @@ class Session:
     )
 
     def __init__(
-        self, fanout: Fanout, transport: Transport, *, heartbeat_s: float, drain: Drain
+        self, fanout: Fanout, transport: Transport, *, heartbeat_s: float, drain: DrainSchedule
     ) -> None:
         self._fanout = fanout
         self._log = fanout.log
@@ -69,7 +69,7 @@ class Session:
         self.was_overrun = False
 
     async def refuse(self, refused: StreamRefused, position: int | None = None) -> None:
-        """Says why, then closes."""
+        """Sends the `error` message, then closes."""
         self._transport.offer(text_frame(error(self._log, refused, position)))
         await self._transport.drained()
         await self._transport.close(refused.code)
@@ -77,38 +77,38 @@ class Session:
     async def run(self, scope: Scope, start: Start) -> None:
         """Replays and follows until the scope is finished, the daemon drains or the subscriber is overrun.
 
-        Ends early, by cancellation or by what the transport raises, when the peer goes.
+        Ends early when the peer goes, by cancellation or by an error of the transport.
         """
-        taken = None if scope.snapshot is None else await scope.snapshot()
+        snapshot = None if scope.snapshot is None else await scope.snapshot()
         position = start.position
-        if taken is not None and start.resume in ("live", "snapshot"):
-            position = taken.position
+        if snapshot is not None and start.resume in ("live", "snapshot"):
+            position = snapshot.position
         self._transport.when_stalled(self._stalled, "slow_consumer")
         subscriber = self._fanout.join(scope.wanted, self._transport, position)
         try:
-            subscriber.tell(
+            subscriber.send(
                 hello(self._log, self._heartbeat_s, start.resume, position), is_position=True
             )
             if start.loss is not None:
-                subscriber.tell(gap(self._log, start.loss, position), is_position=True)
-            if taken is not None:
-                # Exactly at its position: what is before it was delivered, what is after it will be.
-                await self._replay(subscriber, taken.position)
-                subscriber.tell(msgspec.json.encode(taken.snapshot), is_position=True)
+                subscriber.send(gap(self._log, start.loss, position), is_position=True)
+            if snapshot is not None:
+                # Exactly at its position: all before it was delivered, all after it will be.
+                await self._replay(subscriber, snapshot.position)
+                subscriber.send(msgspec.json.encode(snapshot.snapshot), is_position=True)
             await self._follow(subscriber, scope)
         except PositionExpiredError:
             self.was_overrun = True
             overrun = StreamRefused(
                 "slow_consumer",
                 "overrun",
-                "the window passed this subscriber; resume to learn what is left",
+                "the window passed this subscriber; resume to read what is left",
             )
             await self.refuse(overrun, subscriber.position)
         finally:
             self._fanout.leave(subscriber)
 
     def _stalled(self) -> bytes:
-        # Without a cursor: what is unsent is dropped, and only the subscriber knows what it has.
+        # Without a cursor: unsent events are dropped, and only the subscriber knows which it has.
         refused = StreamRefused(
             "slow_consumer",
             "stalled",
@@ -120,16 +120,15 @@ class Session:
         await self._fanout.reached(up_to)
         while subscriber.position < up_to:
             await subscriber.drained()
-            subscriber.take(up_to)
+            subscriber.write_next(up_to)
 
     async def _follow(self, subscriber: Subscriber, scope: Scope) -> None:
         is_live = False
         await self._fanout.reached(subscriber.position)
         while True:
             await subscriber.drained()
-            took = subscriber.take()
-            if not took:
-                self._mark(subscriber)
+            if not subscriber.write_next():
+                self._bookmark_if_due(subscriber)
             if not subscriber.caught_up:
                 await trio.lowlevel.checkpoint()
                 continue
@@ -142,37 +141,39 @@ class Session:
             if not subscriber.caught_up:
                 continue
             if self._drain_at == inf:
-                await subscriber.rest(self._heartbeat_s)
+                await subscriber.wait_direct(self._heartbeat_s)
                 continue
             with trio.move_on_at(self._drain_at):
-                await subscriber.rest(self._heartbeat_s)
+                await subscriber.wait_direct(self._heartbeat_s)
 
-    def _mark(self, subscriber: Subscriber) -> None:
-        """A bookmark, if one is due. Silence is what this subscriber hears, whatever its filter keeps."""
-        if trio.current_time() >= subscriber.heard_s + self._heartbeat_s:
+    def _bookmark_if_due(self, subscriber: Subscriber) -> None:
+        """Sends a bookmark if one is due: the heartbeat counts from the last write, whatever was filtered out."""
+        if trio.current_time() >= subscriber.last_write_s + self._heartbeat_s:
             self._bookmark(subscriber, "idle")
-        elif self._fanout.lags(subscriber.feed.wanted, subscriber.told) and (
-            subscriber.position > subscriber.told
+        elif self._fanout.lags(subscriber.feed.wanted, subscriber.reported) and (
+            subscriber.position > subscriber.reported
         ):
-            soon = self._log.soon(subscriber.feed.wanted)
-            self._bookmark(subscriber, "evicting" if subscriber.told < soon else "progress")
+            next_floor = self._log.next_floor(subscriber.feed.wanted)
+            self._bookmark(
+                subscriber, "evicting" if subscriber.reported < next_floor else "progress"
+            )
 
     async def _is_over(self, subscriber: Subscriber, scope: Scope) -> bool:
-        """Ends the stream where it is finished, or where the daemon stops and it is this one's turn."""
+        """Ends the stream if its scope is finished, or the daemon drains and its time has come."""
         if scope.final is not None and (worker := await scope.final()) is not None:
-            # Its last event was numbered before it was seen to be over.
+            # The last event was numbered before the worker was seen to be final.
             await self._log.committed(last := self._log.appended)
             await self._replay(subscriber, last)
-            subscriber.tell(end(self._log, subscriber.position, worker), is_position=True)
+            subscriber.send(end(self._log, subscriber.position, worker), is_position=True)
             await subscriber.drained()
             await self._transport.close("end")
             return True
-        if not self._drain.is_set():
+        if not self._drain.has_begun():
             return False
         now = trio.current_time()
         if self._drain_at == inf:
             self._drain_at = now + self._drain.delay_s()
-            # That it drains was numbered before it was seen, and is told too.
+            # `daemon.draining` was numbered before the drain was seen, and is delivered too.
             await self._log.committed(self._log.appended)
         if now < self._drain_at or self._log.head > subscriber.position:
             return False
@@ -180,7 +181,7 @@ class Session:
         ending = StreamRefused(
             "shutting_down",
             "draining",
-            "the daemon stops; come back",
+            "the daemon is stopping; reconnect",
             retry_after_s=self._drain.retry_s(),
         )
         await self.refuse(ending, subscriber.position)
@@ -188,4 +189,4 @@ class Session:
 
     def _bookmark(self, subscriber: Subscriber, reason: BookmarkReason) -> None:
         message = bookmark(self._log, subscriber.position, reason, subscriber.delivered)
-        subscriber.tell(message, is_position=True)
+        subscriber.send(message, is_position=True)

@@ -13,7 +13,7 @@ from tests.proofs.stream.rig import PATIENCE_S, burst, slow_consumers, write_con
 
 pytest.importorskip("trio_websocket")
 from yoi_daemon.client.endings import Backoff
-from yoi_daemon.client.messages import Bookmark, Cut, Failure
+from yoi_daemon.client.messages import Bookmark, Cut, StreamFailure
 from yoi_daemon.client.stream import subscribe
 from yoi_daemon.model.events import ObservationEvent
 
@@ -118,7 +118,7 @@ async def follow_a_burst(daemon, size: int) -> Followed:
                         followed.numbers.append(message.data["number"])
                         if message.data["number"] == BURST - 1:
                             break
-                    case Failure():
+                    case StreamFailure():
                         followed.cuts.append(message.code)
                     case Cut():
                         followed.cuts.append(message.reason)
@@ -146,14 +146,14 @@ from yoi_daemon.eventlog.fanout import Subscriber
 from yoi_daemon.eventlog.interface import PositionExpiredError
 from yoi_daemon.sdk import Plugin
 plugin = Plugin("broken")
-take = Subscriber.take
+take = Subscriber.write_next
 
 def impatient(self, up_to=None):
     if self._fanout.cut - self.position > 128:
         raise PositionExpiredError(self._fanout.cut)
     return take(self, up_to)
 
-Subscriber.take = impatient
+Subscriber.write_next = impatient
 """
 
 

@@ -112,13 +112,13 @@ def test_it_is_one_file_of_its_owner_and_says_that_it_is_a_copy(file: Path, tmp_
 @pytest.mark.parametrize("name", ["copy", "copy.partial"])
 def test_it_writes_over_nothing(file: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("theirs")
-    with open_for_reading(file) as source, pytest.raises(NotAllowed, match="there already"):
+    with open_for_reading(file) as source, pytest.raises(NotAllowed, match="exists already"):
         back_up(source, tmp_path / "copy", lambda _: None)
     assert [path.name for path in tmp_path.glob("copy*")] == [name]
     assert (tmp_path / name).read_text() == "theirs"
 
 
-def test_what_ends_it_early_leaves_nothing(file: Path, tmp_path: Path) -> None:
+def test_a_backup_that_ends_early_leaves_nothing(file: Path, tmp_path: Path) -> None:
     def stop(_: float) -> None:
         raise KeyboardInterrupt
 
@@ -129,7 +129,7 @@ def test_what_ends_it_early_leaves_nothing(file: Path, tmp_path: Path) -> None:
         back_up(source, tmp_path / "nowhere" / "copy", lambda _: None)
 
 
-def test_who_reads_cannot_write(file: Path) -> None:
+def test_a_reading_connection_cannot_write(file: Path) -> None:
     with (
         pytest.raises(StorageFailed, match="readonly"),
         open_for_reading(file) as source,

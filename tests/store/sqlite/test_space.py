@@ -15,7 +15,7 @@ def test_without_its_reserve_it_is_low(tmp_path):
     space.close()
 
 
-def test_a_reserve_that_does_not_fit_is_not_taken(tmp_path):
+def test_a_reserve_that_does_not_fit_is_not_allocated(tmp_path):
     space = Space(tmp_path, low_bytes=1024, reserve_bytes=MORE_THAN_THERE_IS)
     assert space.is_low
     assert not (tmp_path / "reserve").exists()

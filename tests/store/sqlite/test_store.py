@@ -82,7 +82,7 @@ async def values(store: Store) -> dict[str, bytes]:
 # -- a commit
 
 
-async def test_what_is_committed_is_found_again(opened: Open) -> None:
+async def test_committed_data_is_recovered(opened: Open) -> None:
     async with opened() as store:
         epoch = store.epoch
         events = {"lifecycle": [event(1), event(3)], "volume": [event(2, plugin_id="p")]}
@@ -160,7 +160,7 @@ async def test_a_commit_is_whole_or_not_at_all(opened: Open) -> None:
         assert (await store.recover_log()).floors == {"lifecycle": 2, "volume": 0}
 
 
-async def test_a_full_disk_takes_the_reserve_and_goes_on(opened: Open, tmp_path: Path) -> None:
+async def test_a_full_disk_releases_the_reserve_and_commits(opened: Open, tmp_path: Path) -> None:
     is_full = False
 
     def before(sql: str) -> None:
@@ -196,7 +196,7 @@ async def test_a_full_disk_without_a_reserve_is_the_end(opened: Open, tmp_path: 
 # -- retention
 
 
-async def test_what_was_let_go_of_is_deleted_in_small_steps(opened: Open) -> None:
+async def test_evicted_events_are_deleted_in_small_steps(opened: Open) -> None:
     """Segments whole: the one that an event is left of stays."""
     left_over = SEGMENT_EVENTS - 10
     count = 2 * CLEAN_EVENTS + SEGMENT_EVENTS + left_over
@@ -228,7 +228,7 @@ async def test_what_was_let_go_of_is_deleted_in_small_steps(opened: Open) -> Non
         assert not store.is_behind
 
 
-async def test_a_step_takes_few_large_segments(opened: Open) -> None:
+async def test_a_step_deletes_few_large_segments(opened: Open) -> None:
     """By their bytes: what is deleted in one commit holds the writer for some milliseconds, however large."""
     async with opened() as store:
         frame = bytes(SEGMENT_BYTES)
@@ -280,7 +280,7 @@ async def test_a_restart_in_the_middle_of_it_goes_on_where_it_was(opened: Open) 
         assert len(recovered.events) == CLEAN_EVENTS
 
 
-async def test_marks_of_what_is_gone_outlive_restarts(open_sqlite_log) -> None:
+async def test_watermarks_outlive_restarts(open_sqlite_log) -> None:
     """An emptied window never says "caught up": what a plugin or worker lost is lost after a restart too."""
     quiet, worker = Filter(plugin_id="quiet"), Filter(worker=("r", "w"))
 
@@ -418,7 +418,9 @@ async def test_another_programs_database_is_left_alone(opened: Open, tmp_path: P
 
 
 @pytest.mark.parametrize("damage", ["all", "page"])
-async def test_a_damaged_file_is_told_in_words(opened: Open, tmp_path: Path, damage: str) -> None:
+async def test_a_damaged_file_is_reported_in_words(
+    opened: Open, tmp_path: Path, damage: str
+) -> None:
     file = tmp_path / FILE_NAME
     async with opened() as store:
         events = [event(seq) for seq in range(1, 2000)]
@@ -530,7 +532,7 @@ async def test_a_log_of_schema_1_is_read_as_it_was(opened: Open, tmp_path: Path)
         assert find_faults(reading) == []
 
 
-async def test_what_waited_in_schema_1_waits_as_it_did(opened: Open, tmp_path: Path) -> None:
+async def test_waiting_events_of_schema_1_wait_unchanged(opened: Open, tmp_path: Path) -> None:
     connection = connect(tmp_path / FILE_NAME)
     schema.migrate(connection, "db", {1: schema.MIGRATIONS[1]})
     for number, source, attempt, claim in ((5, "hook", 0, 0), (6, "api", 1, 1), (7, "timer", 3, 2)):

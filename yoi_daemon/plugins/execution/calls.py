@@ -1,25 +1,12 @@
 """Short calls of an author's functions beside the lane: status and tools, each against a deadline."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
 
-import msgspec
 import trio
 
-from yoi_daemon.cancellation import GuardedCall, reraise_cancellation
+from yoi_daemon.cancellation import GuardedCall
 from yoi_daemon.plugins.delivery import Failure, PluginCall
-from yoi_daemon.plugins.execution.inline import call_function, failure_of
-from yoi_daemon.plugins.loading.loader import LoadedPlugin
-from yoi_daemon.sdk.context import Context
-from yoi_daemon.sdk.plugin import Function
-
-Check = Callable[[], None]
-
-
-class Returned(msgspec.Struct, frozen=True):
-    """What a call returned, as JSON: the caller shares no object with the plugin."""
-
-    encoded: bytes
+from yoi_daemon.plugins.execution.interface import Returned
 
 
 class _UnderWay:
@@ -73,15 +60,13 @@ class Calls:
     async def run(
         self,
         name: str,
-        function: Function,
-        loaded: LoadedPlugin,
-        make_context: Callable[[Check], Context[Any]],
-        *arguments: Any,
+        function: Callable[[PluginCall], Awaitable[Returned | Failure]],
+        *,
         timeout_s: float,
         grace_s: float,
         is_bound: bool = True,
     ) -> Returned | Failure:
-        """Calls `function` and gives what came of it, at the latest when the watchdog has given it up.
+        """Has an executor call a function; returns its outcome, at the latest when the watchdog has given it up.
 
         Cancelling the wait cancels the call.
         """
@@ -91,11 +76,7 @@ class Calls:
         async def run_call() -> None:
             try:
                 with call.scope, call.give_up:
-                    value = await call_function(function, make_context(call.check), *arguments)
-                    under_way.outcome = Returned(msgspec.json.encode(value))
-            except BaseException as error:  # noqa: ASYNC103, BLE001 (a plugin ends itself, not the daemon)
-                reraise_cancellation(error)
-                under_way.outcome = failure_of(error, loaded)
+                    under_way.outcome = await function(call)
             finally:
                 del self._under_way[call]
                 call.is_open = False

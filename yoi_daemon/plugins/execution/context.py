@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from copy import copy
 from types import SimpleNamespace
 from typing import Any, Protocol, TypeVar
 
@@ -62,7 +63,7 @@ class FencedState:
 
 
 class CallServices:
-    """What all contexts of one service's generation share."""
+    """What all contexts of one run of a service share."""
 
     __slots__ = (
         "config",
@@ -94,6 +95,12 @@ class CallServices:
         self.logger = logger
         self.workers_for = workers_for
         self.local = SimpleNamespace()
+
+    def renewed(self) -> "CallServices":
+        """Returns the same with another, empty `local`."""
+        renewed = copy(self)
+        renewed.local = SimpleNamespace()
+        return renewed
 
 
 class CallContext:
@@ -177,7 +184,8 @@ class StartContext(CallContext):
 
     def __init__(self, services: CallServices, stack: AsyncExitStack, check: Check) -> None:
         super().__init__(services, check, stack=stack)
-        self._entered: set[trio.Nursery] = set()
+        # Those of whoever calls `start` are not its own.
+        self._entered = set(trio.lowlevel.current_task().child_nurseries)
         self._open = True
 
     async def enter(self, manager: AbstractAsyncContextManager[T]) -> T:

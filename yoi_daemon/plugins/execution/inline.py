@@ -1,52 +1,78 @@
-"""Where handlers run. Messages in, messages out, so that a process can stand where a task stands."""
+"""Runs an author's functions within the daemon: in the caller's own task, a plain `def` in a thread."""
 
-import os
-import traceback
-import types
-from collections.abc import Callable
+from contextlib import AsyncExitStack
 from math import isfinite
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import trio
 
-from yoi_daemon.cancellation import leaf_of, reraise_cancellation
+from yoi_daemon.cancellation import reraise_cancellation
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.model.public_text import public_text
-from yoi_daemon.plugins.delivery import Attempt, Failure
+from yoi_daemon.model.manifest import PluginManifest
+from yoi_daemon.plugins.delivery import Attempt, Failure, PluginCall
+from yoi_daemon.plugins.execution.context import CallContext, CallServices, StartContext
+from yoi_daemon.plugins.execution.failures import failure_of, shortened, text_of
+from yoi_daemon.plugins.execution.interface import Returned
 from yoi_daemon.plugins.loading.loader import LoadedPlugin
-from yoi_daemon.sdk.context import Context, IngressEvent, Retry
+from yoi_daemon.sdk.context import IngressEvent, Retry
 from yoi_daemon.sdk.plugin import Function
 
-TRACEBACK_FRAMES = 20
-MAX_TRACEBACK_CHARS = 8192
-MAX_MESSAGE_CHARS = 500
-"""What is kept of an exception's text: enough to recognise it, bounded for logs and events."""
-
-
-class Executor(Protocol):
-    """Runs a service's functions. One conformance suite holds every implementation."""
-
-    async def handle(self, attempt: Attempt) -> Failure | None:
-        """Runs the handler of the attempt's ingress; None when it succeeded.
-
-        Nothing a handler raises leaves but as a `Failure`; only the cancellation of a scope around
-        the call does.
-        """
-        ...
+LEFT_TASK = Failure(
+    outcome="handler_failed",
+    code="start_left_task",
+    message="start returned and left a nursery open; enter it with ctx.enter",
+)
 
 
 class InlineExecutor:
-    """Runs handlers as part of the dispatcher's own task; a plain `def` in a thread of its own."""
+    """Implements `Executor` where the daemon itself runs: quick, and unable to end what ignores its end."""
 
-    def __init__(
-        self, loaded: LoadedPlugin, context_for: Callable[[Attempt], Context[Any]]
-    ) -> None:
+    def __init__(self, loaded: LoadedPlugin, services: CallServices) -> None:
         self._loaded = loaded
         self._ingresses = loaded.plugin.ingresses
-        self._context_for = context_for
+        self._services = services
+        self._is_started = False
         # Of its own: a handler that blocks its thread must not take one from the rest of the daemon.
         self._threads = trio.CapacityLimiter(1)
+
+    @property
+    def manifest(self) -> PluginManifest:
+        return self._loaded.manifest
+
+    def check(self, ingress: str, payload: bytes) -> Refused | None:
+        decoder = self._ingresses[ingress].decoder
+        if decoder.type is Any:
+            return None  # JSON it is
+        try:
+            decoder.decode(payload)
+        except msgspec.ValidationError as error:
+            why = str(error)
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 (the author's type)
+            why = type(error).__name__
+        else:
+            return None
+        return Refused("invalid_event", f"the payload does not fit ingress {ingress}: {why}")
+
+    async def start(self, call: PluginCall, resources: AsyncExitStack) -> Failure | None:
+        resources.callback(self._end_run)  # the last of them, after all that `start` enters
+        self._is_started = True
+        function = self._loaded.plugin.on_start
+        if function is None:
+            return None
+        context = StartContext(self._services, resources, call.check)
+        try:
+            await _call(function, context)
+        except BaseException as error:  # noqa: ASYNC103, BLE001 (a plugin ends itself, not the daemon)
+            reraise_cancellation(error)
+            return failure_of(error, self._loaded, "start_failed")  # noqa: ASYNC104 (likewise)
+        finally:
+            context.end()
+        return LEFT_TASK if context.left_behind() else None
+
+    def _end_run(self) -> None:
+        self._is_started = False
+        self._services = self._services.renewed()
 
     async def handle(self, attempt: Attempt) -> Failure | None:
         delivery = attempt.delivery
@@ -60,11 +86,8 @@ class InlineExecutor:
         try:
             payload = spec.decoder.decode(delivery.payload)
         except (msgspec.DecodeError, RecursionError) as error:
-            return Failure(
-                outcome="invalid_event",
-                code="invalid_event",
-                message=_short(_text_of(error, self._loaded)),
-            )
+            message = shortened(text_of(error, self._loaded))
+            return Failure(outcome="invalid_event", code="invalid_event", message=message)
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 (the author's type)
             return failure_of(error, self._loaded)
         event: IngressEvent[Any] = IngressEvent(
@@ -79,7 +102,9 @@ class InlineExecutor:
             body=delivery.body,
         )
         try:
-            context = self._context_for(attempt)
+            context = CallContext(
+                self._services, attempt.check, delivery.correlation_id, delivery.event_id
+            )
             if spec.function.is_async:
                 await spec.function.call(context, event)
             else:
@@ -88,108 +113,71 @@ class InlineExecutor:
                 )
         except Retry as retry:
             reraise_cancellation(retry)
-            return Failure(
-                outcome="retry_scheduled",
-                code="retry",
-                message=_short(_text_of(retry, self._loaded) or "the handler asked for a retry"),
-                retry_after_s=_seconds(getattr(retry, "after_s", None)),
-            )
+            return self._retry(retry)
         except BaseException as error:  # noqa: ASYNC103, BLE001 (a plugin ends itself, not the daemon)
             reraise_cancellation(error)
             return failure_of(error, self._loaded)  # noqa: ASYNC104 (a cancellation was raised above)
         return None
 
+    def _retry(self, retry: Retry) -> Failure:
+        return Failure(
+            outcome="retry_scheduled",
+            code="retry",
+            message=shortened(text_of(retry, self._loaded) or "the handler asked for a retry"),
+            retry_after_s=_seconds(getattr(retry, "after_s", None)),
+        )
 
-def check_payload(loaded: LoadedPlugin, ingress: str, payload: bytes) -> Refused | None:
-    """Returns why JSON does not fit the author's type of an ingress; None where it does."""
-    decoder = loaded.plugin.ingresses[ingress].decoder
-    if decoder.type is Any:
-        return None  # JSON it is
-    try:
-        decoder.decode(payload)
-    except msgspec.ValidationError as error:
-        why = str(error)
-    except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 (the author's type)
-        why = type(error).__name__
-    else:
+    async def status(self, call: PluginCall) -> Returned | Failure:
+        function = self._loaded.plugin.on_status
+        if function is None:
+            return Returned(b"null")
+        return await self._answer(function, CallContext(self._services, call.check))
+
+    async def tool(self, call: PluginCall, name: str, arguments: bytes) -> Returned | Failure:
+        spec = self._loaded.plugin.tools[name]
+        try:
+            decoded = spec.decoder.decode(arguments)
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 (the author's type)
+            why = text_of(error, self._loaded) or type(error).__name__
+            message = shortened(f"the arguments do not fit: {why}")
+            return Failure(outcome="invalid_event", code="invalid_arguments", message=message)
+        # Without a run of the service each call has a `local` of its own.
+        services = self._services if self._is_started else self._services.renewed()
+        return await self._answer(spec.function, CallContext(services, call.check), decoded)
+
+    async def stop(self, call: PluginCall) -> Failure | None:
+        function = self._loaded.plugin.on_stop
+        if function is None:
+            return None
+        try:
+            await _call(function, CallContext(self._services, call.check))
+        except BaseException as error:  # noqa: ASYNC103, BLE001 (a plugin ends itself, not the daemon)
+            reraise_cancellation(error)
+            return failure_of(error, self._loaded, "stop_failed")  # noqa: ASYNC104 (likewise)
         return None
-    return Refused("invalid_event", f"the payload does not fit ingress {ingress}: {why}")
+
+    def kill(self) -> bool:
+        return False
+
+    async def _answer(
+        self, function: Function, context: CallContext, *arguments: Any
+    ) -> Returned | Failure:
+        try:
+            return Returned(msgspec.json.encode(await _call(function, context, *arguments)))
+        except BaseException as error:  # noqa: ASYNC103, BLE001 (a plugin ends itself, not the daemon)
+            reraise_cancellation(error)
+            return failure_of(error, self._loaded)  # noqa: ASYNC104 (a cancellation was raised above)
 
 
-async def call_function(function: Function, *arguments: Any) -> Any:
+async def _call(function: Function, *arguments: Any) -> Any:
     """Calls an author's function, a plain `def` in a thread. What it raises comes out."""
     if function.is_async:
         return await function.call(*arguments)
     return await trio.to_thread.run_sync(function.call, *arguments, limiter=trio.CapacityLimiter(1))
 
 
-def failure_of(error: BaseException, loaded: LoadedPlugin) -> Failure:
-    """What is told of an exception: its type and text, and the innermost place in the plugin."""
-    leaf = leaf_of(error)
-    name, text = type(leaf).__name__, _text_of(leaf, loaded)
-    return Failure(
-        outcome="handler_failed",
-        code="handler_failed",
-        message=_short(f"{name}: {text}" if text else name),
-        where=place_in(leaf, loaded),
-        traceback=_traceback_of(error),
-    )
-
-
-def place_in(error: BaseException, loaded: LoadedPlugin) -> str | None:
-    """The innermost frame of `error` that lies in the plugin, as `plugins/NAME.py:LINE`."""
-    place: str | None = None
-    for frame, line in traceback.walk_tb(error.__traceback__):
-        place = place_of(frame, line, loaded) or place
-    return place
-
-
-def frame_in(task: trio.lowlevel.Task, loaded: LoadedPlugin) -> str | None:
-    """Where in the plugin `task` is now, as `plugins/NAME.py:LINE`."""
-    place: str | None = None
-    for frame, line in task.iter_await_frames():
-        place = place_of(frame, line, loaded) or place
-    return place
-
-
-def place_of(frame: types.FrameType, line: int, loaded: LoadedPlugin) -> str | None:
-    """A line of a frame as `plugins/NAME.py:LINE`; None where it is not the plugin's."""
-    file = frame.f_code.co_filename
-    if file == loaded.file or file.startswith(loaded.folder + os.sep):
-        return f"plugins/{os.path.relpath(file, loaded.base)}:{line}"
-    return None
-
-
-def _traceback_of(error: BaseException) -> str:
-    try:
-        # No locals: they hold secrets.
-        lines = traceback.format_exception(error, limit=-TRACEBACK_FRAMES)
-    except Exception:  # noqa: BLE001 (an author's __context__, __cause__ or __notes__)
-        return ""
-    return _printable("".join(lines)[-MAX_TRACEBACK_CHARS:])
-
-
-def _text_of(error: BaseException, loaded: LoadedPlugin) -> str:
-    try:
-        return public_text(loaded.redact(f"{error}"))
-    except Exception:  # noqa: BLE001 (an author's __str__)
-        return ""
-
-
-def _short(text: str) -> str:
-    printable = _printable(text[: MAX_MESSAGE_CHARS + 1])
-    if len(printable) <= MAX_MESSAGE_CHARS:
-        return printable
-    return printable[: MAX_MESSAGE_CHARS - 1] + "…"
-
-
-def _printable(text: str) -> str:
-    # What holds a path that is not UTF-8, say, could not be written to events and logs.
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
 def _seconds(after_s: Any) -> float | None:
-    """The time that a `Retry` names; None, so the host's own, where it names no number of seconds."""
+    """Returns the time that a `Retry` names; None, so the host's own, where it names no number of seconds."""
     try:
         seconds = float(after_s)
     except (TypeError, ValueError, OverflowError):

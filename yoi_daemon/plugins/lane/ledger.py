@@ -1,8 +1,10 @@
-"""What the store is told of one plugin's events, and what it gives back after a restart."""
+"""One plugin's events in the store: written as they change, read after a restart."""
+
+from contextlib import AbstractContextManager
 
 import msgspec
 
-from yoi_daemon.eventlog.interface import EventLog
+from yoi_daemon.eventlog.interface import Commit, EventLog
 from yoi_daemon.model.plugins import AttemptRecord
 from yoi_daemon.plugins.delivery import Delivery
 from yoi_daemon.store.interface import Store
@@ -30,7 +32,7 @@ _attempts = msgspec.json.Decoder(list[AttemptRecord])
 
 
 class LaneLedger:
-    """Writes down what becomes of one plugin's events, in the commit of what is appended with it.
+    """Writes one plugin's events into the store, each step into the commit of the event that tells it.
 
     An event handled at its first attempt is one row that comes and goes: most are. The claims of all
     are one row, and only what was tried, or redelivered, has a row that says how far it is.
@@ -40,13 +42,13 @@ class LaneLedger:
         self._plugin_id = plugin_id
         self._event_log = event_log
         self.durable = event_log.durable
-        # The numbers that have a row of their own, and those that the row of claims is to name.
+        # The numbers that have a progress row, and those that the row of claims names.
         self._tried: set[int] = set()
         self._claimed: set[int] = set()
         self._is_alone = False
 
     def restore(self, restored: "Restored") -> None:
-        """Takes up what an earlier run left: what was claimed is noted before anything else is."""
+        """Restores what an earlier run left. Its claims are written as progress before anything else."""
         self._tried.update(restored.tried)
         changes: list[Change] = []
         for delivery, claim in restored.waiting:
@@ -55,14 +57,16 @@ class LaneLedger:
         if changes:
             self._event_log.record([*changes, CLAIMED.drop(self._plugin_id)])
 
-    def accepted(self, delivery: Delivery) -> None:
-        """It came in, or again from the dead letters, and has its `number` and `position`."""
+    def together(self) -> AbstractContextManager[Commit]:
+        """See `EventLog.together`."""
+        return self._event_log.together()
+
+    def accepted(self, commit: Commit, delivery: Delivery) -> None:
+        """Writes an accepted event, or one redelivered from the dead letters. Its `number` and `position` are set."""
         if not self.durable:
             return
         if delivery.redelivery_of is not None:
-            self._event_log.record(
-                (self._put_progress(delivery), DEAD_LETTER.drop(delivery.number))
-            )
+            commit.record((self._put_progress(delivery), DEAD_LETTER.drop(delivery.number)))
             return
         row = IngressRow(
             delivery.number,
@@ -76,49 +80,56 @@ class LaneLedger:
             msgspec.json.encode(delivery.headers) if delivery.headers else b"{}",
             delivery.source,
         )
-        self._event_log.record((INGRESS_EVENT.put(row),))
+        commit.record((INGRESS_EVENT.put(row),))
 
     async def claim(self, deliveries: list[Delivery]) -> None:
-        """Their attempts are about to begin: returns when that is committed."""
+        """Writes that these attempts are about to begin. Returns after the commit. Raises `StorageFailed`."""
         self._claimed.update(delivery.number for delivery in deliveries)
         self._is_alone = len(self._claimed) == 1
         ticket = self._event_log.record((self._put_claimed(),))
         await self._event_log.recorded(ticket)
 
-    def waits(self, delivery: Delivery) -> None:
-        """No attempt is under way: it was given back, or is tried again later."""
+    def unclaim(self, delivery: Delivery) -> None:
+        """Withdraws the claim of an event that was displaced: a crash must not count its attempt."""
+        if changes := self._unclaimed(delivery.number):
+            self._event_log.record(changes)
+
+    def waits(self, commit: Commit, delivery: Delivery) -> None:
+        """Writes that no attempt of the event is under way: it was unclaimed, or is to be retried."""
         if not self.durable:
             return
         changes = self._unclaimed(delivery.number)
         if delivery.attempt or delivery.number in self._tried:
             changes.append(self._put_progress(delivery))
-        self._event_log.record(changes)
+        commit.record(changes)
 
-    def ended(self, delivery: Delivery) -> None:
-        """It was handled, or has lost its place."""
+    def ended(self, commit: Commit, delivery: Delivery) -> None:
+        """Deletes an event that was handled or displaced."""
         if not self.durable:
             return
         number = delivery.number
         self._claimed.discard(number)  # that the row of claims still names it does no harm
         if number in self._tried:
             self._tried.remove(number)
-            self._event_log.record((INGRESS_EVENT.drop(number), PROGRESS.drop(number)))
+            commit.record((INGRESS_EVENT.drop(number), PROGRESS.drop(number)))
         else:
-            self._event_log.record((INGRESS_EVENT.drop(number),))
+            commit.record((INGRESS_EVENT.drop(number),))
 
-    def died(self, delivery: Delivery, digest: str, died_at: str, age_s: float) -> None:
-        """It is a dead letter."""
+    def died(
+        self, commit: Commit, delivery: Delivery, digest: str, died_at: str, age_s: float
+    ) -> None:
+        """Writes an event as a dead letter."""
         if self.durable:
             row = DeadLetterRow(delivery.number, self._plugin_id, digest, died_at, age_s)
             changes = [DEAD_LETTER.put(row), self._put_progress(delivery)]
-            self._event_log.record(changes + self._unclaimed(delivery.number))
+            commit.record(changes + self._unclaimed(delivery.number))
 
-    def let_go(self, delivery: Delivery) -> None:
-        """A dead letter is no more."""
+    def evicted(self, commit: Commit, delivery: Delivery) -> None:
+        """Deletes a dead letter."""
         if self.durable:
             self._tried.discard(delivery.number)
             tables = (DEAD_LETTER, INGRESS_EVENT, PROGRESS)
-            self._event_log.record([table.drop(delivery.number) for table in tables])
+            commit.record([table.drop(delivery.number) for table in tables])
 
     def _put_progress(self, delivery: Delivery, claim: int = NOT_CLAIMED) -> Change:
         self._tried.add(delivery.number)
@@ -141,7 +152,7 @@ class LaneLedger:
         return CLAIMED.put(ClaimRow(self._plugin_id, self._is_alone, numbers))
 
     def _unclaimed(self, number: int) -> list[Change]:
-        """What takes it out of the row of claims, where it is there."""
+        """Returns the change that takes an event out of the row of claims, if it is there."""
         if number not in self._claimed:
             return []
         self._claimed.remove(number)
@@ -149,19 +160,19 @@ class LaneLedger:
 
 
 class Restored(msgspec.Struct, frozen=True, kw_only=True):
-    """What the store kept of one plugin: what waits, in order of acceptance, and what is dead, as it died."""
+    """What the store kept of one plugin: waiting events in order of acceptance, dead letters in order of death."""
 
     waiting: tuple[tuple[Delivery, int], ...] = ()
-    """Each with its claim."""
+    """Each with its claim, as in `ProgressRow.claim`."""
     dead: tuple[tuple[Delivery, DeadLetterRow], ...] = ()
     keys: tuple[IdempotencyKeyRow, ...] = ()
     values: tuple[PluginValueRow, ...] = ()
     tried: frozenset[int] = frozenset()
-    """The numbers of those that have a row that says how far they are."""
+    """The numbers of the events that have a progress row."""
 
     @property
     def has_claims(self) -> bool:
-        """Whether an event was in hand when the process ended."""
+        """Returns whether an event was in hand when the process ended."""
         return any(claim != NOT_CLAIMED for _, claim in self.waiting)
 
 
@@ -185,8 +196,8 @@ async def restore(store: Store, plugin_id: str, now: float) -> Restored:
             letters.append((delivery, dead[number]))
         else:
             waiting.append((delivery, row.claim))
-    waiting.sort(key=lambda one: one[0].position)
-    letters.sort(key=lambda one: one[1].age_s)
+    waiting.sort(key=lambda kept: kept[0].position)
+    letters.sort(key=lambda kept: kept[1].age_s)
     keys = await store.rows(IDEMPOTENCY_KEY, owner=plugin_id)
     return Restored(
         waiting=tuple(waiting),
@@ -198,7 +209,7 @@ async def restore(store: Store, plugin_id: str, now: float) -> Restored:
 
 
 async def _claims(store: Store, plugin_id: str) -> dict[int, int]:
-    """The claim of each number that was claimed."""
+    """Returns the claim of each number that was claimed."""
     claims: dict[int, int] = {}
     for row in await store.rows(CLAIMED, plugin_id=plugin_id):
         claim = CLAIMED_ALONE if row.is_alone else CLAIMED_TOGETHER

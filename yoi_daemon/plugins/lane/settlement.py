@@ -1,4 +1,4 @@
-"""What becomes of an event after an attempt: handled, tried again, kept for an operator."""
+"""The consequence of an attempt: the event is handled, retried, or kept as a dead letter."""
 
 from collections import Counter, deque
 from collections.abc import Callable
@@ -9,12 +9,13 @@ from typing import Literal
 import msgspec
 from structlog.typing import FilteringBoundLogger
 
-from yoi_daemon.eventlog.interface import EventLog
+from yoi_daemon.eventlog.interface import Commit, EventLog
 from yoi_daemon.model.events import (
     AttemptOutcome,
     Draft,
     IngressAttempt,
     IngressDead,
+    IngressDiscarded,
     IngressDropped,
     format_time,
 )
@@ -30,9 +31,9 @@ TIMES_KEPT = 256
 DURATION_BOUNDS_S = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
-"""Prometheus's own, from a handler that does little to one at the default deadline, 30 s, and beyond."""
+"""Prometheus's defaults, from a handler that does little to one at the default deadline, 30 s, and beyond."""
 MAX_RETRY_AFTER_S = 86_400.0
-"""What a handler may ask for with `Retry(after_s=…)`: a day."""
+"""Maximum of `Retry(after_s=…)`: a day."""
 
 
 Displacement = Literal["dropped", "coalesced"]
@@ -46,7 +47,7 @@ DIED = Failure(
 
 
 class _Displaced:
-    """Events of one ingress that lost their place and were not reported yet."""
+    """Displaced events of one ingress that are not reported yet."""
 
     def __init__(self) -> None:
         self.deliveries: list[Delivery] = []
@@ -77,7 +78,7 @@ class Settlement:
         self._wall_clock = wall_clock
         self._uniform = uniform
         self.durations = Histogram(DURATION_BOUNDS_S)
-        """How long every attempt since the start took."""
+        """Of every attempt since the start."""
         self._times_ms: deque[float] = deque(maxlen=TIMES_KEPT)
         self._displaced: dict[tuple[str, str], _Displaced] = {}
         self.counters: Counter[str] = Counter()
@@ -88,56 +89,84 @@ class Settlement:
     def judge(
         self, lane: Lane, attempt: Attempt, failure: Failure | None, duration_s: float
     ) -> None:
-        """See `lane.Judge`."""
-        delivery = attempt.delivery
+        """See `dispatcher.Judge`."""
         duration_ms = _milliseconds(duration_s)
         self._times_ms.append(duration_ms)
         self.durations.observe(duration_s)
-        if failure is None:
-            self.counters["handled"] += 1
-            self._emit("handled", delivery, duration_ms)
-            self._ledger.ended(delivery)
-            lane.finish(delivery)
+        if failure is not None:
+            self._judge_failure(lane, attempt.delivery, failure, duration_ms, duration_s)
             return
+        delivery = attempt.delivery
+        self.counters["handled"] += 1
+        with self._event_log.together() as commit:
+            # Spelled out, not by `_append`: most attempts end here.
+            commit.append(
+                Draft(
+                    kind="plugin.ingress.handled",
+                    plugin_id=self._plugin_id,
+                    correlation_id=delivery.correlation_id,
+                    data=IngressAttempt(
+                        event_id=delivery.event_id,
+                        ingress=delivery.ingress,
+                        attempt=delivery.attempt,
+                        duration_ms=duration_ms,
+                    ),
+                )
+            )
+            self._ledger.ended(commit, delivery)
+        lane.finish(delivery)
+
+    def _judge_failure(
+        self,
+        lane: Lane,
+        delivery: Delivery,
+        failure: Failure,
+        duration_ms: float,
+        duration_s: float,
+    ) -> None:
         if failure.outcome == "interrupted":
             self.counters["interrupted"] += 1
             delivery.attempts.append(self._record(delivery, failure, duration_ms, duration_s))
-            self._emit("interrupted", delivery, duration_ms, failure)
-            self._ledger.waits(delivery)
+            with self._event_log.together() as commit:
+                self._emit(commit, "interrupted", delivery, duration_ms, failure)
+                self._ledger.waits(commit, delivery)
             lane.put_back(delivery)
             return
         delivery.failures += 1
         is_last = failure.outcome == "invalid_event" or delivery.failures >= self._settings.attempts
         if is_last and failure.outcome == "retry_scheduled":
-            # It asks for one more than there is.
+            # It asks for a retry, and none is left.
             failure = msgspec.structs.replace(failure, outcome="handler_failed")
         self.counters[failure.outcome] += 1
         delivery.attempts.append(self._record(delivery, failure, duration_ms, duration_s))
         self.note_error(failure, delivery.event_id, delivery.correlation_id)
         if is_last:
-            self._emit(failure.outcome, delivery, duration_ms, failure)
-            self._bury(delivery, failure.outcome)
+            with self._event_log.together() as commit:
+                self._emit(commit, failure.outcome, delivery, duration_ms, failure)
+                self._bury(commit, delivery, failure.outcome)
             lane.finish(delivery)
             return
         delay_s = self._delay(delivery.failures, failure)
         if failure.outcome != "retry_scheduled":
             self.counters["retry_scheduled"] += 1
-        self._emit(failure.outcome, delivery, duration_ms, failure, delay_s)
-        self._ledger.waits(delivery)
+        with self._event_log.together() as commit:
+            self._emit(commit, failure.outcome, delivery, duration_ms, failure, delay_s)
+            self._ledger.waits(commit, delivery)
         (lane.hold if self._holds(delivery.ingress) else lane.park)(delivery, delay_s)
 
     def judge_wedged(self, attempt: Attempt, duration_s: float) -> None:
-        """The verdict on a handler that was given up. Its event stays unfinished: the lane ends with it."""
+        """Judges a handler that was given up. Its event stays unfinished: the lane ends with it."""
         delivery, duration_ms = attempt.delivery, _milliseconds(duration_s)
         self.counters[LATE.outcome] += 1
         delivery.failures += 1
         self.durations.observe(duration_s)
         delivery.attempts.append(self._record(delivery, LATE, duration_ms, duration_s))
-        self._emit(LATE.outcome, delivery, duration_ms, LATE)
-        self._ledger.waits(delivery)
+        with self._event_log.together() as commit:
+            self._emit(commit, LATE.outcome, delivery, duration_ms, LATE)
+            self._ledger.waits(commit, delivery)
 
     def restore(self, lane: Lane, restored: Restored) -> None:
-        """Takes up what an earlier run left. Before any dispatch.
+        """Restores what an earlier run left. Before any dispatch.
 
         An event that was alone in hand when the process died is charged an attempt. One of several
         is not, but is attempted by itself from now on.
@@ -149,35 +178,36 @@ class Settlement:
         waiting: list[Delivery] = []
         for delivery, claim in restored.waiting:
             delivery.is_suspect = claim != NOT_CLAIMED
-            if claim == CLAIMED_ALONE:
-                delivery.failures += 1
-                delivery.attempts.append(self._record(delivery, DIED, 0, 0))
-                self.counters[DIED.outcome] += 1
-                self._emit(DIED.outcome, delivery, 0, DIED)
-                self._ledger.waits(delivery)
-            if delivery.failures < self._settings.attempts:
-                waiting.append(delivery)
-            else:
-                last = delivery.attempts[-1] if delivery.attempts else DIED
-                self._bury(delivery, last.outcome)
+            with self._event_log.together() as commit:
+                if claim == CLAIMED_ALONE:
+                    delivery.failures += 1
+                    delivery.attempts.append(self._record(delivery, DIED, 0, 0))
+                    self.counters[DIED.outcome] += 1
+                    self._emit(commit, DIED.outcome, delivery, 0, DIED)
+                    self._ledger.waits(commit, delivery)
+                if delivery.failures < self._settings.attempts:
+                    waiting.append(delivery)
+                else:
+                    last = delivery.attempts[-1] if delivery.attempts else DIED
+                    self._bury(commit, delivery, last.outcome)
         lane.restore(waiting)
 
     def displace(self, lane: Lane, delivery: Delivery, outcome: Displacement) -> None:
-        """A newer event takes the place of one that waits: counted now, reported within a second."""
+        """Ends a waiting event in favour of a newer one. Counts it now and reports it within a second."""
         self.counters[outcome] += 1
-        lane.withdraw(delivery)
+        lane.displace(delivery)
         self._displaced.setdefault((outcome, delivery.ingress), _Displaced()).deliveries.append(
             delivery
         )
 
     def take(self, digest: str, settings: PluginSettings, holds: Callable[[str], bool]) -> None:
-        """Goes on for another version of the plugin. `holds` is whether an ingress keeps its order on a retry."""
+        """Takes another version of the plugin. `holds` returns whether an ingress keeps its order on a retry."""
         self._digest = digest
         self._settings = settings
         self._holds = holds
 
     def report_displaced(self, now: float, *, at_once: bool = False) -> None:
-        """Tells how many events were displaced, at most once a second for each ingress and outcome."""
+        """Reports how many events were displaced, at most once a second for each ingress and outcome."""
         for (outcome, ingress), waiting in self._displaced.items():
             displaced = waiting.deliveries
             if displaced and (at_once or now - waiting.reported_s >= 1):
@@ -185,17 +215,16 @@ class Settlement:
                     ingress=ingress, count=len(displaced), last_event_id=displaced[-1].event_id
                 )
                 waiting.deliveries, waiting.reported_s = [], now
-                self._event_log.append(
-                    Draft(kind=f"plugin.ingress.{outcome}", plugin_id=self._plugin_id, data=data)
-                )
-                # Forgotten with the report, so that no crash between the two hides a loss.
-                for delivery in displaced:
-                    self._ledger.ended(delivery)
+                kind = f"plugin.ingress.{outcome}"
+                with self._event_log.together() as commit:
+                    commit.append(Draft(kind=kind, plugin_id=self._plugin_id, data=data))
+                    for delivery in displaced:
+                        self._ledger.ended(commit, delivery)
 
     def note_error(
         self, fault: Fault, event_id: str | None = None, correlation_id: str | None = None
     ) -> None:
-        """Keeps the latest failure for the plugin's record, and logs it."""
+        """Keeps the latest failure for the plugin's record and logs it."""
         self.last_error = LastError(
             code=fault.code,
             message=fault.message,
@@ -209,11 +238,11 @@ class Settlement:
             "correlation_id": correlation_id,
             "exception": fault.traceback,
         }
-        told = {name: value for name, value in facts.items() if value is not None}
-        self._logger.warning("plugin error", code=fault.code, reason=fault.message, **told)
+        known = {name: value for name, value in facts.items() if value is not None}
+        self._logger.warning("plugin error", code=fault.code, reason=fault.message, **known)
 
     def dispatch_times(self) -> DispatchTimes:
-        """How long the latest attempts took."""
+        """Returns how long the latest attempts took."""
         times = sorted(self._times_ms)
         if len(times) < 2:
             only = times[0] if times else 0.0
@@ -221,21 +250,31 @@ class Settlement:
         cuts = quantiles(times, n=100, method="inclusive")
         return DispatchTimes(count=len(times), p50_ms=cuts[49], p99_ms=cuts[98], max_ms=times[-1])
 
-    def _bury(self, delivery: Delivery, outcome: AttemptOutcome) -> None:
+    def discard(self, event_id: str) -> tuple[Delivery, int]:
+        """Deletes a dead letter. Returns its delivery and the number of the event that says so.
+
+        Raises `Refused` (`event_not_found`).
+        """
+        with self._event_log.together() as commit:
+            delivery = self._dead_letters.remove(commit, event_id).delivery
+            self.counters["discarded"] += 1
+            data = IngressDiscarded(event_id=event_id, ingress=delivery.ingress)
+            seq = self._append(commit, "plugin.ingress.discarded", delivery, data)
+        return delivery, seq
+
+    def _bury(self, commit: Commit, delivery: Delivery, outcome: AttemptOutcome) -> None:
         self.counters["dead_lettered"] += 1
-        self._dead_letters.add(delivery, self._digest, format_time(self._wall_clock()))
-        if self._dead_letters.let_go > self.counters["dead_letters_let_go"]:
-            self.counters["dead_letters_let_go"] = self._dead_letters.let_go
-            self._logger.warning(
-                "dead letters beyond the bound let go", so_far=self._dead_letters.let_go
-            )
+        self._dead_letters.add(commit, delivery, self._digest, format_time(self._wall_clock()))
+        if self._dead_letters.evicted > self.counters["dead_letters_evicted"]:
+            self.counters["dead_letters_evicted"] = self._dead_letters.evicted
+            self._logger.warning("dead letters evicted", so_far=self._dead_letters.evicted)
         data = IngressDead(
             event_id=delivery.event_id,
             ingress=delivery.ingress,
             attempts=delivery.attempt,
             outcome=outcome,
         )
-        self._append("plugin.ingress.dead_lettered", delivery, data)
+        self._append(commit, "plugin.ingress.dead_lettered", delivery, data)
 
     def _delay(self, failures: int, failure: Failure) -> float:
         settings = self._settings
@@ -259,34 +298,33 @@ class Settlement:
 
     def _emit(
         self,
+        commit: Commit,
         name: str,
         delivery: Delivery,
         duration_ms: float,
-        failure: Failure | None = None,
+        failure: Failure,
         retry_in_s: float | None = None,
     ) -> None:
-        if failure is None:
-            data = IngressAttempt(
-                event_id=delivery.event_id,
-                ingress=delivery.ingress,
-                attempt=delivery.attempt,
-                duration_ms=duration_ms,
-            )
-        else:
-            data = IngressAttempt(
-                event_id=delivery.event_id,
-                ingress=delivery.ingress,
-                attempt=delivery.attempt,
-                duration_ms=duration_ms,
-                code=failure.code,
-                message=failure.message,
-                where=failure.where,
-                retry_in_s=retry_in_s,
-            )
-        self._append(f"plugin.ingress.{name}", delivery, data)
+        data = IngressAttempt(
+            event_id=delivery.event_id,
+            ingress=delivery.ingress,
+            attempt=delivery.attempt,
+            duration_ms=duration_ms,
+            code=failure.code,
+            message=failure.message,
+            where=failure.where,
+            retry_in_s=retry_in_s,
+        )
+        self._append(commit, f"plugin.ingress.{name}", delivery, data)
 
-    def _append(self, kind: str, delivery: Delivery, data: IngressAttempt | IngressDead) -> None:
-        self._event_log.append(
+    def _append(
+        self,
+        commit: Commit,
+        kind: str,
+        delivery: Delivery,
+        data: IngressAttempt | IngressDead | IngressDiscarded,
+    ) -> int:
+        return commit.append(
             Draft(
                 kind=kind,
                 plugin_id=self._plugin_id,
@@ -297,5 +335,5 @@ class Settlement:
 
 
 def _milliseconds(seconds: float) -> float:
-    """To the microsecond."""
+    """Returns milliseconds, rounded to the microsecond."""
     return round(seconds * 1e6) / 1000

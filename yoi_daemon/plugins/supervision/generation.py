@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from math import inf
+from typing import Protocol
 
 import msgspec
 import trio
@@ -10,17 +11,21 @@ import trio
 from yoi_daemon.cancellation import reraise_cancellation
 from yoi_daemon.model.settings import PluginSettings
 from yoi_daemon.plugins.boots import Boots
-from yoi_daemon.plugins.delivery import Attempt, Failure, Fault, PluginCall
-from yoi_daemon.plugins.execution.context import CallContext, CallServices, StartContext
-from yoi_daemon.plugins.execution.inline import InlineExecutor, call_function, failure_of
+from yoi_daemon.plugins.delivery import Failure, Fault, PluginCall
+from yoi_daemon.plugins.execution.failures import failure_of
+from yoi_daemon.plugins.execution.interface import Executor
 from yoi_daemon.plugins.lane.dispatcher import Lane
 from yoi_daemon.plugins.loading.loader import LoadedPlugin
 
 
 class GenerationEnd(Fault, frozen=True, kw_only=True):
-    """How a generation ended. `failed` is False for a stop that was asked for."""
+    """How a generation ended. `failed` is False for a stop that was asked for.
+
+    `retry_after_s` is set where `start` was not ready yet and named its time: no failure of the service.
+    """
 
     failed: bool
+    retry_after_s: float | None = None
 
 
 END_ASKED = GenerationEnd(failed=False, code="stopped", message="stopped by command")
@@ -70,9 +75,60 @@ class _StartFailed(Exception):
     """Ends `start`; the end is noted already."""
 
 
+class Gate:
+    """Lets a generation dispatch while it is open. Shut at first."""
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self._moved = trio.Event()
+
+    def open(self) -> None:
+        """Lets the generation dispatch."""
+        self.is_open = True
+        self.wake()
+
+    def shut(self) -> None:
+        """Holds the generation back."""
+        self.is_open = False
+        self.wake()
+
+    def wake(self) -> None:
+        """Returns from every `wait`."""
+        moved, self._moved = self._moved, trio.Event()
+        moved.set()
+
+    async def wait(self) -> None:
+        """Waits for the next `open`, `shut` or `wake`."""
+        await self._moved.wait()
+
+
+class GenerationParts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a generation runs with. `clock` returns monotonic seconds."""
+
+    lane: Lane
+    executor: Executor
+    clock: Callable[[], float]
+    boots: Boots
+    run_timers: Callable[[], Awaitable[None]]
+    """Runs the plugin's timers until cancelled."""
+
+
+class GenerationObserver(Protocol):
+    """Is called, synchronously, at the turns of a generation's life."""
+
+    def note_running(self, generation: "Generation") -> None:
+        """`start` has returned. The gate is still shut."""
+        ...
+
+    def note_ending(self, generation: "Generation") -> None:
+        """Dispatch is over; the stop hook and the closing of resources follow."""
+        ...
+
+
 class Generation:
     """Runs one plugin's service once. Everything it starts lives in the nursery of `run`.
 
+    It dispatches only while its `gate` is open, so that of two generations one holds the lane.
     `life` is the watchdog's handle on it: `start` has `start_timeout_s`, the closing `stop_hook_s` and
     `cancel_s`, and in between there is no deadline. The deadline is moved on the service's own scope:
     a scope around `start` alone would be torn by a nursery that `ctx.enter` leaves open.
@@ -82,28 +138,20 @@ class Generation:
         self,
         loaded: LoadedPlugin,
         settings: PluginSettings,
-        lane: Lane,
-        services: CallServices,
-        *,
-        clock: Callable[[], float],
-        boots: Boots,
-        may_dispatch: trio.Event,
-        on_running: Callable[[], None],
-        on_ending: Callable[[], None],
-        timers: Callable[[], Awaitable[None]],
+        parts: GenerationParts,
+        observer: GenerationObserver,
     ) -> None:
         self.loaded = loaded
-        self.services = services
+        self.executor = parts.executor
+        self.gate = Gate()
         self._settings = settings
-        self._lane = lane
-        self._clock = clock
-        self._boots = boots
-        self._may_dispatch = may_dispatch
-        self._on_running = on_running
-        self._on_ending = on_ending
-        self._timers = timers
+        self._lane = parts.lane
+        self._clock = parts.clock
+        self._boots = parts.boots
+        self._run_timers = parts.run_timers
+        self._observer = observer
         self.life = PluginCall(
-            clock(),
+            parts.clock(),
             timeout_s=settings.start_timeout_s,
             warn_s=settings.start_warn_s,
             grace_s=settings.dispatch_grace_s,
@@ -116,6 +164,7 @@ class Generation:
         """How it ended, once it has."""
         self.hook_failure: Failure | None = None
         self._dispatch = trio.CancelScope()
+        self._holds_lane = False
         self._dispatched = trio.Event()
         self._stop_asked = trio.Event()
         self._stir = trio.Event()
@@ -128,11 +177,18 @@ class Generation:
             drains=False,
         )
 
+    def shut_gate(self) -> None:
+        """Dispatches nothing more until the gate opens again; the event in hand is finished."""
+        self.gate.shut()
+        if self._holds_lane:
+            self._lane.halt()
+
     def ask_to_stop(self, times: StopTimes) -> None:
         """Begins the end; a start that is under way is cancelled. Asked again, other times hold."""
         self._times = times
         self._stop_asked.set()
         self._stir.set()
+        self.gate.wake()
         due = inf
         if self._dispatched.is_set():
             due = self._clock() + times.hook_s + times.close_s
@@ -145,7 +201,9 @@ class Generation:
         """Runs to the end; `end` says how it came. Raises only a cancellation from outside."""
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._live, nursery, name=f"service {self.services.plugin_id}")
+                nursery.start_soon(
+                    self._live, nursery, name=f"service {self.executor.manifest.name}"
+                )
         except BaseException as error:  # noqa: ASYNC103, BLE001 (a plugin ends itself, not the daemon)
             reraise_cancellation(error)
             if self.end is END_ASKED:
@@ -169,23 +227,33 @@ class Generation:
                 await self._start(stack)
                 self.is_running = True
                 self.life.due = self.life.warn_at = float("inf")
-                self._on_running()
+                self._observer.note_running(self)
                 nursery.start_soon(self._end_dispatch)
-                nursery.start_soon(self._timers)
+                nursery.start_soon(self._run_timers)
                 try:
                     with self._dispatch:
-                        if not self._may_dispatch.is_set():
-                            await self._may_dispatch.wait()
-                        await self._lane.run(self._executor(), self._interruption)
+                        await self._dispatch_while_open()
                 finally:
                     # Also when a resource's own task failed: what closes now has a deadline too.
                     self._dispatched.set()
                     self._stir.set()
-                    self._on_ending()
+                    self._observer.note_ending(self)
                     self.life.due = self._clock() + self._times.hook_s + self._times.close_s
                 await self._call_stop_hook()
         self._note_end()
         nursery.cancel_scope.cancel()
+
+    async def _dispatch_while_open(self) -> None:
+        """Runs the lane while the gate is open, until a stop is asked for or the lane is sealed."""
+        while not self._stop_asked.is_set() and not self._lane.is_sealed:
+            if not self.gate.is_open:
+                await self.gate.wait()
+                continue
+            self._holds_lane = True
+            try:
+                await self._lane.run(self.executor, self._interruption)
+            finally:
+                self._holds_lane = False
 
     def _note_end(self) -> None:
         """Says how it ended, where nothing was raised."""
@@ -218,36 +286,25 @@ class Generation:
         return INTERRUPTED if self._stop_asked.is_set() else CRASHED
 
     async def _start(self, stack: AsyncExitStack) -> None:
-        function = self.loaded.plugin.on_start
-        if function is None:
-            return
-        context = StartContext(self.services, stack, self.life.check)
-        plugin_id = self.services.plugin_id
+        manifest = self.executor.manifest
         try:
-            await self._boots.enter_start(plugin_id, self.loaded.edition)
-            await call_function(function, context)
-        except BaseException as error:  # noqa: ASYNC103, BLE001 (a plugin ends itself, not the daemon)
-            reraise_cancellation(error)
-            failure = failure_of(error, self.loaded)
+            if manifest.has_start:
+                await self._boots.enter_start(manifest.name, self.loaded.edition)
+            failure = await self.executor.start(self.life, stack)
+        finally:
+            if manifest.has_start:
+                self._boots.leave(manifest.name)
+        if failure is None and self.life.scope.cancel_called:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            raise _StartFailed  # given up, and came back after all
+        if failure is not None:
             self.end = GenerationEnd(
                 failed=True,
-                code="start_failed",
+                code=failure.code,
                 message=failure.message,
                 where=failure.where,
                 traceback=failure.traceback,
-            )
-            raise _StartFailed from None  # noqa: ASYNC104 (a cancellation was raised above)
-        finally:
-            self._boots.leave(plugin_id)
-        context.end()
-        if self.life.scope.cancel_called:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            raise _StartFailed  # given up, and came back after all
-        if context.left_behind():
-            self.end = GenerationEnd(
-                failed=True,
-                code="start_left_task",
-                message="start returned and left a nursery open; enter it with ctx.enter",
+                retry_after_s=failure.retry_after_s,
             )
             raise _StartFailed
 
@@ -256,15 +313,16 @@ class Generation:
         due = self._clock() + self._times.drain_s
         while not self._dispatched.is_set() and self._clock() < due:
             times, self._stir = self._times, trio.Event()
-            if times.drains:
-                self._lane.drain()
-            else:
-                self._lane.halt()
+            if self._holds_lane:
+                if times.drains:
+                    self._lane.drain()
+                else:
+                    self._lane.halt()
             with trio.move_on_after(due - self._clock()):
                 await self._stir.wait()
             if self._times is not times:
                 due = min(due, self._clock() + self._times.drain_s)
-        if (attempt := self._lane.current) is not None:
+        if self._holds_lane and (attempt := self._lane.current) is not None:
             # One step: its effects are refused, it is cancelled, and it is wedged sooner than its own
             # deadline would say.
             attempt.is_open = False
@@ -272,29 +330,11 @@ class Generation:
         self._dispatch.cancel()
 
     async def _call_stop_hook(self) -> None:
-        function = self.loaded.plugin.on_stop
-        if function is None:
-            return
-        context = CallContext(self.services, self.life.check)
         with trio.CancelScope(deadline=self._clock() + self._times.hook_s) as scope:
-            try:
-                await call_function(function, context)
-            except BaseException as error:  # noqa: ASYNC103, BLE001 (a plugin ends itself, not the daemon)
-                reraise_cancellation(error)
-                failure = failure_of(error, self.loaded)
-                self.hook_failure = msgspec.structs.replace(failure, code="stop_failed")
+            self.hook_failure = await self.executor.stop(self.life)
         if scope.cancelled_caught:
             self.hook_failure = Failure(
                 outcome="handler_failed",
                 code="stop_timeout",
                 message=f"the stop hook did not return within {self._times.hook_s:g} s",
             )
-
-    def _executor(self) -> InlineExecutor:
-        services = self.services
-
-        def context_for(attempt: Attempt) -> CallContext:
-            delivery = attempt.delivery
-            return CallContext(services, attempt.check, delivery.correlation_id, delivery.event_id)
-
-        return InlineExecutor(self.loaded, context_for)

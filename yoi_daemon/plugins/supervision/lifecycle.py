@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import msgspec
 import trio
 from structlog.typing import FilteringBoundLogger
 
@@ -10,14 +9,6 @@ from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.events import Draft, PluginStateChanged, Reason, format_time
 from yoi_daemon.model.states import SERVICE_TRANSITIONS, Machine, ServiceState
-
-
-class ServiceFailed(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a service failed; `where` is the innermost place in the plugin."""
-
-    code: str
-    message: str
-    where: str | None = None
 
 
 class Lifecycle:

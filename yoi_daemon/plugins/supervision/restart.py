@@ -23,8 +23,7 @@ class RestartPolicy:
     the half-open try fails. `uniform(low, high)` spreads each back-off by a quarter either way.
     """
 
-    def __init__(self, settings: PluginSettings, uniform: Callable[[float, float], float]) -> None:
-        self.settings = settings
+    def __init__(self, uniform: Callable[[float, float], float]) -> None:
         self._uniform = uniform
         self._times: deque[float] = deque()
         self._give_ups = 0
@@ -39,9 +38,8 @@ class RestartPolicy:
         """Whether it gave up and was not healthy since."""
         return self._give_ups > 0
 
-    def next_restart(self, now: float) -> Restart:
-        """What to do about a failure at `now` (monotonic seconds)."""
-        settings = self.settings
+    def next_restart(self, settings: PluginSettings, now: float) -> Restart:
+        """Returns what to do about a failure at `now` (monotonic seconds)."""
         while self._times and self._times[0] <= now - settings.restart_window_s:
             self._times.popleft()
         if self._give_ups or len(self._times) >= settings.restart_attempts:

@@ -1,4 +1,4 @@
-"""The task that keeps one service as it is wanted: it alone starts and ends generations.
+"""The task that keeps one service as it is wanted: it alone loads, starts and ends it.
 
 Commands wait in line and are carried out here, one at a time, whatever becomes of those who asked: a
 client that goes away in the middle of a restart leaves no service half restarted.
@@ -6,109 +6,106 @@ client that goes away in the middle of a restart leaves no service half restarte
 
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Literal
 
 import trio
 
+from yoi_daemon.cancellation import GuardedCall
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.model.settings import PluginSettings
-from yoi_daemon.plugins.boots import Hold
+from yoi_daemon.model.events import Draft, PluginGaveUp
+from yoi_daemon.plugins.delivery import Attempt
 from yoi_daemon.plugins.execution.calls import Calls
-from yoi_daemon.plugins.lane.dispatcher import Lane
-from yoi_daemon.plugins.lane.settlement import Settlement
 from yoi_daemon.plugins.loading.loader import LoadedPlugin
-from yoi_daemon.plugins.supervision.generation import Generation, StopTimes, stop_times
-from yoi_daemon.plugins.supervision.lifecycle import Lifecycle
-from yoi_daemon.plugins.supervision.restart import RestartPolicy
-
-CommandName = Literal["start", "stop", "restart", "replace", "retire"]
-
-
-class Command:
-    """One thing asked of a supervisor. `done` is set when it was carried out or `refused`."""
-
-    def __init__(
-        self,
-        name: CommandName,
-        loaded: LoadedPlugin | None = None,
-        settings: PluginSettings | None = None,
-    ) -> None:
-        self.name: CommandName = name
-        self.loaded = loaded
-        self.settings = settings
-        self.done = trio.Event()
-        self.refused: Refused | None = None
-
-    async def outcome(self) -> None:
-        """Waits until it was carried out. Raises `Refused` where it could not be."""
-        await self.done.wait()
-        if self.refused is not None:
-            raise self.refused
+from yoi_daemon.plugins.supervision.commands import ServiceCommand
+from yoi_daemon.plugins.supervision.generation import (
+    Generation,
+    GenerationEnd,
+    GenerationParts,
+    StopTimes,
+    stop_times,
+)
+from yoi_daemon.plugins.supervision.installation import Installation, Installed
+from yoi_daemon.plugins.supervision.parts import HostServices, Supervised
+from yoi_daemon.plugins.supervision.restart import Restart, RestartPolicy
 
 
 class Supervisor:
-    """Supervises one service. `load` loads what there is, or notes that it cannot be; `make_generation` gives a
-    run of what is loaded now; `take` takes another version.
+    """Supervises one service.
+
+    A generation is `next` until its `start` has returned, then `current`: it alone dispatches, once the
+    host lets handlers be called.
     """
 
-    def __init__(
-        self,
-        settings: PluginSettings,
-        *,
-        lane: Lane,
-        lifecycle: Lifecycle,
-        settlement: Settlement,
-        clock: Callable[[], float],
-        uniform: Callable[[float, float], float],
-        load: Callable[[], Awaitable[None]],
-        make_generation: Callable[[], Generation],
-        take: Callable[[LoadedPlugin, PluginSettings], None],
-        on_gave_up: Callable[[float], None],
-        on_retired: Callable[[], object],
-    ) -> None:
-        self.settings = settings
-        self.loaded: LoadedPlugin | None = None
-        self.held: Hold | None = None
-        """Why it is not loaded, until it is taken or a command says otherwise."""
-        self.policy = RestartPolicy(settings, uniform)
-        self.generation: Generation | None = None
-        """The run that is under way."""
-        self.calls: Calls | None = None
-        """Status and tools under way, while it is supervised."""
+    def __init__(self, subject: Supervised, installation: Installation, host: HostServices) -> None:
+        self.current: Generation | None = None
+        """The generation that runs, or that stops."""
+        self.next: Generation | None = None
+        """The generation that starts."""
+        self.policy = RestartPolicy(host.uniform)
         self.is_wedged = False
+        """Something of the plugin ignores its cancellation: nothing more is started."""
         self.is_retired = False
-        self._lane = lane
-        self._lifecycle = lifecycle
-        self._settlement = settlement
-        self._clock = clock
-        self._load = load
-        self._make_generation = make_generation
-        self._take = take
-        self._on_gave_up = on_gave_up
-        self._on_retired = on_retired
+        self._plugin_id = subject.plugin_id
+        self._lane = subject.lane
+        self._lifecycle = subject.lifecycle
+        self._settlement = subject.settlement
+        self._on_retired = subject.on_retired
+        self._installation = installation
+        self._host = host
+        self._calls: Calls | None = None
         self._wanted = True
         self._is_ending = False
-        self._commands: deque[Command] = deque()
         self._wake = trio.Event()
+        self._commands: deque[ServiceCommand] = deque()
+
+    # -- questions
+
+    @property
+    def _installed(self) -> Installed:
+        return self._installation.installed
+
+    @property
+    def generations(self) -> tuple[Generation, ...]:
+        """Those that have not ended: `current`, then `next`."""
+        return tuple(one for one in (self.current, self.next) if one is not None)
+
+    def generation_of(self, call: GuardedCall) -> Generation | None:
+        """The generation that a handler's, a start's or an end's call belongs to; None for a call beside the lane."""
+        if isinstance(call, Attempt):
+            return self.current
+        return next((one for one in self.generations if one.life is call), None)
+
+    @property
+    def calls(self) -> Calls | None:
+        """The calls beside the lane, for one more; None while no call may begin."""
+        return None if self.is_retired or self._is_ending else self._calls
+
+    def calls_under_way(self) -> tuple[GuardedCall, ...]:
+        """The calls beside the lane whose function has not returned, wedged ones too."""
+        return () if self._calls is None else self._calls.under_way()
+
+    def refusal(self) -> Refused | None:
+        """Why nothing more is begun, if so: `draining` or `plugin_not_found`."""
+        if self._is_ending:
+            return Refused("draining", "the daemon stops", retry_after_s=5.0)
+        if self.is_retired:
+            return Refused("plugin_not_found", "this plugin was removed")
+        return None
 
     # -- asked from other tasks
 
-    def submit(self, command: Command) -> Command:
+    def submit(self, command: ServiceCommand) -> ServiceCommand:
         """Puts a command in line. One that cannot be carried out any more is refused at once."""
-        try:
-            self._refuse_when_over()
-        except Refused as refused:
-            command.refused = refused
-            command.done.set()
+        if (refused := self.refusal()) is not None:
+            command.end(refused)
         else:
             self._commands.append(command)
-            self._wake.set()
+            self._look_again()
         return command
 
-    async def ask(self, command: Command) -> None:
-        """Puts a command in line and waits for it. Cancelling the wait does not take it back.
+    async def ask(self, command: ServiceCommand) -> None:
+        """Submits a command and waits for it. Cancelling the wait does not take it back.
 
-        Raises `Refused`: `invalid_state`, and `draining` when the daemon stops.
+        Raises `Refused`: `invalid_state`, `plugin_not_found`, and `draining` when the daemon stops.
         """
         await self.submit(command).outcome()
 
@@ -119,43 +116,58 @@ class Supervisor:
         """
         self._is_ending = True
         self._want(wanted=False)
-        generation = self.generation
-        if generation is not None and not self.is_wedged:
-            await self._end_generation(generation, stop_times(self.settings, budget_s))
-        if self.calls is not None:
-            self.calls.cancel(grace_s=0.1 * budget_s)
-            await self.calls.wait_over()
+        if not self.is_wedged:
+            await self._end_generations(stop_times(self._installed.settings, budget_s))
+        if self._calls is not None:
+            self._calls.cancel(grace_s=0.1 * budget_s)
+            await self._calls.wait_over()
 
     def give_up(self) -> None:
-        """What runs ignores its cancellation: nothing is started any more."""
+        """Something ignores its cancellation: nothing more is started."""
         self.is_wedged = True
         self._want(wanted=False)
         self._lane.seal()
-        if self.generation is not None:
-            self.generation.is_over.set()
+        for generation in self.generations:
+            generation.is_over.set()
+
+    def note_wedged_call(self, call: GuardedCall) -> None:
+        """A call beside the lane ignores its cancellation: nobody waits for it any more."""
+        if self._calls is not None:
+            self._calls.note_wedged(call)
 
     # -- the task
 
     async def run(self) -> None:
         """Loads the plugin and keeps its service as wanted, until cancelled or retired."""
         async with trio.open_nursery() as nursery:
-            self.calls = Calls(nursery, self._clock)
-            if self.loaded is None and self.held is None and not self._is_ending:
-                await self._load()
+            self._calls = Calls(nursery, self._host.clock)
+            if not (self._installation.is_loaded.is_set() or self._is_ending):
+                await self._installation.load()
+            opener = trio.CancelScope()
+            nursery.start_soon(self._open_first_gate, opener)
             while not self.is_retired:
                 command = await self._next_command()
                 if command is None:
                     self._begin(nursery)
                     continue
+                refused: Refused | None = None
                 try:
                     await self._carry_out(command, nursery)
-                except Refused as refused:
-                    command.refused = refused
+                except Refused as error:
+                    refused = error
                 finally:
-                    command.done.set()
-            self._refuse_the_rest()
+                    command.end(refused)
+            opener.cancel()
+            while self._commands:
+                self._commands.popleft().end(self.refusal())
 
-    async def _next_command(self) -> Command | None:
+    async def _open_first_gate(self, scope: trio.CancelScope) -> None:
+        with scope:
+            await self._host.may_dispatch.wait()
+            if self.current is not None:
+                self.current.gate.open()
+
+    async def _next_command(self) -> ServiceCommand | None:
         """The next command, or None when the service is to be started now."""
         while not self._commands:
             if self._wake.is_set():
@@ -163,10 +175,10 @@ class Supervisor:
             retry_at_s = self._lifecycle.retry_at_s
             if not self._may_begin():
                 await self._wake.wait()
-            elif retry_at_s is None or self._clock() >= retry_at_s:
+            elif retry_at_s is None or self._host.clock() >= retry_at_s:
                 return None
             else:
-                with trio.move_on_after(retry_at_s - self._clock()):
+                with trio.move_on_after(retry_at_s - self._host.clock()):
                     await self._wake.wait()
         return self._commands.popleft()
 
@@ -174,55 +186,43 @@ class Supervisor:
         return (
             self._wanted
             and not self.is_wedged
-            and self.generation is None
-            and self.loaded is not None
-            and self.loaded.manifest.has_service
+            and not self.generations
+            and self._installed.has_service
         )
 
-    async def _carry_out(self, command: Command, nursery: trio.Nursery) -> None:
+    async def _carry_out(self, command: ServiceCommand, nursery: trio.Nursery) -> None:
         match command.name:
             case "start":
-                if not await self._load_held():
+                if not await self._installation.release():
                     self._check_service("start")
                     self._start(nursery)
             case "stop":
                 self._check_service("stop")
                 await self._stop()
             case "restart":
-                if not await self._load_held():
+                if not await self._installation.release():
                     self._check_service("restart")
                     await self._stop()
                     self._start(nursery)
             case "replace":
-                assert command.loaded is not None
-                assert command.settings is not None
-                by_command = self.held is None
-                was_stopped = by_command and self._lifecycle.state in ("stopping", "stopped")
-                await self._stop()
-                self._take(command.loaded, command.settings)
-                if not was_stopped and command.loaded.manifest.has_service:
-                    self._start(nursery)
+                assert command.replacement is not None
+                await self._replace(command.replacement, nursery)
             case "retire":
                 await self._retire()
 
-    async def _load_held(self) -> bool:
-        """An operator's word loads what was held back; says whether that was all, for want of a service."""
-        if self.held is None:
-            return False
-        self.held = None
-        await self._load()
-        return self.loaded is not None and not self.loaded.manifest.has_service
+    # -- starting and stopping
 
     def _check_service(self, verb: str) -> None:
         self._refuse_wedged()
-        if self.held is not None:
-            raise Refused("invalid_state", f"it is not loaded: {self.held.message}")
-        if self.loaded is None:
+        installed = self._installed
+        if installed.held is not None:
+            raise Refused("invalid_state", f"it is not loaded: {installed.held.message}")
+        if installed.loaded is None:
             raise Refused(
                 "invalid_state",
                 f"the module could not be loaded: {self._lifecycle.reason.message}; correct it, then reload",
             )
-        if not self.loaded.manifest.has_service:
+        if not installed.has_service:
             raise Refused("invalid_state", f"this plugin has no service to {verb}")
 
     def _start(self, nursery: trio.Nursery) -> None:
@@ -237,46 +237,93 @@ class Supervisor:
         """Drains and stops, in the plugin's own times. Raises `Refused` where it is or becomes wedged."""
         self._refuse_wedged()
         self._want(wanted=False)
-        if self.generation is not None:
-            await self._end_generation(self.generation, stop_times(self.settings))
+        if self.generations:
+            await self._end_generations(stop_times(self._installed.settings))
             self._refuse_wedged()
-        elif self._lifecycle.state in ("ready", "failed") and self._has_service():
+        elif self._lifecycle.state in ("ready", "failed") and self._installed.has_service:
             self._lifecycle.move("stopped", "stopped", "stopped by command")
+
+    async def _replace(self, replacement: Installed, nursery: trio.Nursery) -> None:
+        assert replacement.loaded is not None
+        by_command = self._installed.held is None
+        was_stopped = by_command and self._lifecycle.state in ("stopping", "stopped")
+        await self._stop()
+        self._installation.take(replacement.loaded, replacement.settings)
+        if not was_stopped and self._installed.has_service:
+            self._start(nursery)
 
     async def _retire(self) -> None:
         if not self.is_wedged:
             self._want(wanted=False)
-            if self.generation is not None:
-                await self._end_generation(self.generation, stop_times(self.settings))
+            await self._end_generations(stop_times(self._installed.settings))
         self.is_retired = True
-        if self.calls is not None:
-            self.calls.cancel()
-            await self.calls.wait_over()
+        if self._calls is not None:
+            self._calls.cancel()
+            await self._calls.wait_over()
         self._on_retired()
 
-    async def _end_generation(self, generation: Generation, times: StopTimes) -> None:
+    async def _end_generations(self, times: StopTimes) -> None:
+        if not self.generations:
+            return
         if self._lifecycle.state in ("starting", "running"):
             self._lifecycle.move("stopping", "stopping", "asked to stop")
         self._lane.wake_waiters()
-        generation.ask_to_stop(times)
-        await generation.is_over.wait()
+        generations = self.generations
+        for generation in generations:
+            generation.ask_to_stop(times)
+        for generation in generations:
+            await generation.is_over.wait()
+
+    # -- one generation
 
     def _begin(self, nursery: trio.Nursery) -> None:
-        generation = self.generation = self._make_generation()
+        installed = self._installed
+        assert installed.loaded is not None
+        assert installed.executor is not None
+        parts = GenerationParts(
+            lane=self._lane,
+            executor=installed.executor,
+            clock=self._host.clock,
+            boots=self._host.boots,
+            run_timers=self._timers_of(installed.loaded),
+        )
+        generation = Generation(installed.loaded, installed.settings, parts, observer=self)
+        self.next = generation
         self._lifecycle.restarts = self.policy.restarts
         self._lifecycle.move("starting", "starting", "start was called")
         nursery.start_soon(self._run_generation, generation)
+
+    def _timers_of(self, loaded: LoadedPlugin) -> Callable[[], Awaitable[None]]:
+        return lambda: self._host.run_timers(self._plugin_id, loaded)
 
     async def _run_generation(self, generation: Generation) -> None:
         try:
             await generation.run()
             self._settle(generation)
         finally:
-            self.generation = None
-            if self.calls is not None:
-                self.calls.cancel(only_bound=True)
+            if generation is self.current:
+                self.current = None
+            else:
+                self.next = None
+            self._cancel_bound_calls()
             generation.is_over.set()
-            self._wake.set()
+            self._look_again()
+
+    def note_running(self, generation: Generation) -> None:
+        """See `GenerationObserver`."""
+        self.current, self.next = generation, None
+        self._lifecycle.move("running", "running", "start returned")
+        self._host.boots.came_up(self._plugin_id, generation.loaded.edition)
+        if self._host.may_dispatch.is_set():
+            generation.gate.open()
+
+    def note_ending(self, generation: Generation) -> None:
+        """See `GenerationObserver`."""
+        self._cancel_bound_calls()
+
+    def _cancel_bound_calls(self) -> None:
+        if self._calls is not None:
+            self._calls.cancel(only_bound=True)
 
     def _settle(self, generation: Generation) -> None:
         """Moves on from a generation's end, and decides whether and when there is another."""
@@ -287,44 +334,55 @@ class Supervisor:
             self._settlement.note_error(end)
         if hook is not None:
             self._settlement.note_error(hook)
-        lifecycle = self._lifecycle
+        lifecycle, restart = self._lifecycle, self._installed.settings.restart
         if lifecycle.state == "stopping":
             code, message = (
                 ("stopped", "stopped by command") if hook is None else (hook.code, hook.message)
             )
             lifecycle.move("stopped", code, message)
-            return
-        restart = self.settings.restart
-        if restart == "temporary" or (restart == "transient" and not end.failed):
+        elif end.retry_after_s is not None:
+            # Not ready is no failure: no restart is spent, and every policy tries again.
+            lifecycle.move("failed", end.code, end.message, retry_in_s=end.retry_after_s)
+        elif restart == "permanent" or (restart == "transient" and end.failed):
+            self._restart_later(end)
+        else:
             self._wanted = False
-            if end.failed:
-                lifecycle.move("failed", end.code, end.message)
-            else:
+            if not end.failed:
                 lifecycle.move("stopping", end.code, end.message)
-                lifecycle.move("stopped", end.code, end.message)
-            return
-        following = self.policy.next_restart(self._clock())
+            lifecycle.move("failed" if end.failed else "stopped", end.code, end.message)
+
+    def _restart_later(self, end: GenerationEnd) -> None:
+        following = self.policy.next_restart(self._installed.settings, self._host.clock())
+        lifecycle, counters = self._lifecycle, self._settlement.counters
         lifecycle.restarts = self.policy.restarts
         lifecycle.gave_up = following.gave_up
-        code, message = end.code, end.message
         if not following.gave_up:
-            self._settlement.counters["restarted"] += 1
-        else:
-            code, message = (
-                "gave_up",
-                f"restarted too often; the last time {end.code}: {end.message}",
-            )
-        lifecycle.move("failed", code, message, retry_in_s=following.delay_s)
-        if following.gave_up:
-            self._on_gave_up(following.delay_s)
+            counters["restarted"] += 1
+            lifecycle.move("failed", end.code, end.message, retry_in_s=following.delay_s)
+            return
+        counters["gave_up"] += 1
+        message = f"restarted too often; the last time {end.code}: {end.message}"
+        lifecycle.move("failed", "gave_up", message, retry_in_s=following.delay_s)
+        self._append_gave_up(following)
 
-    def _has_service(self) -> bool:
-        return self.loaded is not None and self.loaded.manifest.has_service
+    def _append_gave_up(self, following: Restart) -> None:
+        settings = self._installed.settings
+        data = PluginGaveUp(
+            restarts=settings.restart_attempts,
+            within_s=settings.restart_window_s,
+            retry_in_s=following.delay_s,
+        )
+        self._host.event_log.append(
+            Draft(kind="plugin.gave_up", plugin_id=self._plugin_id, data=data)
+        )
 
     def _want(self, *, wanted: bool) -> None:
         self._wanted = wanted
         self._lifecycle.retry_at_s = None
         self._lifecycle.gave_up = False
+        self._look_again()
+
+    def _look_again(self) -> None:
         self._wake.set()
 
     def _refuse_wedged(self) -> None:
@@ -335,13 +393,5 @@ class Supervisor:
             )
 
     def _refuse_when_over(self) -> None:
-        if self._is_ending:
-            raise Refused("draining", "the daemon stops", retry_after_s=5.0)
-        if self.is_retired:
-            raise Refused("plugin_not_found", "this plugin was removed")
-
-    def _refuse_the_rest(self) -> None:
-        for command in self._commands:
-            command.refused = Refused("plugin_not_found", "this plugin was removed")
-            command.done.set()
-        self._commands.clear()
+        if (refused := self.refusal()) is not None:
+            raise refused

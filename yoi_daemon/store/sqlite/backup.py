@@ -1,4 +1,4 @@
-"""A copy of a store, made while the daemon goes on writing it."""
+"""Backs up a store while the daemon writes to it."""
 
 import os
 import sqlite3
@@ -10,22 +10,21 @@ from yoi_daemon.model.errors import NotAllowed, StorageFailed
 from yoi_daemon.store.sqlite.connection import is_full
 
 PAGES_AT_ONCE = 1024
-"""4 MiB between two words about the progress."""
+"""Pages between two reports of progress: 4 MiB."""
 
 
 def back_up(source: sqlite3.Connection, target: Path, progress: Callable[[float], None]) -> int:
-    """Copies what `source`, which is in a read transaction, sees; gives the copy's size in bytes.
+    """Copies the snapshot of `source`, which is in a read transaction. Returns the copy's size in bytes.
 
-    The transaction holds the moment: what is committed meanwhile does not begin the copy anew. It is
-    on the disk, with mode 0600, before it bears its name, and it says that it is a copy: a daemon
-    begins another log on it, for the numbers after it were given to other events. `progress` is told
-    the share that is done; what it raises ends the copy. Raises `NotAllowed`, where there is such a
-    file already too, and `StorageFailed` without room for it.
+    Commits meanwhile do not restart the copy. It is on disk, with mode 0600, before it gets its name,
+    and is marked as a copy: a daemon begins a new epoch on it, because later numbers were given to other
+    events. `progress` is called with the share that is done; its error ends the copy. Raises
+    `NotAllowed`, also if the file exists, and `StorageFailed` without room for it.
     """
     partial = target.with_name(target.name + ".partial")
     made: list[Path] = []
     try:
-        for path in (target, partial):  # the name is ours from here on
+        for path in (target, partial):  # from here on the name is ours
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
             os.close(os.open(path, flags, 0o600))
             made.append(path)
@@ -36,7 +35,7 @@ def back_up(source: sqlite3.Connection, target: Path, progress: Callable[[float]
         _sync(target.parent)
     except FileExistsError as error:
         raise NotAllowed(
-            f"{error.filename} is there already; remove it, or name another file"
+            f"{error.filename} exists already; remove it, or name another file"
         ) from error
     except OSError as error:
         raise NotAllowed(f"{target} cannot be written: {error.strerror}") from error
@@ -58,7 +57,7 @@ def _copy(source: sqlite3.Connection, target: Path, progress: Callable[[float], 
     copy = sqlite3.connect(target, isolation_level=None)
     try:
         source.backup(copy, pages=PAGES_AT_ONCE, progress=report, sleep=0)
-        # One file, without a log beside it that could be forgotten or mixed up.
+        # One file, without a write-ahead log beside it that could be forgotten or mixed up.
         copy.execute("PRAGMA journal_mode = DELETE")
         copy.execute("INSERT OR REPLACE INTO fact VALUES ('restored', 1)")
     finally:

@@ -1,4 +1,4 @@
-"""What must hold of a store at any moment, beside what SQLite itself checks."""
+"""Checks the invariants of a store, beside those that SQLite itself checks."""
 
 import sqlite3
 from collections import Counter
@@ -12,17 +12,17 @@ from yoi_daemon.model.events import Retention
 from yoi_daemon.model.states import WorkerState
 from yoi_daemon.store.sqlite.segments import RETENTIONS, events_of
 
-MOST_TOLD = 20
-"""So many rows are named of one kind of fault; a store that is broken is broken everywhere."""
+MOST_REPORTED = 20
+"""Limit of reported rows for each kind of fault: a broken store is broken everywhere."""
 
 _OF_NO_WORKER = "(runtime_id, worker_id) NOT IN (SELECT runtime_id, worker_id FROM worker)"
 _WORKER_STATES = ", ".join(f"'{state}'" for state in get_args(WorkerState))
 
 _RULES: dict[str, str] = {
-    "the accepted event {} is gone, how far it is is there": (
+    "the accepted event {} is missing, its progress is there": (
         "SELECT number FROM progress WHERE number NOT IN (SELECT number FROM ingress_event)"
     ),
-    "the dead letter {} is gone, its entry is there": (
+    "the progress of the dead letter {} is missing": (
         "SELECT number FROM dead_letter WHERE number NOT IN (SELECT number FROM progress)"
     ),
     "the accepted event {} belongs to two plugins": (
@@ -34,21 +34,21 @@ _RULES: dict[str, str] = {
         "SELECT number FROM claimed, json_each(numbers) JOIN ingress_event ON number = json_each.value"
         " WHERE claimed.plugin_id <> ingress_event.plugin_id"
     ),
-    "the place in the queue of event {} is taken twice": (
+    "event {} shares its place in the queue with another": (
         "SELECT max(number) FROM ingress_event LEFT JOIN progress USING (number)"
         " GROUP BY ifnull(position, number) HAVING count(*) > 1"
     ),
-    "worker {} is gone, items of its transcript are there": (
+    "worker {} is missing, items of its transcript are there": (
         f"SELECT DISTINCT worker_id FROM transcript_item WHERE {_OF_NO_WORKER}"
     ),
-    "worker {} is gone, inputs to it wait": (
+    "worker {} is missing, inputs to it are there": (
         f"SELECT DISTINCT worker_id FROM inbox_input WHERE {_OF_NO_WORKER}"
     ),
-    "worker {} is in a state that there is not": (
+    "worker {} is in an unknown state": (
         f"SELECT worker_id FROM worker WHERE state NOT IN ({_WORKER_STATES})"
     ),
 }
-"""What is wrong, and the rows it is wrong of: none, where all is well."""
+"""Each fault, and the query for its rows: none in a sound store."""
 
 
 class _Numbered(msgspec.Struct):
@@ -59,11 +59,11 @@ _numbered = msgspec.json.Decoder(_Numbered)
 
 
 class _Unreadable(Exception):
-    """A segment is not what it should be."""
+    """A segment cannot be decoded, or does not match its row."""
 
 
 class _Kept(NamedTuple):
-    """What is looked at of an event."""
+    """The checked fields of an event."""
 
     seq: int
     worker: tuple[str, str] | None
@@ -74,18 +74,18 @@ _Log = Mapping[Retention, Sequence[_Kept]]
 
 
 def find_faults(connection: sqlite3.Connection) -> list[str]:
-    """Every fault there is, in words; empty where the store is sound. Takes seconds for a large store."""
+    """Returns all faults, in words; none if the store is sound. Takes seconds for a large store."""
     faults = [str(text) for (text,) in connection.execute("PRAGMA integrity_check") if text != "ok"]
     if faults:
-        return faults  # what is read from such a file proves nothing
+        return faults  # nothing read from such a file is reliable
     for sentence, query in _RULES.items():
-        faults += _told(sentence, (row for (row,) in connection.execute(query)))
+        faults += _reports(sentence, (row for (row,) in connection.execute(query)))
     try:
         kept: _Log = {retention: list(_events(connection, retention)) for retention in RETENTIONS}
     except _Unreadable as unreadable:
         return [*faults, str(unreadable)]
-    faults += _told("{}", _numbering(connection, kept))
-    faults += _told("{}", _worker_numbers(connection, kept))
+    faults += _reports("{}", _numbering(connection, kept))
+    faults += _reports("{}", _worker_numbers(connection, kept))
     return faults
 
 
@@ -96,30 +96,32 @@ def _events(connection: sqlite3.Connection, retention: Retention) -> Iterator[_K
     for last_seq, count, content in rows:
         try:
             events = events_of(content)
-            told = [_numbered.decode(event.message) for event in events]
+            messages = [_numbered.decode(event.message) for event in events]
         except (msgspec.MsgspecError, IndexError) as error:
             raise _Unreadable(f"the {retention} events up to number {last_seq}: {error}") from error
         if len(events) != count or events[-1].seq != last_seq:
-            raise _Unreadable(f"the {retention} events up to number {last_seq} are not those")
-        for event, numbered in zip(events, told, strict=True):
+            raise _Unreadable(
+                f"the {retention} events up to number {last_seq} do not match their row"
+            )
+        for event, numbered in zip(events, messages, strict=True):
             yield _Kept(event.seq, event.worker, numbered.worker_seq or 0)
 
 
 def _numbering(connection: sqlite3.Connection, kept: _Log) -> Iterator[str]:
-    """What both retention classes keep is there without a hole, and nothing of what they let go of."""
+    """Checks that the events above the floors have no gap, and that none is below."""
     facts = dict(connection.execute("SELECT name, value FROM fact"))
     if "epoch" not in facts:
-        yield "the log has no name"
+        yield "the log has no epoch"
     floors = {retention: int(facts.get(f"floor.{retention}", 0)) for retention in RETENTIONS}
     for retention, events in kept.items():
         if gone := sum(event.seq <= floors[retention] for event in events):
-            yield f"{gone} {retention} events are there that were let go of"
+            yield f"{gone} {retention} events are there that were evicted"
         (beyond,) = connection.execute(
             "SELECT count(*) FROM watermark WHERE lane = ? AND seq > ?",
             (retention, floors[retention]),
         ).fetchone()
         if beyond:
-            yield f"{beyond} watermarks of {retention} events are of events that are still there"
+            yield f"{beyond} watermarks of {retention} events are above the floor"
     times = Counter(event.seq for events in kept.values() for event in events)
     for seq, count in times.items():
         if count > 1:
@@ -134,21 +136,21 @@ def _numbering(connection: sqlite3.Connection, kept: _Log) -> Iterator[str]:
         "SELECT count(*) FROM progress WHERE position > ?", (head,)
     ).fetchone()
     if future:
-        yield f"{future} accepted events have a number after the last one given, {head}"
+        yield f"{future} accepted events have a number above the last one, {head}"
 
 
 def _worker_numbers(connection: sqlite3.Connection, kept: _Log) -> Iterator[str]:
-    """A worker's next event gets a number that none before it had."""
-    told: dict[tuple[str, str], int] = {}
+    """Checks that each worker's next number is a new one."""
+    latest: dict[tuple[str, str], int] = {}
     for events in kept.values():
         for event in events:
             if event.worker is not None:
-                told[event.worker] = max(event.worker_seq, told.get(event.worker, 0))
-    for runtime_id, worker_id, noted in connection.execute("SELECT * FROM worker_number"):
-        if (last := told.get((runtime_id, worker_id), 0)) > noted:
-            yield f"worker {worker_id} of {runtime_id} has event {last}, and counts {noted}"
+                latest[event.worker] = max(event.worker_seq, latest.get(event.worker, 0))
+    for runtime_id, worker_id, counted in connection.execute("SELECT * FROM worker_number"):
+        if (last := latest.get((runtime_id, worker_id), 0)) > counted:
+            yield f"worker {worker_id} of {runtime_id} has event {last}, but counts {counted}"
 
 
-def _told(sentence: str, found: Iterator[object]) -> list[str]:
-    faults = [sentence.format(row) for row in islice(found, MOST_TOLD)]
-    return [*faults, "and more of the kind"] if next(found, None) is not None else faults
+def _reports(sentence: str, found: Iterator[object]) -> list[str]:
+    faults = [sentence.format(row) for row in islice(found, MOST_REPORTED)]
+    return [*faults, "and more of this kind"] if next(found, None) is not None else faults

@@ -1,4 +1,4 @@
-"""Connections to SQLite. A store takes the function that makes them: a test may give one with a file system of its own."""
+"""Connections to SQLite. The store's factory is a parameter, so that a test can use its own file system."""
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 
 class SqliteConnection(Protocol):
-    """What the store uses of a connection. Its errors are `sqlite3.Error` with their `sqlite_errorcode`."""
+    """The part of a connection that the store uses. Its errors are `sqlite3.Error` with `sqlite_errorcode`."""
 
     def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Iterator[Any]:
-        """Runs one statement; its rows."""
+        """Runs one statement, and returns its rows."""
         ...
 
     def executemany(self, sql: str, parameters: Iterable[Sequence[Any]], /) -> object:
@@ -18,7 +18,7 @@ class SqliteConnection(Protocol):
         ...
 
     def close(self) -> None:
-        """Ends it."""
+        """Closes the connection."""
         ...
 
 
@@ -26,11 +26,11 @@ Connect = Callable[[Path], SqliteConnection]
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection without transactions of its own, usable from any thread, one at a time."""
+    """Opens a connection without implicit transactions, usable from any thread, one at a time."""
     return sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=5)
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether SQLite says that the disk is full. It has undone the transaction then."""
+    """True if SQLite reports a full disk, and has rolled back the transaction."""
     code = getattr(error, "sqlite_errorcode", None)
     return isinstance(code, int) and code & 0xFF == sqlite3.SQLITE_FULL

@@ -1,4 +1,4 @@
-"""A store read from outside the daemon that writes it, running or not."""
+"""Reads a store from outside the daemon, whether that runs or not."""
 
 import sqlite3
 from collections.abc import Generator
@@ -9,16 +9,16 @@ from yoi_daemon.model.errors import ConfigFault, ConfigurationError, NotAllowed,
 from yoi_daemon.store.sqlite.schema import VERSION, check_version
 
 BUSY_S = 10.0
-"""How long another process may hold a lock, while it recovers the store after a crash, say."""
+"""Time for which another process may hold a lock, for instance while it recovers the store after a crash."""
 
 
 @contextmanager
 def open_for_reading(file: Path, *, any_version: bool = False) -> Generator[sqlite3.Connection]:
-    """A connection in one read transaction: everything read is of one moment. It can write nothing.
+    """Opens a read-only connection in one read transaction, so that all reads see one snapshot.
 
-    The daemon's writer is not held up meanwhile. With `any_version` an older schema is read too. What
-    SQLite says against the file comes out as `StorageFailed`, from the body too. Raises
-    `ConfigurationError` where there is no store of this version, and `NotAllowed`.
+    The daemon's writer is not blocked meanwhile. With `any_version` an older schema is read too. Errors
+    of SQLite are raised as `StorageFailed`, those of the body too. Raises `ConfigurationError` if there
+    is no store of this version, and `NotAllowed`.
     """
     try:
         with file.open("rb"):
@@ -53,7 +53,7 @@ def open_for_reading(file: Path, *, any_version: bool = False) -> Generator[sqli
 
 
 def _check_version(connection: sqlite3.Connection, file: Path, *, any_version: bool) -> None:
-    # The schema's table is read first: this is what begins the transaction.
+    # Reading the schema's table begins the transaction.
     next(connection.execute("SELECT count(*) FROM sqlite_schema"))
     version = check_version(connection, str(file))
     if version == 0 or (version < VERSION and not any_version):

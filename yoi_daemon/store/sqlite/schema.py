@@ -1,4 +1,4 @@
-"""The schema, and the steps that brought it here. A step that was ever released is never changed."""
+"""The schema, as migration steps. A released step is never changed."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
@@ -11,7 +11,7 @@ from yoi_daemon.model.frames import text_frame
 from yoi_daemon.store.sqlite.connection import SqliteConnection
 
 APPLICATION_ID = 0x596F6944
-"""`YoiD` in the file's header: another program's database is not taken for one of ours."""
+"""`YoiD` in the file's header, so that another program's database is never taken for ours."""
 
 _EVENT_COLUMNS = """(
     seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, runtime_id TEXT, worker_id TEXT, plugin_id TEXT,
@@ -23,7 +23,7 @@ _SEGMENT_COLUMNS = """(
 
 
 def _gather_events(connection: SqliteConnection) -> None:
-    """Step 2: events lie in segments, a row for a few, as msgpack."""
+    """Step 2: stores events in segments, several to a row, as msgpack."""
     for retention in ("lifecycle", "volume"):
         rows = iter(connection.execute(f"SELECT * FROM {retention}_event ORDER BY seq"))
         while some := list(islice(rows, 8)):  # of 256 KiB each, at most
@@ -43,7 +43,7 @@ def _segment(rows: list[Any]) -> tuple[int, int, int, float, bytes]:
 
 
 Step = str | Callable[[SqliteConnection], None]
-"""A statement, or what runs several."""
+"""A statement, or a function that runs several."""
 
 MIGRATIONS: Mapping[int, Sequence[Step]] = {
     1: (
@@ -83,7 +83,7 @@ MIGRATIONS: Mapping[int, Sequence[Step]] = {
         f"CREATE TABLE lifecycle_segment {_SEGMENT_COLUMNS}",
         f"CREATE TABLE volume_segment {_SEGMENT_COLUMNS}",
         _gather_events,
-        # Only what was tried has a progress of its own; the claims of a plugin are one row.
+        # Only tried events have progress of their own; the claims of a plugin are one row.
         "ALTER TABLE ingress_event ADD COLUMN source TEXT NOT NULL DEFAULT 'api'",
         """UPDATE ingress_event SET source = progress.source FROM progress
             WHERE progress.number = ingress_event.number""",
@@ -91,7 +91,7 @@ MIGRATIONS: Mapping[int, Sequence[Step]] = {
             numbers TEXT NOT NULL) STRICT, WITHOUT ROWID""",
     ),
 }
-"""The steps that lead to each version from the one before it."""
+"""The steps to each version from the one before it."""
 
 VERSION = max(MIGRATIONS)
 
@@ -99,7 +99,7 @@ VERSION = max(MIGRATIONS)
 def migrate(
     connection: SqliteConnection, file: str, migrations: Mapping[int, Sequence[Step]] = MIGRATIONS
 ) -> None:
-    """Brings a database to the newest version, each step whole or not at all.
+    """Migrates a database to the newest version, each step whole or not at all.
 
     Raises as `check_version` does.
     """
@@ -123,7 +123,7 @@ def migrate(
 def check_version(
     connection: SqliteConnection, file: str, migrations: Mapping[int, Sequence[Step]] = MIGRATIONS
 ) -> int:
-    """The version of a database, 0 where it is empty. It changes nothing.
+    """Returns the version of a database, 0 if it is empty. Changes nothing.
 
     Raises `ConfigurationError` for a newer version than this program knows, and for a file that is
     none of ours.

@@ -1,7 +1,7 @@
-"""The event log on the disk: the events of a commit lie together, many to a row.
+"""The event log on disk: the events of a commit are stored together, many to a row.
 
-A row for each event cost 9 us of the writer, 7 of them SQLite's own; in segments it is 2.5
-(`scripts/bench durable` holds the rest of the way).
+One row for each event cost 9 us of the writer, 7 of them SQLite's own; segments cost 2.5
+(`scripts/bench durable` measures the whole path).
 """
 
 import json
@@ -25,14 +25,14 @@ from yoi_daemon.store.tables import (
 
 SEGMENT_EVENTS = 256
 SEGMENT_BYTES = 262_144
-"""A segment ends with the event that reaches either: it is let go of as a whole."""
+"""A segment ends with the event that reaches either limit; it is deleted as a whole."""
 
 CLEAN_EVENTS = 1024
 CLEAN_BYTES = 1_048_576
-"""Segments are deleted up to so much in one commit, at least one: some 2 ms of the writer's processor, whatever their size."""
+"""Limits of what one commit deletes, at least one segment: some 2 ms of the writer's processor time."""
 
 MAX_WATERMARKS = 16_384
-"""For each retention, as in the window in memory."""
+"""Limit for each retention class, as in the window in memory."""
 
 RETENTIONS: Mapping[Retention, Table[Segment]] = {
     "lifecycle": LIFECYCLE_SEGMENT,
@@ -44,22 +44,22 @@ _decode = msgspec.msgpack.Decoder(list[LogEvent]).decode
 
 
 class SegmentedLog:
-    """The log's tables, under the writer's connection. Everything that writes is part of a transaction.
+    """The log's tables, on the writer's connection. Every write is part of a transaction.
 
-    A retention's `floor` is what the window let go of. A segment is deleted when its last event is below
-    it, and only then does the store's own floor move: what it keeps beyond the window does no harm.
+    A class's `floor` is the last event that the window evicted. A segment is deleted when its last event
+    is below it, and only then does the store's own floor move: events kept beyond the window do no harm.
     """
 
     def __init__(self, writer: SqliteConnection) -> None:
         self._writer = writer
         self._floors: dict[Retention, int] = {}
         self._deleted: dict[Retention, int] = {}
-        # The last number of each retention's oldest segment, now and as the transaction makes it.
+        # The last number of each class's oldest segment, now and after the transaction.
         self._oldest: dict[Retention, int | None] = {}
         self._new_oldest: dict[Retention, int | None] = {}
 
     def begin(self, facts: Mapping[str, Any]) -> None:
-        """Takes up what is there."""
+        """Restores the state from the tables."""
         for retention in RETENTIONS:
             self._floors[retention] = self._deleted[retention] = int(
                 facts.get(f"floor.{retention}", 0)
@@ -68,11 +68,11 @@ class SegmentedLog:
 
     @property
     def is_behind(self) -> bool:
-        """Whether there are segments to delete."""
+        """True if there are segments to delete."""
         return any(self._is_gone(retention, floor) for retention, floor in self._floors.items())
 
     def head(self, facts: Mapping[str, Any]) -> int:
-        """The last number that was given."""
+        """Returns the last number that was used."""
         heads = [int(facts.get("head", 0))]
         for table in RETENTIONS.values():
             (last,) = next(self._writer.execute(f"SELECT max(last_seq) FROM {table.name}"))
@@ -80,7 +80,7 @@ class SegmentedLog:
         return max(heads)
 
     def insert(self, events: Mapping[Retention, Sequence[LogEvent]]) -> int:
-        """Writes events, first of all in a transaction; gives how many bytes."""
+        """Writes events, first in a transaction. Returns their size in bytes."""
         self._new_oldest = {}
         size = 0
         for retention, of_retention in events.items():
@@ -93,9 +93,9 @@ class SegmentedLog:
         return size
 
     def clean(self, floors: Mapping[Retention, int]) -> dict[Retention, int]:
-        """Deletes a few of the segments that were let go of, and notes their watermarks.
+        """Deletes some evicted segments, and writes their watermarks.
 
-        Gives the last number that is deleted of a retention; `committed` is to be told.
+        Returns the last deleted number of each class, for `committed`.
         """
         deleted: dict[Retention, int] = {}
         for retention in RETENTIONS:
@@ -106,18 +106,18 @@ class SegmentedLog:
         return deleted
 
     def committed(self, floors: Mapping[Retention, int], deleted: Mapping[Retention, int]) -> None:
-        """The transaction is on the disk."""
+        """Updates the state after the transaction is committed."""
         self._floors.update(floors)
         self._deleted.update(deleted)
         self._oldest.update(self._new_oldest)
 
     def drop_all(self) -> None:
-        """Forgets every event and every watermark."""
+        """Deletes every event and every watermark."""
         for table in (*RETENTIONS.values(), WATERMARK):
             self._writer.execute(f"DELETE FROM {table.name}")
 
     def recover(self, facts: Mapping[str, Any]) -> RecoveredLog:
-        """Reads all there is."""
+        """Reads the whole log."""
         events = [
             event
             for table in RETENTIONS.values()
@@ -195,7 +195,7 @@ class SegmentedLog:
 
 
 def segments_of(events: Sequence[LogEvent]) -> Iterator[Segment]:
-    """Rows for events of one retention, in order."""
+    """Yields rows for events of one class, in order."""
     start = size = 0
     for number, event in enumerate(events, 1):
         size += len(event.frame)
@@ -206,12 +206,12 @@ def segments_of(events: Sequence[LogEvent]) -> Iterator[Segment]:
 
 
 def events_of(content: bytes) -> list[LogEvent]:
-    """What `segments_of` put into `content`. Raises `msgspec.MsgspecError` for anything else."""
+    """Decodes the `content` of a segment. Raises `msgspec.MsgspecError`."""
     return _decode(content)
 
 
 def scope_text(scope: tuple[str, str] | str) -> str:
-    """A scope of the window as a watermark's row names it: a plugin's id, or a worker's two."""
+    """Returns a scope as in a watermark's row: a plugin's id, or a worker's two, as JSON."""
     return json.dumps(scope)
 
 

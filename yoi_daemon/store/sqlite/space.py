@@ -1,4 +1,4 @@
-"""Space on the store's file system: when there is too little, and a reserve for seeing things to their end."""
+"""Free space on the store's file system, and a reserve for finishing accepted work."""
 
 import os
 from contextlib import suppress
@@ -8,11 +8,11 @@ RESERVE_NAME = "reserve"
 
 
 class Space:
-    """The file system of one directory. Its calls may block a moment.
+    """The file system of one directory. Its calls may block for a moment.
 
-    Below `low_bytes` of free space, or without the reserve, nothing more is to be accepted. The reserve,
-    `reserve_bytes` that are taken in good times, is let go of when a commit finds no room: acknowledging
-    needs some too. It is taken again only where `low_bytes` stay free beside it.
+    With less than `low_bytes` free, or without the reserve, nothing more should be accepted. The reserve
+    is a file of `reserve_bytes`, released when a commit finds no room: acknowledging needs space too. It
+    is allocated again only if `low_bytes` stay free beside it.
     """
 
     def __init__(self, directory: Path, *, low_bytes: int, reserve_bytes: int) -> None:
@@ -24,16 +24,16 @@ class Space:
         self.measure()
 
     def measure(self) -> None:
-        """Looks again, and takes the reserve where it can be had."""
+        """Measures the free space, and allocates the reserve if possible."""
         found = os.fstatvfs(self._directory)
         self.free_bytes = found.f_bavail * found.f_frsize
         has_reserve = self._has_reserve()
         if not has_reserve and self.free_bytes >= self._low_bytes + self._reserve_bytes:
-            has_reserve = self._take()
+            has_reserve = self._allocate()
         self.is_low = self.free_bytes < self._low_bytes or not has_reserve
 
     def release(self) -> bool:
-        """Lets go of the reserve; whether there was one. Nothing more is accepted until it is back."""
+        """Releases the reserve. Returns True if there was one. Space is low until it is back."""
         self.is_low = True
         try:
             os.unlink(RESERVE_NAME, dir_fd=self._directory)
@@ -42,7 +42,7 @@ class Space:
         return True
 
     def close(self) -> None:
-        """Ends the use of the directory; the reserve stays."""
+        """Closes the directory; the reserve stays."""
         os.close(self._directory)
 
     def _has_reserve(self) -> bool:
@@ -52,8 +52,8 @@ class Space:
             return False
         return found.st_size == self._reserve_bytes
 
-    def _take(self) -> bool:
-        # Without room, or descriptors, for it there is none; the next look tries again.
+    def _allocate(self) -> bool:
+        # Fails without room or descriptors; the next measurement tries again.
         with suppress(OSError):
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
             file = os.open(RESERVE_NAME, flags, 0o600, dir_fd=self._directory)

@@ -1,4 +1,4 @@
-"""The store on SQLite: one writer, group commit, and every commit on the disk before it is told of."""
+"""The store on SQLite: one writer, group commit, and every commit on disk before it is announced."""
 
 import os
 import sqlite3
@@ -26,22 +26,22 @@ from yoi_daemon.store.tables import FACT, Changes, Table
 R = TypeVar("R", bound=tuple[Any, ...])
 
 CHECKPOINT_BYTES = 4_194_304
-"""The write-ahead log is copied into the database after about 4 MiB, as SQLite does by itself."""
+"""Size of the write-ahead log at which it is checkpointed: 4 MiB, SQLite's own default."""
 
 AGE_EVERY_S = 10.0
-"""How much of its age a store may forget in a crash."""
+"""Maximum age that a store forgets in a crash."""
 
 MAX_EPOCHS = 256
-"""Logs whose cursors are known for earlier ones: one more for each backup that was gone back to."""
+"""Limit of remembered earlier epochs: one more for each restored backup."""
 
 TIMES_KEPT = 256
 
 
 class SqliteStore:
-    """See `Store`. `open` comes before everything else, `close` after it.
+    """See `Store`. Call `open` first, and `close` last.
 
-    The writer has a connection and a thread limiter, and so have the readers: neither waits for the
-    other. Every descriptor is opened at the start.
+    Writer and readers have a connection and a thread limiter each, so neither waits for the other.
+    Every descriptor is opened at the start.
     """
 
     kind = "sqlite"
@@ -60,7 +60,7 @@ class SqliteStore:
         self.epoch = ""
         self.earlier_epochs = ()
         self._path = path
-        # The clock itself: `trio.current_time` finds it anew each time, and every event is dated by it.
+        # The clock itself, because every event reads it: `trio.current_time` looks it up each time.
         self._clock = clock or trio.lowlevel.current_clock().current_time
         self._new_epoch = new_epoch
         self._make_connection = make_connection
@@ -75,15 +75,15 @@ class SqliteStore:
         self._commit_times = Histogram(COMMIT_BOUNDS_S)
 
     async def open(self) -> None:
-        """Opens the file, or makes it; brings its schema here.
+        """Opens or creates the file, and migrates its schema.
 
-        Raises `ConfigurationError` for a newer store or somebody else's file, and `StorageFailed`.
+        Raises `ConfigurationError` for a newer store or a foreign file, and `StorageFailed`.
         """
         await trio.to_thread.run_sync(self._open, limiter=self._writer_limiter)
         self._age_base_s -= self._clock()
 
     async def close(self) -> None:
-        """Copies the write-ahead log into the database and ends all connections. Shield it."""
+        """Checkpoints the write-ahead log and closes all connections. Shield it."""
         await trio.to_thread.run_sync(self._close, self.age_s(), limiter=self._writer_limiter)
 
     @property
@@ -109,7 +109,7 @@ class SqliteStore:
         return await trio.to_thread.run_sync(self._rows, table, equal, limiter=self._reader_limiter)
 
     async def measure_space(self) -> None:
-        """Looks at the space that is left; what was low may be so no more."""
+        """Measures the free space, which updates `is_low`."""
         await trio.to_thread.run_sync(self._space.measure, limiter=self._writer_limiter)
 
     def statistics(self) -> StoreStatistics:
@@ -135,7 +135,7 @@ class SqliteStore:
                     self._path.parent, low_bytes=self._low_bytes, reserve_bytes=self._reserve_bytes
                 )
                 opened.callback(self._space.close)
-                # Made first, with its mode: SQLite gives its other files the same.
+                # Created first, with its mode: SQLite copies it for its other files.
                 os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
                 self._writer = self._connect(opened)
                 migrate(self._writer, str(self._path))
@@ -148,7 +148,7 @@ class SqliteStore:
         except sqlite3.Error as error:
             raise StorageFailed(
                 f"the store {self._path} cannot be opened: {error}; "
-                "look at it with yoi-daemon store check, or restore a backup"
+                "check it with yoi-daemon store check, or restore a backup"
             ) from error
         except OSError as error:
             raise StorageFailed(
@@ -156,7 +156,7 @@ class SqliteStore:
             ) from error
 
     def _close(self, age_s: float) -> None:
-        with suppress(sqlite3.Error):  # what was committed is safe where it is
+        with suppress(sqlite3.Error):  # committed data is safe in the write-ahead log
             self._put_fact("age_s", age_s)
             next(self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)"))
         self._reader.close()
@@ -174,10 +174,10 @@ class SqliteStore:
             connection.execute(f"PRAGMA {name} = {wanted}")
             if next(connection.execute(f"PRAGMA {name}")) != (found,):
                 raise StorageFailed(
-                    f"the file system of {self._path} does not take SQLite's {name} = {wanted}: "
+                    f"the file system of {self._path} does not support SQLite's {name} = {wanted}: "
                     "a 202 would not be durable; use a local disk"
                 )
-        connection.execute("PRAGMA wal_autocheckpoint = 0")  # ours says when it fails
+        connection.execute("PRAGMA wal_autocheckpoint = 0")  # ours reports errors
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("PRAGMA trusted_schema = OFF")
         connection.execute("PRAGMA cell_size_check = ON")
@@ -193,7 +193,7 @@ class SqliteStore:
         self._log.begin(facts)
 
     def _begin_epoch(self, facts: dict[str, Any]) -> dict[str, Any]:
-        """Names the log anew: a backup's numbers were given to other events since it was made."""
+        """Begins a new epoch: numbers after a backup were given to other events since."""
         head = self._log.head(facts)
         earlier = [*str(facts.get("earlier_epochs", "")).split(), str(facts.get("epoch", ""))]
         begun = {
@@ -219,14 +219,14 @@ class SqliteStore:
             try:
                 self._write(batch, age_s)
             except sqlite3.Error as error:
-                # A full disk has undone the transaction; whatever else failed is in doubt.
+                # A full disk has rolled back the transaction; after any other error its outcome is in doubt.
                 if not is_full(error) or not self._space.release():
                     raise
                 self._write(batch, age_s)
             self._checkpoint_when_due()
         except sqlite3.Error as error:
             raise StorageFailed(
-                f"a commit failed: {error}; the daemon ends, and finds what was accepted when it starts"
+                f"a commit failed: {error}; the daemon ends, and recovers what was accepted when it restarts"
             ) from error
         self._commits += 1
         duration_s = time.perf_counter() - begun_s
@@ -246,13 +246,13 @@ class SqliteStore:
                 self._age_noted_s = age_s
             writer.execute("COMMIT")
         except BaseException:
-            with suppress(sqlite3.Error):  # SQLite may have done it already
+            with suppress(sqlite3.Error):  # SQLite may have rolled back already
                 writer.execute("ROLLBACK")
             raise
         self._log.committed(batch.floors, deleted)
 
     def _change(self, changes: Changes) -> None:
-        # The last change of a row is the one that counts, so the order between tables does not matter.
+        # The last change of a row counts, so the order between tables does not matter.
         latest: dict[Table[Any], dict[tuple[Any, ...], tuple[Any, ...] | None]] = {}
         for table, key, row in changes:
             latest.setdefault(table, {})[key] = row
@@ -274,7 +274,7 @@ class SqliteStore:
         try:
             next(self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)"))
         except sqlite3.Error as error:
-            if not is_full(error):  # then it stays in the write-ahead log, where it is safe
+            if not is_full(error):  # then the data stays in the write-ahead log, where it is safe
                 raise
 
     def _recover_log(self) -> RecoveredLog:
@@ -297,7 +297,7 @@ class SqliteStore:
 
 _PAGE_BYTES = 4096
 _ROW_BYTES = 128
-"""What a row takes beside its large columns, or thereabouts."""
+"""Approximate size of a row without its large columns."""
 
 
 def _size(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""What a store holds, in figures."""
+"""Counts the content of a store."""
 
 import os
 import sqlite3
@@ -11,16 +11,16 @@ from yoi_daemon.store.tables import TABLES
 
 
 class TableSize(msgspec.Struct, frozen=True, kw_only=True):
-    """A table: `bytes` is its content, without what SQLite lays around it."""
+    """A table; `bytes` is its content, without SQLite's overhead."""
 
     rows: int
     bytes: int
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
-    """A plugin's events: those that wait, `bytes` and the `oldest` of them, and its dead letters.
+    """A plugin's waiting events, with their `bytes` and the `oldest`, and its dead letters.
 
-    `tried` had an attempt that did not handle them; `claimed` were in hand, or about to be.
+    `tried` had a failed attempt; `claimed` had an attempt under way, or were about to.
     """
 
     plugin_id: str
@@ -33,7 +33,7 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeptLog(msgspec.Struct, frozen=True, kw_only=True):
-    """The event log: numbers up to `head`; `floor` is the last that was let go of in both retention classes."""
+    """The event log: numbers up to `head`; `floor` is the last number evicted from either retention class."""
 
     epoch: str
     floor: int
@@ -44,7 +44,7 @@ class KeptLog(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Survey(msgspec.Struct, frozen=True, kw_only=True):
-    """One store. `bytes` is the file, `wal_bytes` what waits beside it; `unused_bytes` will be used again."""
+    """One store. `bytes` is the file, `wal_bytes` the write-ahead log beside it; `unused_bytes` will be reused."""
 
     schema: int
     age_s: float
@@ -58,7 +58,7 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def survey(connection: sqlite3.Connection, file: Path) -> Survey:
-    """Counts everything; a second for some hundred megabytes."""
+    """Counts everything; takes a second for some hundred megabytes."""
     facts = dict(connection.execute("SELECT name, value FROM fact"))
     space = os.statvfs(file.parent)
     return Survey(

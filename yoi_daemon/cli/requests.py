@@ -1,4 +1,4 @@
-"""One conversation with the daemon, run to its end."""
+"""A command's requests to the daemon, with progress on a terminal."""
 
 import sys
 from collections.abc import Awaitable, Callable
@@ -17,22 +17,22 @@ from yoi_daemon.client.rest import DEFAULT_DEADLINE_S, DaemonClient, open_daemon
 T = TypeVar("T")
 
 PATIENCE_S = 1.0
-"""After so long, in seconds, a person is told what is being waited for."""
+"""Delay before progress is shown."""
 
 
 class Progress:
-    """What a person who waits is told on a terminal. It may change while it is shown."""
+    """A line on a terminal that says what is being waited for. It may change while it is shown."""
 
     def __init__(self, sentence: str = "waiting for the daemon") -> None:
         self._spinner = Spinner("dots")
         self.say(sentence)
 
     def say(self, sentence: str) -> None:
-        """Tells something else from now on."""
+        """Replaces the line."""
         self._spinner.update(text=Text(printable(sentence)))
 
     async def show(self) -> None:
-        """Shows it from the second on, until cancelled."""
+        """Shows the line after `PATIENCE_S`, until cancelled."""
         await trio.sleep(PATIENCE_S)
         # Standard output stays as it is: it may go elsewhere than this terminal.
         with Live(
@@ -45,28 +45,28 @@ class Progress:
             await trio.sleep_forever()  # until the work is done: its requests have deadlines
 
 
-def talk(
+def run_requests(
     options: Client,
-    conversation: Callable[[DaemonClient], Awaitable[T]],
+    work: Callable[[DaemonClient], Awaitable[T]],
     *,
     deadline_s: float = DEFAULT_DEADLINE_S,
     progress: Progress | None = None,
 ) -> T:
-    """Finds the daemon, runs `conversation` with a client for it, and gives its result.
+    """Finds the daemon, runs `work` with a client for it, and returns its result.
 
-    `deadline_s` is for each of its requests, in seconds.
+    `deadline_s` bounds each request, in seconds.
     """
     location = options.location()
 
     async def run() -> T:
         async with open_daemon_client(location, deadline_s=deadline_s) as daemon:
-            return await with_progress(lambda: conversation(daemon), progress or Progress())
+            return await with_progress(lambda: work(daemon), progress or Progress())
 
     return trio.run(run)
 
 
 async def with_progress(work: Callable[[], Awaitable[T]], progress: Progress) -> T:
-    """Runs `work`, and shows on a terminal that it goes on when it takes longer than a second."""
+    """Runs `work`, and shows `progress` on a terminal meanwhile."""
     if not sys.stderr.isatty():
         return await work()
     result: list[T] = []

@@ -4,7 +4,7 @@ import sys
 import pytest
 import trio
 
-from yoi_daemon.cli.talking import PATIENCE_S, Progress, with_progress
+from yoi_daemon.cli.requests import PATIENCE_S, Progress, with_progress
 
 
 class Terminal(io.StringIO):
