@@ -1,5 +1,6 @@
 """`cli`: every command and option, as `--help` has them."""
 
+import inspect
 from collections.abc import Iterator
 
 import click
@@ -37,10 +38,10 @@ def _parts(path: tuple[str, ...], command: click.Command) -> Iterator[str]:
     words = " ".join(path)
     context = click.Context(command, info_name=f"{PROGRAM} {words}")
     yield f"## `{words}`"
-    first, _, rest = (command.help or "").partition("\n\n")
+    first, _, rest = inspect.cleandoc(command.help or "").partition("\n\n")
     yield sentence(first, words)
     if rest:
-        yield rest
+        yield rest.strip()
     usage = command.get_usage(context).removeprefix("Usage: ")
     yield f"```text\n{usage}\n```"
     shared = shared_options()

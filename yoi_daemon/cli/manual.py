@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.markdown import Markdown
 
-from yoi_daemon.cli.options import Common, common_options
+from yoi_daemon.cli.options import Command, Common, common_options
 from yoi_daemon.cli.output import write_columns, write_json
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
@@ -20,7 +20,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 """The pages in reading order. Each is `yoi_daemon/manual/TOPIC.md`; its first line is `# Title: summary`."""
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("topic", required=False)
 @common_options
 def manual(options: Common, topic: str | None) -> None:
