@@ -6,14 +6,20 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import pytest
 import trio
 
+from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.model.cursor import decode_cursor
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.settings import RuntimeSettings
 from yoi_daemon.model.states import WORKER_TERMINAL
-from yoi_daemon.model.workers import BUILTIN_ECHO, MAX_PAGE_BYTES, MAX_PAGE_ITEMS
+from yoi_daemon.model.workers import (
+    BUILTIN_ECHO,
+    DEFAULT_PAGE_ITEMS,
+    MAX_PAGE_BYTES,
+    MAX_PAGE_ITEMS,
+)
+from yoi_daemon.registry.interface import Runtime
 from yoi_daemon.registry.local_compat import LocalCompatRuntime
 from yoi_daemon.runtime.embedded import open_embedded_runtime
-from yoi_daemon.runtime.interface import Runtime
 from yoi_daemon.runtime.profiles import make_profiles
 
 
@@ -34,9 +40,9 @@ class EmbeddedSubject:
 
     async def make(self, runtime: Runtime, label: str = "", texts: tuple[str, ...] = ()) -> str:
         worker_id = await create(runtime, label=label)
-        for text in texts:
-            await runtime.send(worker_id, text, when_busy="queue")
-        await idle(runtime, worker_id, 2 * len(texts))
+        for number, text in enumerate(texts, 1):
+            await runtime.send(worker_id, text)
+            await idle(runtime, worker_id, 2 * number)
         return worker_id
 
 
@@ -51,7 +57,7 @@ class LocalCompatSubject:
     @asynccontextmanager
     async def open(self):
         runtime = LocalCompatRuntime("recorded", str(self._directory), self._event_log)
-        await runtime.look()
+        await runtime.refresh()
         yield runtime
 
     async def make(self, runtime: Runtime, label: str = "", texts: tuple[str, ...] = ()) -> str:
@@ -128,9 +134,10 @@ async def test_it_says_what_it_is(runtime):
     assert summary.display_name
 
 
-async def first_event(runtime: Runtime, cursor: str) -> None:
-    async for _ in runtime.events(cursor):
-        return
+def kinds_after(event_log: EventLog, cursor: str, worker_id: str) -> list[str]:
+    """The committed events of one worker after a cursor."""
+    entries = event_log.read(decode_cursor(cursor).seq, 1 << 30)
+    return [entry.kind for entry in entries if entry.worker and entry.worker[1] == worker_id]
 
 
 @every_runtime
@@ -144,10 +151,11 @@ async def test_each_flag_is_what_the_call_does(subject, runtime, event_log):
         "input": lambda: runtime.send(worker_id, "more"),
         "cancel": lambda: runtime.cancel(worker_id),
         "transcript": lambda: runtime.transcript(worker_id),
-        "events": lambda: first_event(runtime, start),
         "stop": lambda: runtime.stop(worker_id),
     }
-    assert set(calls) == set(flags.__struct_fields__)
+    assert {*calls, "events"} == set(flags.__struct_fields__)
+    await event_log.committed(event_log.appended)
+    assert flags.events == bool(kinds_after(event_log, start, worker_id))
     for name, call in calls.items():
         if getattr(flags, name):
             await call()
@@ -166,6 +174,45 @@ async def test_a_worker_is_shown_as_it_was_made(subject, runtime):
     assert worker.runtime_id == runtime.summary().runtime_id
     assert worker.implementation_kind == runtime.summary().implementation_kind
     assert (await runtime.workers()).items == (worker,)
+
+
+@every_runtime
+async def test_what_is_known_now_is_what_was_asked_for(subject, runtime, event_log):
+    made = [await subject.make(runtime, texts=(f"n{number}",)) for number in range(3)]
+    asked = await runtime.workers()
+    assert runtime.workers_now() == asked
+    assert runtime.workers_now(limit=2) == await runtime.workers(limit=2)
+    for worker_id, shown in zip(made, asked.items, strict=True):
+        assert runtime.worker_now(worker_id) == shown == await runtime.worker(worker_id)
+        assert runtime.transcript_now(worker_id) == await runtime.transcript(worker_id)
+
+
+@every_runtime
+async def test_a_worker_that_was_asked_for_is_known(subject, runtime):
+    assert runtime.workers_now().items == ()
+    worker_id = await subject.make(runtime, texts=("hello",))
+    worker = await runtime.worker(worker_id)
+    assert runtime.worker_now(worker_id) == worker
+    page = runtime.transcript_now(worker_id)
+    assert page is not None
+    assert [item.text for item in page.items] == ["hello", "hello"]
+
+
+@every_runtime
+async def test_the_page_known_now_is_bounded_and_names_the_one_before(subject, runtime):
+    texts = tuple(f"n{number}" for number in range(DEFAULT_PAGE_ITEMS // 2 + 1))
+    worker_id = await subject.make(runtime, texts=texts)
+    await runtime.worker(worker_id)
+    page = runtime.transcript_now(worker_id)
+    assert page == await runtime.transcript(worker_id)
+    assert (len(page.items), page.before) == (DEFAULT_PAGE_ITEMS, page.items[0].item_id)
+
+
+@every_runtime
+async def test_nothing_is_known_of_an_unknown_worker(runtime):
+    for worker_id in ("wrk_unknown", "..", ""):
+        assert runtime.worker_now(worker_id) is None
+        assert runtime.transcript_now(worker_id) is None
 
 
 @commanding
@@ -294,13 +341,12 @@ async def test_a_stopped_worker_is_readable_and_gone(subject, runtime):
 
 
 @commanding
-async def test_events_join_a_receipt_exactly(subject, runtime):
+async def test_events_join_a_receipt_exactly(subject, runtime, event_log):
     worker_id = await subject.make(runtime)
     receipt = await runtime.send(worker_id, "x")
     await idle(runtime, worker_id, 2)
-    events = runtime.events(receipt.cursor)
-    kinds = [(await anext(events)).kind for _ in range(6)]
-    assert kinds == [
+    await event_log.committed(event_log.appended)
+    assert kinds_after(event_log, receipt.cursor, worker_id) == [
         "worker.state",
         "worker.turn.started",
         "worker.item",

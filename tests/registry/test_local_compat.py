@@ -60,10 +60,10 @@ async def test_a_malformed_record_is_one_diagnostic_and_the_rest_is_listed(
     assert str(tmp_path) not in diagnostic.message
     assert runtime.status() == "available"
     # It stands since it was first seen, and goes with its cause.
-    await runtime.look()
+    await runtime.refresh()
     assert runtime.summary().diagnostics == (diagnostic,)
     (tmp_path / name).unlink()
-    await runtime.look()
+    await runtime.refresh()
     assert runtime.summary().diagnostics == ()
 
 
@@ -105,7 +105,7 @@ async def test_reading_is_bounded_and_says_so(runtime, tmp_path):
 async def test_a_directory_that_is_not_there_is_unavailable_and_comes_back(tmp_path, event_log):
     directory = tmp_path / "later"
     runtime = LocalCompatRuntime("recorded", str(directory), event_log)
-    await runtime.look()
+    await runtime.refresh()
     summary = runtime.summary()
     assert (summary.status, summary.diagnostics[0].code) == ("unavailable", "runtime_unavailable")
     assert str(tmp_path) not in str(summary)
@@ -114,7 +114,7 @@ async def test_a_directory_that_is_not_there_is_unavailable_and_comes_back(tmp_p
             await call
         assert str(tmp_path) not in str(caught.value)
     directory.mkdir()
-    await runtime.look()
+    await runtime.refresh()
     assert runtime.summary().status == "available"
 
 
@@ -125,7 +125,7 @@ async def test_a_directory_that_does_not_answer_is_a_timeout(tmp_path, event_log
     for call in (runtime.workers(), runtime.worker("a")):
         with pytest.raises(Refused, match="runtime_timeout"):
             await call
-    await runtime.look()
+    await runtime.refresh()
     assert runtime.status() == "unavailable"
     runtime._threads.release_on_behalf_of("the hanging one")
     with trio.fail_after(5):

@@ -105,7 +105,6 @@ async def test_routing_to_the_embedded_runtime_opens_no_socket(event_log, ids):
         worker_id = made.worker.worker_id
         await runtime.send(worker_id, "more", when_busy="queue")
         await runtime.transcript(worker_id)
-        await anext(runtime.events(made.cursor))
         await registry.all_workers(10)
         await runtime.stop(worker_id)
     assert opened == []

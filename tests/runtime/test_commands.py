@@ -18,7 +18,6 @@ from tests.runtime.engines import (
 )
 from yoi_daemon.model.cursor import decode_cursor
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.model.ids import EMBEDDED_RUNTIME_ID
 from yoi_daemon.model.workers import MAX_GRACE_S
 from yoi_daemon.runtime.engines.echo import EchoEngine
 from yoi_daemon.runtime.worker import MAX_GIVEN_UP_TURNS
@@ -388,19 +387,7 @@ async def test_whoever_cancels_around_the_runtime_leaves_nothing_running(
     assert stubborn.swallowed == 1
 
 
-# -- events
-
-
-async def test_the_runtimes_events_follow_a_cursor(open_runtime, event_log, seen):
-    async with open_runtime({"it": MirrorEngine()}) as runtime:
-        made = await runtime.create(profile="it", label="")
-        await runtime.stop(made.worker.worker_id)
-        events = runtime.events(made.cursor)
-        event = await anext(events)
-        assert (event.kind, event.runtime_id) == ("worker.state", EMBEDDED_RUNTIME_ID)
-        for cursor in ("nonsense", event_log.cursors.encode(99)):
-            with refused("cursor_unknown"):
-                runtime.events(cursor)
+# -- transcripts
 
 
 async def test_a_transcript_says_what_it_let_go(open_runtime, seen):

@@ -19,10 +19,10 @@ async def main() -> None:
         open_embedded_runtime(log, IdSource(), make_profiles({}), RuntimeSettings()) as runtime,
     ):
         made = await runtime.create(profile="builtin:echo", label="", input="hello")
-        async for event in runtime.events(made.cursor):
-            if event.kind == "worker.turn.finished":
-                break
         page = await runtime.transcript(made.worker.worker_id)
+        while len(page.items) < 2:
+            await log.wait_beyond(log.head)
+            page = await runtime.transcript(made.worker.worker_id)
         print([(item.role, item.text) for item in page.items])
 
 

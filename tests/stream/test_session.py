@@ -352,7 +352,7 @@ async def test_the_end_comes_when_everything_was_delivered(followed):
     over = trio.Event()
     final_state = WorkerStateChanged(state="stopped", before="idle", generation=1)
 
-    async def final() -> WorkerSummary | None:
+    def final() -> WorkerSummary | None:
         return state(followed.log, 1) if over.is_set() else None
 
     await followed.begin(wanted=Filter(worker=WORKER, kinds=("worker.item",)), final=final)

@@ -21,6 +21,8 @@ DEFAULT_PAGE_ITEMS = 100
 MAX_PAGE_ITEMS = 256
 MAX_PAGE_BYTES = 262_144
 """A transcript page: 100 items unless asked, at most 256, and at most 256 KiB of text."""
+SNAPSHOT_PAGE_BYTES = 65_536
+"""Maximum text of the transcript page in a snapshot."""
 
 MAX_GRACE_S = 20.0
 """The longest grace of a stop, so that its answer comes within a client's 30 s for a request."""
@@ -69,6 +71,16 @@ class WorkerSummary(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     created_at: str
     reason: Reason | None = None
+
+
+class WorkerPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Workers in the order of their ids; the embedded runtime's ids sort by creation time.
+
+    `next` is the `after` of the next page, None on the last one.
+    """
+
+    items: tuple[WorkerSummary, ...]
+    next: str | None = None
 
 
 class TranscriptItem(msgspec.Struct, frozen=True, kw_only=True):

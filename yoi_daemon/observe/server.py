@@ -181,7 +181,7 @@ class ObserveServer:
         final = None
         if target.worker_id is not None:
             worker = await check_target(registry, log, target, may_be_missing=query.await_worker)
-            final = await worker.final()
+            final = worker.final()
         elif target.plugin_id is not None:
             self._check_plugin(target.plugin_id)
         start = find_start(query, wanted, log)

@@ -1,10 +1,11 @@
-"""`local_compat`: workers that something else on this machine recorded, read-only."""
+"""`local_compat`: workers that other software on this machine recorded, read-only."""
 
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NoReturn, TypeVar
 
+import msgspec
 import trio
 
 from yoi_daemon.eventlog.interface import EventLog
@@ -13,36 +14,48 @@ from yoi_daemon.model.events import format_time
 from yoi_daemon.model.workers import (
     DEFAULT_PAGE_ITEMS,
     MAX_PAGE_BYTES,
+    SNAPSHOT_PAGE_BYTES,
     Capabilities,
     Diagnostic,
     RuntimeStatus,
     RuntimeSummary,
     Severity,
     TranscriptPage,
+    WorkerPage,
     WorkerSummary,
 )
 from yoi_daemon.registry.recordings import (
     MAX_RECORD_BYTES,
     MAX_RECORD_ITEMS,
     MalformedRecordingError,
+    RecordedItem,
     Recording,
     RecordingFault,
     Recordings,
 )
-from yoi_daemon.runtime.interface import WorkerPage
-from yoi_daemon.runtime.transcript import Transcript, read_page
+from yoi_daemon.runtime.transcript import Page, Transcript, read_page
 
 MAX_DIAGNOSTICS = 20
-LOOK_DEADLINE_S = 5.0
-"""For one look at the directory, which may be a network's; `runtime_timeout` after it."""
+SCAN_DEADLINE_S = 5.0
+"""Deadline of a read of the directory, which may be on a network; `runtime_timeout` after it."""
+SCAN_INTERVAL_S = 10.0
+"""Maximum age of what is known; a scan of 1,000 records takes under 0.1 s."""
 
 T = TypeVar("T")
 
 
-class LocalCompatRuntime:
-    """See `Runtime`. Commands are `unsupported_operation`; there are no events of it.
+class KnownWorker(msgspec.Struct, frozen=True):
+    """A worker as last read: its summary, and the latest page of its transcript."""
 
-    Nothing is kept between two calls but how the last look at the directory went.
+    summary: WorkerSummary
+    page: Page
+
+
+class LocalCompatRuntime:
+    """Implements `ConfiguredRuntime`. Commands are `unsupported_operation`, and there are no events.
+
+    What is known is what the last successful scan found, and what `worker` read since: at most 1,000
+    workers, each with up to `SNAPSHOT_PAGE_BYTES` of its transcript.
     """
 
     def __init__(
@@ -53,18 +66,19 @@ class LocalCompatRuntime:
         *,
         display_name: str = "",
         wall_clock: Callable[[], float] = time.time,
-        deadline_s: float = LOOK_DEADLINE_S,
+        deadline_s: float = SCAN_DEADLINE_S,
     ) -> None:
         self._runtime_id = runtime_id
-        self._records = Recordings(directory)
+        self._recordings = Recordings(directory)
         self._event_log = event_log
         self._display_name = display_name or runtime_id
         self._wall_clock = wall_clock
         self._deadline_s = deadline_s
-        # Of its own: a directory that does not answer must not take a thread from the rest of the daemon.
+        # A limiter of its own: a directory that hangs must not take threads from the rest of the daemon.
         self._threads = trio.CapacityLimiter(1)
         self._status: RuntimeStatus = "unavailable"
         self._diagnostics: tuple[Diagnostic, ...] = ()
+        self._known: dict[str, KnownWorker] = {}
 
     def status(self) -> RuntimeStatus:
         return self._status
@@ -84,22 +98,38 @@ class LocalCompatRuntime:
             diagnostics=self._diagnostics,
         )
 
-    async def look(self) -> None:
-        """Looks at the directory, so that status and diagnostics are of now. Refuses nothing."""
-        with suppress(Refused):  # noted
-            await self._look()
+    async def refresh(self) -> None:
+        """Scans the directory once."""
+        with suppress(Refused):  # it is in the diagnostics
+            await self._scan()
+
+    async def run(self) -> None:
+        """Scans the directory every `SCAN_INTERVAL_S`."""
+        while True:
+            await trio.sleep(SCAN_INTERVAL_S)
+            await self.refresh()
+
+    def workers_now(self, *, limit: int = 100) -> WorkerPage:
+        return self._list(None, limit)
+
+    def worker_now(self, worker_id: str) -> WorkerSummary | None:
+        known = self._known.get(worker_id)
+        return None if known is None else known.summary
+
+    def transcript_now(self, worker_id: str) -> TranscriptPage | None:
+        known = self._known.get(worker_id)
+        if known is None:
+            return None
+        return known.page.dated(self._event_log.cursors.encode(self._event_log.appended))
 
     async def workers(self, *, after: str | None = None, limit: int = 100) -> WorkerPage:
-        records = await self._look()
-        ids = [worker_id for worker_id in records if after is None or worker_id > after]
-        chosen = ids[: max(1, limit)]
-        return WorkerPage(
-            items=tuple(self._summary_of(worker_id, records[worker_id]) for worker_id in chosen),
-            next=chosen[-1] if len(ids) > len(chosen) else None,
-        )
+        await self._scan()
+        return self._list(after, limit)
 
     async def worker(self, worker_id: str) -> WorkerSummary:
-        return self._summary_of(worker_id, await self._record(worker_id))
+        recording = await self._read(worker_id)
+        known = self._known[worker_id] = self._known_worker(worker_id, recording)
+        return known.summary
 
     async def transcript(
         self,
@@ -110,12 +140,14 @@ class LocalCompatRuntime:
         limit: int = DEFAULT_PAGE_ITEMS,
         max_bytes: int = MAX_PAGE_BYTES,
     ) -> TranscriptPage:
-        record = await self._record(worker_id)
-        items = Transcript(max_items=MAX_RECORD_ITEMS, max_bytes=MAX_RECORD_BYTES)
-        for item in record.items:
-            items.append(item_id=item.item_id, role=item.role, text=item.text, time=item.time)
+        recording = await self._read(worker_id)
         return await read_page(
-            items, self._event_log, after=after, before=before, limit=limit, max_bytes=max_bytes
+            _transcript(recording.items),
+            self._event_log,
+            after=after,
+            before=before,
+            limit=limit,
+            max_bytes=max_bytes,
         )
 
     async def create(self, **_: object) -> NoReturn:
@@ -130,43 +162,55 @@ class LocalCompatRuntime:
     async def stop(self, worker_id: str, **_: object) -> NoReturn:
         self._refuse_command()
 
-    def events(self, cursor: str) -> NoReturn:
-        raise Refused(
-            "unsupported_operation",
-            f"runtime {self._runtime_id} tells no events; read its workers again",
-        )
-
     def _refuse_command(self) -> NoReturn:
         raise Refused(
             "unsupported_operation",
-            f"runtime {self._runtime_id} is read-only: its workers belong to something else",
+            f"runtime {self._runtime_id} is read-only: its workers belong to other software",
         )
 
-    async def _look(self) -> dict[str, Recording]:
-        """Every record there is, and how that went into status and diagnostics."""
+    def _list(self, after: str | None, limit: int) -> WorkerPage:
+        ids = [worker_id for worker_id in sorted(self._known) if after is None or worker_id > after]
+        chosen = ids[: max(1, limit)]
+        return WorkerPage(
+            items=tuple(self._known[worker_id].summary for worker_id in chosen),
+            next=chosen[-1] if len(ids) > len(chosen) else None,
+        )
+
+    async def _scan(self) -> None:
+        """Reads every recording, and sets what is known, the status and the diagnostics."""
         try:
-            records, faults = await self._in_thread(self._records.read_all)
+            known, faults = await self._in_thread(self._read_all)
         except Refused as refused:
             self._note("unavailable", "error", [RecordingFault(refused.code, refused.detail)])
             raise
         if (more := len(faults) - MAX_DIAGNOSTICS) > 0:
             faults[MAX_DIAGNOSTICS:] = [RecordingFault("more_diagnostics", f"and {more} more")]
+        self._known = known
         self._note("available", "warning", faults)
-        return records
 
-    async def _record(self, worker_id: str) -> Recording:
+    def _read_all(self) -> tuple[dict[str, KnownWorker], list[RecordingFault]]:
+        """Blocks; runs in a thread."""
+        recordings, faults = self._recordings.read_all()
+        known = {
+            worker_id: self._known_worker(worker_id, recording)
+            for worker_id, recording in recordings.items()
+        }
+        return known, faults
+
+    async def _read(self, worker_id: str) -> Recording:
         try:
-            record = await self._in_thread(lambda: self._records.read(worker_id))
+            recording = await self._in_thread(lambda: self._recordings.read(worker_id))
         except MalformedRecordingError as error:
             raise Refused(
                 "runtime_error", f"the worker's record in runtime {self._runtime_id} is malformed"
             ) from error
-        if record is None:
+        if recording is None:
+            self._known.pop(worker_id, None)
             raise Refused(
                 "worker_not_found",
                 f"runtime {self._runtime_id} has no worker of this id; list them",
             )
-        return record
+        return recording
 
     async def _in_thread(self, function: Callable[[], T]) -> T:
         with trio.move_on_after(self._deadline_s):
@@ -189,7 +233,7 @@ class LocalCompatRuntime:
     def _note(
         self, status: RuntimeStatus, severity: Severity, faults: Sequence[RecordingFault]
     ) -> None:
-        since = {(one.code, one.message): one.since for one in self._diagnostics}
+        since = {(known.code, known.message): known.since for known in self._diagnostics}
         now = format_time(self._wall_clock())
         self._status = status
         self._diagnostics = tuple(
@@ -202,15 +246,28 @@ class LocalCompatRuntime:
             for fault in faults
         )
 
-    def _summary_of(self, worker_id: str, record: Recording) -> WorkerSummary:
-        return WorkerSummary(
+    def _known_worker(self, worker_id: str, recording: Recording) -> KnownWorker:
+        summary = WorkerSummary(
             runtime_id=self._runtime_id,
             worker_id=worker_id,
             implementation_kind="local_compat",
-            label=record.label,
-            profile=record.profile,
-            state=record.state,
-            generation=record.generation,
-            created_at=record.created_at,
-            reason=record.reason,
+            label=recording.label,
+            profile=recording.profile,
+            state=recording.state,
+            generation=recording.generation,
+            created_at=recording.created_at,
+            reason=recording.reason,
         )
+        # One item more than the page has, so that the page knows whether there is an earlier one.
+        latest = _transcript(recording.items[-DEFAULT_PAGE_ITEMS - 1 :])
+        page = latest.page(
+            after=None, before=None, limit=DEFAULT_PAGE_ITEMS, max_bytes=SNAPSHOT_PAGE_BYTES
+        )
+        return KnownWorker(summary, page)
+
+
+def _transcript(items: Sequence[RecordedItem]) -> Transcript:
+    transcript = Transcript(max_items=MAX_RECORD_ITEMS, max_bytes=MAX_RECORD_BYTES)
+    for item in items:
+        transcript.append(item_id=item.item_id, role=item.role, text=item.text, time=item.time)
+    return transcript

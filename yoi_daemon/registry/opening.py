@@ -1,4 +1,4 @@
-"""Opens the configured runtimes beside the embedded one, and keeps their status current."""
+"""Opens the configured runtimes beside the embedded one, and runs their tasks."""
 
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -10,19 +10,16 @@ import trio
 from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.model.ids import EMBEDDED_RUNTIME_ID
 from yoi_daemon.model.settings import RegisteredRuntimeSettings
+from yoi_daemon.registry.interface import ConfiguredRuntime, Runtime
 from yoi_daemon.registry.local_compat import LocalCompatRuntime
 from yoi_daemon.registry.registry import Registry
-from yoi_daemon.runtime.interface import Runtime
-
-LOOK_S = 10.0
-"""How old a status that nobody asked for may be; one look at a directory of 1,000 records takes under 0.1 s."""
 
 
 class Prepared(msgspec.Struct, frozen=True):
-    """The configured runtimes as they are to be; `fresh` are new or another, the others go on as they are."""
+    """The next configured runtimes; `fresh` are those that are new or changed, the others stay as they are."""
 
     settings: Mapping[str, RegisteredRuntimeSettings]
-    fresh: Mapping[str, LocalCompatRuntime]
+    fresh: Mapping[str, ConfiguredRuntime]
 
 
 class ConfiguredRegistry(Registry):
@@ -41,44 +38,47 @@ class ConfiguredRegistry(Registry):
         self._nursery = nursery
         self._wall_clock = wall_clock
         self._settings: Mapping[str, RegisteredRuntimeSettings] = {}
-        self._looking: dict[str, trio.CancelScope] = {}
+        self._running: dict[str, trio.CancelScope] = {}
 
     async def prepare(self, settings: Mapping[str, RegisteredRuntimeSettings]) -> Prepared:
-        """Makes what is new in `settings` and looks at it once, at most `LOOK_DEADLINE_S`; takes nothing."""
+        """Makes the runtimes that are new or changed in `settings` and refreshes each once; `take` uses them."""
         fresh = {
-            runtime_id: LocalCompatRuntime(
-                runtime_id,
-                one.directory,
-                self._event_log,
-                display_name=one.display_name,
-                wall_clock=self._wall_clock,
-            )
-            for runtime_id, one in settings.items()
-            if one != self._settings.get(runtime_id)
+            runtime_id: self._make(runtime_id, runtime)
+            for runtime_id, runtime in settings.items()
+            if runtime != self._settings.get(runtime_id)
         }
-        async with trio.open_nursery() as first:  # so that a status is told from the beginning
+        async with trio.open_nursery() as nursery:
             for runtime in fresh.values():
-                first.start_soon(runtime.look)
+                nursery.start_soon(runtime.refresh)
         return Prepared(settings, fresh)
 
-    def take(self, prepared: Prepared) -> tuple[str, ...]:
-        """Goes on with what was prepared; gives the ids of those that came, went or are another.
+    def _make(self, runtime_id: str, settings: RegisteredRuntimeSettings) -> ConfiguredRuntime:
+        return LocalCompatRuntime(
+            runtime_id,
+            settings.directory,
+            self._event_log,
+            display_name=settings.display_name,
+            wall_clock=self._wall_clock,
+        )
 
-        Calls to one that went are answered by it still.
+    def take(self, prepared: Prepared) -> tuple[str, ...]:
+        """Puts what was prepared into use; returns the ids that were added, removed or changed.
+
+        Calls to a removed runtime are still answered by it.
         """
-        gone = [name for name in self._settings if name not in prepared.settings]
-        for name in (*gone, *prepared.fresh):
-            if (looking := self._looking.pop(name, None)) is not None:
-                looking.cancel()
+        removed = [name for name in self._settings if name not in prepared.settings]
+        for name in (*removed, *prepared.fresh):
+            if (running := self._running.pop(name, None)) is not None:
+                running.cancel()
         before = self._runtimes
         self._runtimes = {EMBEDDED_RUNTIME_ID: before[EMBEDDED_RUNTIME_ID]} | {
             name: prepared.fresh.get(name) or before[name] for name in prepared.settings
         }
         self._settings = prepared.settings
         for name, runtime in prepared.fresh.items():
-            self._looking[name] = trio.CancelScope()
-            self._nursery.start_soon(_keep_looking, runtime, self._looking[name])
-        return (*gone, *prepared.fresh)
+            self._running[name] = trio.CancelScope()
+            self._nursery.start_soon(_run, runtime, self._running[name], name=f"runtime {name}")
+        return (*removed, *prepared.fresh)
 
 
 @asynccontextmanager
@@ -89,9 +89,9 @@ async def open_registry(
     *,
     wall_clock: Callable[[], float] = time.time,
 ) -> AsyncGenerator[ConfiguredRegistry]:
-    """The registry of `embedded` and of the runtimes that `settings` name. Leaving it ends the looking.
+    """Opens the registry of `embedded` and of the runtimes in `settings`; leaving it ends their tasks.
 
-    Entering waits for the first look at each, so `LOOK_DEADLINE_S` at most.
+    Entering waits for the first refresh of each.
     """
     async with trio.open_nursery() as nursery:
         registry = ConfiguredRegistry(embedded, event_log, nursery, wall_clock=wall_clock)
@@ -100,8 +100,6 @@ async def open_registry(
         nursery.cancel_scope.cancel()
 
 
-async def _keep_looking(runtime: LocalCompatRuntime, scope: trio.CancelScope) -> None:
+async def _run(runtime: ConfiguredRuntime, scope: trio.CancelScope) -> None:
     with scope:
-        while True:
-            await trio.sleep(LOOK_S)
-            await runtime.look()
+        await runtime.run()

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import trio
 
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.model.workers import Diagnostic, RuntimeSummary, WorkerSummary
-from yoi_daemon.runtime.interface import Runtime, WorkerPage
+from yoi_daemon.model.workers import Diagnostic, RuntimeSummary, WorkerPage, WorkerSummary
+from yoi_daemon.registry.interface import Runtime
 
 
 class Registry:

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -11,7 +11,7 @@ import trio
 
 from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.model.events import ObservationEvent, format_time
+from yoi_daemon.model.events import format_time
 from yoi_daemon.model.ids import EMBEDDED_RUNTIME_ID, IdSource
 from yoi_daemon.model.settings import RuntimeSettings
 from yoi_daemon.model.states import WorkerState
@@ -20,6 +20,7 @@ from yoi_daemon.model.workers import (
     MAX_GRACE_S,
     MAX_PAGE_BYTES,
     MAX_WORKER_LABEL_CHARS,
+    SNAPSHOT_PAGE_BYTES,
     Capabilities,
     Diagnostic,
     Receipt,
@@ -27,14 +28,13 @@ from yoi_daemon.model.workers import (
     RuntimeSummary,
     TranscriptPage,
     WhenBusy,
+    WorkerPage,
     WorkerSummary,
 )
 from yoi_daemon.runtime.engines.lost import LostEngine
-from yoi_daemon.runtime.following import RuntimeEvents
-from yoi_daemon.runtime.interface import WorkerPage
 from yoi_daemon.runtime.ledger import KeptWorker, WorkerLedger, restore
 from yoi_daemon.runtime.profiles import Profiles
-from yoi_daemon.runtime.transcript import read_page
+from yoi_daemon.runtime.transcript import page_now, read_page
 from yoi_daemon.runtime.turn import RUNTIME_STOPPED
 from yoi_daemon.runtime.worker import RuntimeServices, Worker
 from yoi_daemon.store.interface import Store
@@ -52,7 +52,7 @@ class RuntimeStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EmbeddedRuntime:
-    """See `Runtime`. It has no endpoint, no token and no path: it is called, not connected to."""
+    """Implements `registry.interface.Runtime`. It has no endpoint, token or path: callers hold the object."""
 
     def __init__(
         self,
@@ -115,8 +115,24 @@ class EmbeddedRuntime:
             diagnostics=diagnostics,
         )
 
+    def workers_now(self, *, limit: int = 100) -> WorkerPage:
+        return self._list(None, limit)
+
+    def worker_now(self, worker_id: str) -> WorkerSummary | None:
+        worker = self._workers.get(worker_id)
+        return None if worker is None else worker.summary()
+
+    def transcript_now(self, worker_id: str) -> TranscriptPage | None:
+        worker = self._workers.get(worker_id)
+        if worker is None:
+            return None
+        return page_now(worker.transcript, self._services.event_log, max_bytes=SNAPSHOT_PAGE_BYTES)
+
     async def workers(self, *, after: str | None = None, limit: int = 100) -> WorkerPage:
-        # Ids sort by time, so a worker that is gone by now still marks a place.
+        return self._list(after, limit)
+
+    def _list(self, after: str | None, limit: int) -> WorkerPage:
+        # Ids sort by creation time, so the id of an evicted worker still marks a position.
         ids = [
             worker_id for worker_id in sorted(self._workers) if after is None or worker_id > after
         ]
@@ -189,9 +205,6 @@ class EmbeddedRuntime:
             raise Refused("invalid_request", f"grace_s is 0 to {MAX_GRACE_S:g}")
         seq, summary = await self._find(worker_id).stop(grace_s)
         return await self._receipt_of(summary, seq)
-
-    def events(self, cursor: str) -> AsyncIterator[ObservationEvent]:
-        return RuntimeEvents(self._services.event_log, self._services.runtime_id, cursor)
 
     async def transcript(
         self,

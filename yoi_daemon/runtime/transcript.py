@@ -8,6 +8,7 @@ import msgspec
 from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.workers import (
+    DEFAULT_PAGE_ITEMS,
     MAX_PAGE_BYTES,
     MAX_PAGE_ITEMS,
     Role,
@@ -34,6 +35,16 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     before: str | None
     after: str | None
     let_go: int = 0
+
+    def dated(self, as_of: str) -> TranscriptPage:
+        """Returns the page as the API shows it, true at the cursor `as_of`."""
+        return TranscriptPage(
+            items=self.items,
+            as_of=as_of,
+            before=self.before,
+            after=self.after,
+            let_go=self.let_go,
+        )
 
 
 class Transcript:
@@ -137,22 +148,31 @@ async def read_page(
     limit: int,
     max_bytes: int,
 ) -> TranscriptPage:
-    """A page of `transcript`, true at the log's position now. Raises as `Runtime.transcript` does."""
+    """Returns a page of `transcript` once its `as_of` is committed. Raises as `Runtime.transcript` does."""
     if not 1 <= limit <= MAX_PAGE_ITEMS or not 1 <= max_bytes <= MAX_PAGE_BYTES:
         raise Refused(
             "invalid_request", f"limit is 1 to {MAX_PAGE_ITEMS}, max_bytes 1 to {MAX_PAGE_BYTES}"
         )
-    # Position and projection in one stretch; the cursor is told after its commit.
+    page = page_now(transcript, log, after=after, before=before, limit=limit, max_bytes=max_bytes)
+    await log.committed(log.appended)
+    return page
+
+
+def page_now(
+    transcript: Transcript,
+    log: EventLog,
+    *,
+    after: str | None = None,
+    before: str | None = None,
+    limit: int = DEFAULT_PAGE_ITEMS,
+    max_bytes: int,
+) -> TranscriptPage:
+    """Returns a page of `transcript`, true at the log's `appended` position, which may not be committed yet.
+
+    Raises as `Transcript.page` does.
+    """
     page = transcript.page(after=after, before=before, limit=limit, max_bytes=max_bytes)
-    seq = log.appended
-    await log.committed(seq)
-    return TranscriptPage(
-        items=page.items,
-        as_of=log.cursors.encode(seq),
-        before=page.before,
-        after=page.after,
-        let_go=page.let_go,
-    )
+    return page.dated(log.cursors.encode(log.appended))
 
 
 def _position(ids: list[str], item_id: str, let_go: int) -> int:

@@ -1,11 +1,10 @@
-"""What the stream tells of workers beside their events: snapshots, and final states."""
+"""What the stream shows of workers besides their events: snapshots, and final states."""
 
 import msgspec
 import trio
 
 from yoi_daemon.eventlog.filter import Filter
 from yoi_daemon.eventlog.interface import EventLog
-from yoi_daemon.model.cursor import decode_cursor
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.events import ObservationEvent, WorkerCreated, WorkerStateChanged
 from yoi_daemon.model.states import WORKER_TERMINAL
@@ -21,13 +20,11 @@ from yoi_daemon.stream.protocol import (
 from yoi_daemon.stream.session import DatedSnapshot
 
 SNAPSHOT_WORKERS = 100
-LOOK_BYTES = 65_536
-SNAPSHOT_BYTES = 65_536
-"""Of a worker's transcript, in its own scope."""
+SCAN_BYTES = 65_536
 
 
 class WorkerScope:
-    """One worker, of one runtime."""
+    """One worker of one runtime."""
 
     def __init__(self, registry: Registry, log: EventLog, runtime_id: str, worker_id: str) -> None:
         self._runtime = registry.runtime(runtime_id)
@@ -35,37 +32,40 @@ class WorkerScope:
         self._runtime_id = runtime_id
         self._worker_id = worker_id
 
-    async def now(self) -> WorkerSummary | None:
-        """The worker, also one that its runtime has let go of while the log has it; None for one not made yet."""
-        try:
-            return await self._runtime.worker(self._worker_id)
-        except Refused as refused:
-            if refused.code != "worker_not_found":
-                raise
-            return self._logged()
+    async def ask(self, *, may_be_missing: bool) -> None:
+        """Asks the runtime for the worker. Raises as `Runtime.worker` does.
 
-    async def final(self) -> WorkerSummary | None:
-        """The worker when nothing more can come of it; None for one that lives or is not made yet."""
-        worker = await self.now()
+        Does not raise for a worker that the runtime has evicted while the log has it.
+        """
+        try:
+            await self._runtime.worker(self._worker_id)
+        except Refused as refused:
+            is_missing = refused.code == "worker_not_found"
+            if not is_missing or not (may_be_missing or self._logged() is not None):
+                raise
+
+    def final(self) -> WorkerSummary | None:
+        """Returns the worker once it can emit nothing more; None while it lives or is not created yet."""
+        worker = self._runtime.worker_now(self._worker_id) or self._logged()
         return worker if worker is not None and worker.state in WORKER_TERMINAL else None
 
     def _logged(self) -> WorkerSummary | None:
-        """An ended worker as its first and its last event tell of it."""
+        """Returns an ended worker as its first and its last event show it."""
         wanted = Filter(
             worker=(self._runtime_id, self._worker_id), kinds=("worker.created", "worker.state")
         )
         position = self._log.floor_of(wanted)
-        made: WorkerSummary | None = None
+        created: WorkerSummary | None = None
         while position < self._log.head:
-            entries, position = self._log.scan(wanted, position, LOOK_BYTES)
+            entries, position = self._log.scan(wanted, position, SCAN_BYTES)
             for entry in entries:
                 event = msgspec.json.decode(entry.message, type=ObservationEvent)
                 if event.kind == "worker.created":
-                    made = self._created(event)
-                elif entry.is_last and made is not None:
+                    created = self._created(event)
+                elif entry.is_last and created is not None:
                     last = msgspec.convert(event.data, WorkerStateChanged)
                     return msgspec.structs.replace(
-                        made, state=last.state, generation=last.generation, reason=last.reason
+                        created, state=last.state, generation=last.generation, reason=last.reason
                     )
         return None
 
@@ -83,58 +83,61 @@ class WorkerScope:
         )
 
     async def snapshot(self) -> DatedSnapshot:
-        """The worker with its latest items, at the position both are true at; no worker where there is none."""
-        try:
-            # Nothing yields between the two: the page's cursor is the summary's too.
-            worker = await self._runtime.worker(self._worker_id)
-        except Refused as refused:
-            if refused.code != "worker_not_found":
-                raise
-            position = self._log.appended
-            await self._log.committed(position)
-            cursor = self._log.cursors.encode(position)
-            return DatedSnapshot(Snapshot(cursor=cursor, workers=()), position)
-        page = await self._runtime.transcript(self._worker_id, max_bytes=SNAPSHOT_BYTES)
-        return DatedSnapshot(
-            Snapshot(cursor=page.as_of, workers=(WorkerSnapshot(worker=worker, transcript=page),)),
-            decode_cursor(page.as_of).seq,
-        )
+        """Returns the worker with its latest items once that is committed; no worker if it is not known."""
+        snapshot = self._snapshot_now()
+        await self._log.committed(snapshot.position)
+        return snapshot
+
+    def _snapshot_now(self) -> DatedSnapshot:
+        worker = self._runtime.worker_now(self._worker_id)
+        if worker is None:
+            return _dated(self._log, ())
+        page = self._runtime.transcript_now(self._worker_id)
+        return _dated(self._log, (WorkerSnapshot(worker=worker, transcript=page),))
 
 
 async def snapshot_workers(registry: Registry, log: EventLog) -> DatedSnapshot:
-    """Up to `SNAPSHOT_WORKERS` workers of all runtimes, without transcripts, at one position."""
+    """Returns up to `SNAPSHOT_WORKERS` workers of all runtimes, without transcripts, once that is committed."""
+    snapshot = _workers_now(registry, log)
+    await log.committed(snapshot.position)
+    await trio.lowlevel.checkpoint()
+    return snapshot
+
+
+def _workers_now(registry: Registry, log: EventLog) -> DatedSnapshot:
     workers: list[WorkerSummary] = []
     more = False
-    # Nothing yields while they are listed: the position is true for all of them.
     for runtime in registry.runtimes.values():
-        page = await runtime.workers(limit=SNAPSHOT_WORKERS)
+        page = runtime.workers_now(limit=SNAPSHOT_WORKERS)
         workers += page.items
         more = more or page.next is not None
+    shown = tuple(WorkerSnapshot(worker=worker) for worker in workers[:SNAPSHOT_WORKERS])
+    return _dated(log, shown, more=more or len(workers) > SNAPSHOT_WORKERS)
+
+
+def _dated(
+    log: EventLog, workers: tuple[WorkerSnapshot, ...], *, more: bool = False
+) -> DatedSnapshot:
+    """Dates what is known now. Synchronous, as all that led here: an event between the two would be lost."""
     position = log.appended
-    await log.committed(position)
-    await trio.lowlevel.checkpoint()
-    return DatedSnapshot(
-        Snapshot(
-            cursor=log.cursors.encode(position),
-            workers=tuple(WorkerSnapshot(worker=one) for one in workers[:SNAPSHOT_WORKERS]),
-            more=more or len(workers) > SNAPSHOT_WORKERS,
-        ),
-        position,
-    )
+    cursor = log.cursors.encode(position)
+    return DatedSnapshot(Snapshot(cursor=cursor, workers=workers, more=more), position)
 
 
 async def check_target(
     registry: Registry, log: EventLog, target: Target, *, may_be_missing: bool
 ) -> WorkerScope:
-    """The worker that a target names. Raises `StreamRefused`, but not for one that is awaited."""
+    """Returns the scope of the worker that a target names. Raises `StreamRefused` if there is no such worker.
+
+    A worker that `may_be_missing` may be created later.
+    """
     assert target.runtime_id is not None
     assert target.worker_id is not None
     try:
         scope = WorkerScope(registry, log, target.runtime_id, target.worker_id)
-        if not may_be_missing and await scope.now() is None:
-            await registry.runtime(target.runtime_id).worker(target.worker_id)
+        await scope.ask(may_be_missing=may_be_missing)
     except Refused as refused:
         if refused.code not in CLOSE_CODES:
-            raise  # a runtime that cannot answer now: told before the 101, and tried again
+            raise  # the runtime cannot answer now: an HTTP refusal before the upgrade, to be retried
         raise StreamRefused(refused.code, refused.code, refused.detail) from refused
     return scope

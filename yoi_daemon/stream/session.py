@@ -40,7 +40,7 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     wanted: Filter
-    final: Callable[[], Awaitable[WorkerSummary | None]] | None = None
+    final: Callable[[], WorkerSummary | None] | None = None
     snapshot: Callable[[], Awaitable[DatedSnapshot]] | None = None
 
 
@@ -160,7 +160,7 @@ class Session:
 
     async def _is_over(self, subscriber: Subscriber, scope: Scope) -> bool:
         """Ends the stream if its scope is finished, or the daemon drains and its time has come."""
-        if scope.final is not None and (worker := await scope.final()) is not None:
+        if scope.final is not None and (worker := scope.final()) is not None:
             # The last event was numbered before the worker was seen to be final.
             await self._log.committed(last := self._log.appended)
             await self._replay(subscriber, last)
