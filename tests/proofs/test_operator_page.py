@@ -1,4 +1,4 @@
-"""The README's page for operators, line by line, in an empty container with a real systemd. Needs root."""
+"""The manual's page for operators, line by line, in an empty container with a real systemd. Needs root."""
 
 import json
 import os
@@ -13,7 +13,8 @@ from tests.proofs.systemd.page import commands
 
 pytestmark = pytest.mark.prove
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text("utf-8")
+PAGE = "yoi_daemon/manual/operate.md"
+TEXT = (ROOT / PAGE).read_text("utf-8")
 SKIPPED = 77
 RUN_TIMEOUT_S = 600
 
@@ -41,7 +42,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
             ROOT / "scripts" / "with-systemd",
             *("--suite", suite, "--out", out, "--timeout", str(RUN_TIMEOUT_S)),
             *("--env", "PIP_NO_INDEX=1", "--env", "PIP_FIND_LINKS=/out", "--"),
-            *("python3", "/project/tests/proofs/systemd/page.py", "/project/README.md"),
+            *("python3", "/project/tests/proofs/systemd/page.py", f"/project/{PAGE}"),
         ],
         stdout=subprocess.PIPE,
         text=True,
@@ -55,7 +56,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 def test_every_command_works(told: list[dict[str, Any]]) -> None:
-    assert [one["command"] for one in told] == commands(README)
+    assert [one["command"] for one in told] == commands(TEXT)
     assert [one for one in told if one["code"] != 0] == []
 
 
@@ -71,7 +72,7 @@ def test_they_say_what_they_are_to(told: list[dict[str, Any]]) -> None:
 
 
 def test_the_page_is_read() -> None:
-    found = commands(README)
+    found = commands(TEXT)
     assert len(found) > 25
     assert found[0] == "python3 -m venv /opt/yoi-daemon"
     assert not any("LoadCredential" in command for command in found)

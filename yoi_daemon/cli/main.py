@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "store": LazyCommand("store", "store", "Check, back up and measure the daemon's store."),
     "token": LazyCommand("token", "token", "Create, list and revoke API tokens."),
     "systemd": LazyCommand("systemd", "systemd", "Install the daemon as a systemd service."),
+    "manual": LazyCommand("manual", "manual", "Show a page of the manual, or list the pages."),
 }
 """Every command of `yoi-daemon`. The summaries stand here so that `--help` imports no command."""
 

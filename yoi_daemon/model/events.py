@@ -77,7 +77,10 @@ class LoopBlocked(Data, frozen=True):
 
 
 class TokenChanged(Data, frozen=True):
-    """`daemon.token.created`, `daemon.token.revoked`: the token, its scopes, and the token that did it."""
+    """`daemon.token.created`: a token was created, with these scopes, `by` which token.
+
+    `daemon.token.revoked`: a token was revoked, `by` which token.
+    """
 
     token_id: str
     scopes: tuple[str, ...]
@@ -130,9 +133,13 @@ class IngressAccepted(Data, frozen=True):
 
 
 class IngressAttempt(Data, frozen=True):
-    """`plugin.ingress.handled`, `plugin.ingress.retry_scheduled`, `plugin.ingress.dispatch_timeout`,
-    `plugin.ingress.handler_failed`, `plugin.ingress.interrupted` and `plugin.ingress.invalid_event`:
-    one attempt to handle an event ended, with this outcome.
+    """`plugin.ingress.handled`: the handler returned.
+
+    `plugin.ingress.retry_scheduled`: the handler raised `Retry`, and the event is tried again.
+    `plugin.ingress.dispatch_timeout`: the handler did not finish within its deadline.
+    `plugin.ingress.handler_failed`: the handler raised an exception.
+    `plugin.ingress.interrupted`: the attempt was cut off by a stop, a restart or the end of the process.
+    `plugin.ingress.invalid_event`: the payload no longer decodes into the type that the ingress declares.
     """
 
     event_id: str
@@ -155,9 +162,10 @@ class IngressDead(Data, frozen=True):
 
 
 class IngressDropped(Data, frozen=True):
-    """`plugin.ingress.dropped`, `plugin.ingress.coalesced`: newer events replaced waiting ones.
+    """`plugin.ingress.dropped`: newer events took the place of waiting ones in a full queue.
 
-    At most one such event a second for each ingress; `count` events were replaced.
+    `plugin.ingress.coalesced`: newer events took the place of waiting ones of the same value.
+    At most one such event a second for each ingress; `count` says how many it stands for.
     """
 
     ingress: str

@@ -1,4 +1,4 @@
-"""Profiles: the names a worker can be made from, each with its engine."""
+"""Profiles: the names that workers are created from, each with its engine."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,16 +18,16 @@ class Profiles:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names there are."""
+        """The names of all profiles."""
         return tuple(sorted(self._engines))
 
     def engine(self, name: str) -> Engine:
-        """The engine of a profile. Raises `Refused` (`profile_not_found`), naming the ones there are."""
+        """Returns the engine of a profile. Raises `Refused` (`profile_not_found`) with the names of all."""
         engine = self._engines.get(name)
         if engine is None:
             raise Refused(
                 "profile_not_found",
-                f"there is no such profile; there is {', '.join(self.names)}",
+                f"no such profile; the profiles are {', '.join(self.names)}",
                 profiles=list(self.names),
             )
         return engine
@@ -40,7 +40,7 @@ ENGINES: Mapping[type[ProfileSettings], Callable[[Any], Engine]] = {
 
 
 def make_profiles(settings: Mapping[str, ProfileSettings]) -> Profiles:
-    """The configured profiles and the built-in one."""
+    """Returns the configured profiles and the built-in one."""
     engines: dict[str, Engine] = {BUILTIN_ECHO: EchoEngine()}
     for name, profile in settings.items():
         engines[name] = ENGINES[type(profile)](profile)

@@ -38,6 +38,24 @@ CLOSE_CODES: Mapping[str, int] = {
 }
 """WebSocket close code of each error code. 4000-4099, 1012, 1013: reconnect. 4400-4499: do not retry unchanged."""
 
+CLOSE_MEANINGS: Mapping[str, str] = {
+    "end": "The scope is finished and was delivered whole. There is nothing to resume.",
+    "shutting_down": "The daemon stops. Reconnect after `retry.after_s` and resume.",
+    "too_many_subscribers": "A limit on subscribers is reached. Try again after `retry.after_s`.",
+    "slow_consumer": "The window passed this subscriber (`overrun`), or it accepted nothing for 10 s (`stalled`). "
+    "Reconnect and resume.",
+    "bad_request": "The path or a parameter is wrong. `reason` says which.",
+    "unauthenticated": "The token was revoked or has expired.",
+    "runtime_not_found": "There is no runtime of this id.",
+    "worker_not_found": "There is no worker of this id. `await=1` waits for one.",
+    "worker_gone": "The worker ended before this cursor. `worker` is its final state.",
+    "plugin_not_found": "There is no plugin of this id.",
+    "cursor_expired": "Events after the cursor are gone (`evicted`), or the log began anew (`epoch_changed`). "
+    "Begin at `earliest`.",
+    "cursor_unknown": "The cursor is not of this log: `malformed`, `foreign_epoch` or `future`.",
+}
+"""What each close code, and `end`, means to a subscriber, in a sentence or two."""
+
 
 class StreamRoute(msgspec.Struct, frozen=True):
     """A path that is a stream, and the permission to follow it. `rule` is as in a REST route."""

@@ -1,11 +1,12 @@
-"""Runs as root inside the container that scripts/with-systemd boots: the README's page for operators.
+"""Runs as root inside the container that scripts/with-systemd boots: the manual's page for operators.
 
 Every line of its blocks of commands, in order, in a copy of the clone; each must succeed. A line of
 JSON for each: the command, its exit code, how long it took and the end of what it said.
-usage: page.py README
+usage: page.py PAGE
 """
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -16,19 +17,11 @@ CLONE = "/root/clone"
 PATIENCE_S = 300
 
 
-def commands(readme: str) -> list[str]:
-    """The indented lines of the section, without those of configuration files."""
-    section = readme.partition("\n## As a service\n")[2].partition("\n## ")[0]
-    found: list[str] = []
-    for block in section.split("\n\n"):
-        lines = block.splitlines()
-        if (
-            lines
-            and all(line.startswith("    ") for line in lines)
-            and not lines[0].strip().startswith("[")
-        ):
-            found += [line.strip() for line in lines]
-    return found
+def commands(page: str) -> list[str]:
+    """The lines of the section's blocks that are for root's shell."""
+    section = page.partition("\n## As a service\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"^```sh root\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
 
 
 def main() -> None:
