@@ -155,7 +155,11 @@ class Service:
     async def settled(self) -> None:
         """Waits until its load and its first start came to an end, good or bad."""
         await self.installation.is_loaded.wait()
-        while self.installed.has_service and self.lifecycle.state in ("ready", "starting"):
+        while (
+            self.installed.has_service
+            and self.lifecycle.state in ("ready", "starting")
+            and self.lifecycle.retry_at_s is None
+        ):
             await self.lifecycle.changed.wait()
 
     def redeliver(self, event_id: str) -> Delivery:
