@@ -26,8 +26,8 @@ from yoi_daemon.model.errors import CODES
 from yoi_daemon.model.events import CATALOGUE
 from yoi_daemon.model.settings import Section
 from yoi_daemon.registry.recordings import RecordedItem, Recording
-from yoi_daemon.sdk.testing import open_plugin
 from yoi_daemon.stream.protocol import CLOSE_CODES, CLOSE_MEANINGS
+from yoi_daemon.testing import open_plugin
 
 PROVEN_HERE = {"python plugin", "python client", "python test", "sh excerpt", "toml", "ini", "json"}
 PROVEN_ELSEWHERE = {

@@ -5,7 +5,6 @@ what each acceptance must answer, and the books where each accepted event must b
 """
 
 from collections import Counter
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -17,7 +16,6 @@ from trio.testing import MockClock
 
 from tests.plugins.rig import open_rig
 from tests.proofs.books import Books, Runs
-from yoi_daemon.api import deadletters
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.plugins.lane.dispatcher import Lane
 from yoi_daemon.sdk import Plugin, Retry
@@ -390,14 +388,15 @@ class Life:
     async def discard(self, nth: int, waits: bool) -> None:
         dead = self.books.at("dead")
         event_id = dead[nth % len(dead)] if dead else "evt_none"
-        plugins = SimpleNamespace(service=lambda _id: self.service)
-        daemon = SimpleNamespace(event_log=self.rig.event_log, plugins=plugins)
-        params = {"plugin_id": "p", "event_id": event_id}
-        call = SimpleNamespace(daemon=daemon, params=params)
-        answer = await answered(deadletters.discard(call))
+        answer = await answered(self._discard(event_id))
         if isinstance(answer, Refused):
             assert not dead
             assert answer.code == "event_not_found"
+
+    async def _discard(self, event_id: str) -> None:
+        """As `PluginHost.discard` does."""
+        _, seq = self.service.settlement.discard(event_id)
+        await self.rig.event_log.committed(seq)
 
 
 async def answered(call: Any) -> Any:

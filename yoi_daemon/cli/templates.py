@@ -36,9 +36,7 @@ TEST = '''\
 
 from pathlib import Path
 
-import trio
-
-from yoi_daemon.sdk.testing import open_plugin
+from yoi_daemon.testing import open_plugin, run
 
 PLUGIN = Path(__file__).resolve().parent.parent / "plugins" / "NAME.py"
 
@@ -50,7 +48,7 @@ def test_hello_is_answered_with_a_greeting() -> None:
             assert result.outcome == "handled"
             assert harness.emitted == [("NAME.greeting", {"text": "Good day, World!"})]
 
-    trio.run(story)
+    run(story)
 '''
 
 

@@ -12,7 +12,8 @@ State = TypeVar("State")
 
 SERVICE_TRANSITIONS: Mapping[ServiceState, frozenset[ServiceState]] = {
     "ready": frozenset({"starting", "stopped", "failed"}),
-    "starting": frozenset({"running", "stopping", "failed"}),
+    # To starting: `start` is not ready yet, and is called again.
+    "starting": frozenset({"running", "starting", "stopping", "failed"}),
     "running": frozenset({"stopping", "failed"}),
     "stopping": frozenset({"stopped", "failed"}),
     "stopped": frozenset({"starting", "ready", "failed"}),

@@ -135,7 +135,7 @@ class Transcript:
             items=tuple(shown),
             before=first if first != ids[0] else None,
             after=last if last != ids[-1] else None,
-            let_go=self.evicted,
+            evicted=self.evicted,
         )
 
 

@@ -2,7 +2,15 @@
 
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.sdk.config import Config, Secret
-from yoi_daemon.sdk.context import AttemptClosedError, Context, IngressEvent, Retry, State, Workers
+from yoi_daemon.sdk.context import (
+    AttemptClosedError,
+    Context,
+    IngressEvent,
+    NotReady,
+    Retry,
+    State,
+    Workers,
+)
 from yoi_daemon.sdk.plugin import API_VERSION, Plugin, PluginDefinitionError
 
 __all__ = [
@@ -11,6 +19,7 @@ __all__ = [
     "Config",
     "Context",
     "IngressEvent",
+    "NotReady",
     "Plugin",
     "PluginDefinitionError",
     "Refused",

@@ -32,6 +32,18 @@ class Retry(Exception):
         self.after_s = after_s
 
 
+class NotReady(Exception):
+    """Raised by `start`: what the plugin needs is not there yet. It is started again, and no restart is spent.
+
+    It is tried after `after_s` seconds (0.1 to 3600), or by the host's own back-off. Meanwhile the service is
+    `starting` and its queue accepts events.
+    """
+
+    def __init__(self, reason: str = "", *, after_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.after_s = after_s
+
+
 class AttemptClosedError(CallClosedError):
     """The attempt was judged already (its deadline passed, its service stopped): its effects are refused."""
 

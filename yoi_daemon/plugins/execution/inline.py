@@ -7,15 +7,15 @@ from typing import Any
 import msgspec
 import trio
 
-from yoi_daemon.cancellation import reraise_cancellation
+from yoi_daemon.cancellation import found_in, is_only, reraise_cancellation
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.manifest import PluginManifest
 from yoi_daemon.plugins.delivery import Attempt, Failure, PluginCall
 from yoi_daemon.plugins.execution.context import CallContext, CallServices, StartContext
 from yoi_daemon.plugins.execution.failures import failure_of, shortened, text_of
-from yoi_daemon.plugins.execution.interface import Returned
+from yoi_daemon.plugins.execution.interface import NOT_READY, Returned
 from yoi_daemon.plugins.loading.loader import LoadedPlugin
-from yoi_daemon.sdk.context import IngressEvent, Retry
+from yoi_daemon.sdk.context import IngressEvent, NotReady, Retry
 from yoi_daemon.sdk.plugin import Function
 
 LEFT_TASK = Failure(
@@ -65,6 +65,8 @@ class InlineExecutor:
             await _call(function, context)
         except BaseException as error:  # noqa: ASYNC103, BLE001 (a plugin ends itself, not the daemon)
             reraise_cancellation(error)
+            if is_only(error, NotReady, trio.Cancelled) and (found := found_in(error, NotReady)):
+                return self._not_ready(found)  # noqa: ASYNC104 (a cancellation was raised above)
             return failure_of(error, self._loaded, "start_failed")  # noqa: ASYNC104 (likewise)
         finally:
             context.end()
@@ -118,6 +120,14 @@ class InlineExecutor:
             reraise_cancellation(error)
             return failure_of(error, self._loaded)  # noqa: ASYNC104 (a cancellation was raised above)
         return None
+
+    def _not_ready(self, error: NotReady) -> Failure:
+        return Failure(
+            outcome="interrupted",
+            code=NOT_READY,
+            message=shortened(text_of(error, self._loaded) or "the plugin is not ready yet"),
+            retry_after_s=_seconds(getattr(error, "after_s", None)),
+        )
 
     def _retry(self, retry: Retry) -> Failure:
         return Failure(

@@ -16,6 +16,10 @@ class Returned(msgspec.Struct, frozen=True):
     encoded: bytes
 
 
+NOT_READY = "not_ready"
+"""The code of a `start` that is to be tried again: no failure of the service."""
+
+
 class Executor(Protocol):
     """Runs the functions of one version of a plugin: one module with one configuration.
 
@@ -37,7 +41,7 @@ class Executor(Protocol):
         """Runs `start`, where there is one, and begins a run of the service; returns None when it has started.
 
         What `start` enters is closed with `resources`, in the task that called; the run ends with it. The
-        code of a failure is `start_failed`, or `start_left_task` for a nursery that was left open.
+        code of a failure is `start_failed`, `start_left_task` for a nursery that was left open, or `NOT_READY`.
         """
         ...
 

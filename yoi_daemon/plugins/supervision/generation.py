@@ -13,15 +13,15 @@ from yoi_daemon.model.settings import PluginSettings
 from yoi_daemon.plugins.boots import Boots
 from yoi_daemon.plugins.delivery import Failure, Fault, PluginCall
 from yoi_daemon.plugins.execution.failures import failure_of
-from yoi_daemon.plugins.execution.interface import Executor
+from yoi_daemon.plugins.execution.interface import NOT_READY, Executor
 from yoi_daemon.plugins.lane.dispatcher import Lane
 from yoi_daemon.plugins.loading.loader import LoadedPlugin
 
 
 class GenerationEnd(Fault, frozen=True, kw_only=True):
-    """How a generation ended. `failed` is False for a stop that was asked for.
+    """How a generation ended. `failed` is False for a stop that was asked for, and for a `start` that is not ready.
 
-    `retry_after_s` is set where `start` was not ready yet and named its time: no failure of the service.
+    `retry_after_s` is set where that `start` named its time.
     """
 
     failed: bool
@@ -299,7 +299,7 @@ class Generation:
             raise _StartFailed  # given up, and came back after all
         if failure is not None:
             self.end = GenerationEnd(
-                failed=True,
+                failed=failure.code != NOT_READY,
                 code=failure.code,
                 message=failure.message,
                 where=failure.where,

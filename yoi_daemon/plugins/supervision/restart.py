@@ -7,6 +7,9 @@ import msgspec
 
 from yoi_daemon.model.settings import PluginSettings
 
+MIN_NOT_READY_S, MAX_NOT_READY_S = 0.1, 3600.0
+"""Bounds of the time that a `start` which is not ready may name."""
+
 
 class Restart(msgspec.Struct, frozen=True):
     """Try again after `delay_s`. `gave_up` says that the pause is a give-up: the lane refuses meanwhile."""
@@ -27,6 +30,7 @@ class RestartPolicy:
         self._uniform = uniform
         self._times: deque[float] = deque()
         self._give_ups = 0
+        self._not_ready = 0
 
     @property
     def restarts(self) -> int:
@@ -49,12 +53,26 @@ class RestartPolicy:
             )
             self._give_ups += 1
             return Restart(delay_s, gave_up=True)
-        backoff_s = settings.restart_min_s * 2 ** min(len(self._times), 30)
+        delay_s = self._backoff(settings, len(self._times))
         self._times.append(now)
-        spread_s = self._uniform(0.75, 1.25) * backoff_s
-        return Restart(min(settings.restart_max_s, max(settings.restart_min_s, spread_s)))
+        return Restart(delay_s)
+
+    def next_start(self, settings: PluginSettings, after_s: float | None) -> float:
+        """Returns when to call a `start` again that is not ready: after `after_s`, or by a back-off, in seconds."""
+        delay_s = self._backoff(settings, self._not_ready) if after_s is None else after_s
+        self._not_ready += 1
+        return min(MAX_NOT_READY_S, max(MIN_NOT_READY_S, delay_s))
+
+    def note_started(self) -> None:
+        """`start` has returned: the next back-off of one that is not ready begins anew."""
+        self._not_ready = 0
+
+    def _backoff(self, settings: PluginSettings, before: int) -> float:
+        spread_s = self._uniform(0.75, 1.25) * settings.restart_min_s * 2 ** min(before, 30)
+        return min(settings.restart_max_s, max(settings.restart_min_s, spread_s))
 
     def clear(self) -> None:
         """Forgets every restart: the service was healthy long enough, or an operator started it."""
         self._times.clear()
         self._give_ups = 0
+        self._not_ready = 0

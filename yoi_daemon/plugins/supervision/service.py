@@ -53,7 +53,7 @@ class Service:
         self.delivery_keys = DeliveryKeys(
             plugin_id, IngressReceipt, host.event_log, age_s=host.age_s
         )
-        self._state = PluginState(plugin_id, host.event_log.record)
+        self.state = PluginState(plugin_id, host.event_log.record)
         self._redeliveries = RateLimit(host.clock())
         self._hooks = RateLimit(host.clock())
         self.settlement = Settlement(
@@ -112,7 +112,7 @@ class Service:
             config=loaded.config,
             grants=settings.grants,
             event_log=self._host.event_log,
-            state=self._state,
+            state=self.state,
             logger=self._logger,
             workers_for=self._host.workers_for,
         )
@@ -155,7 +155,11 @@ class Service:
     async def settled(self) -> None:
         """Waits until its load and its first start came to an end, good or bad."""
         await self.installation.is_loaded.wait()
-        while self.installed.has_service and self.lifecycle.state in ("ready", "starting"):
+        while (
+            self.installed.has_service
+            and self.lifecycle.state in ("ready", "starting")
+            and self.lifecycle.retry_at_s is None
+        ):
             await self.lifecycle.changed.wait()
 
     def redeliver(self, event_id: str) -> Delivery:
@@ -198,7 +202,7 @@ class Service:
         self.ledger.restore(restored)
         self.settlement.restore(self.lane, restored)
         self.delivery_keys.restore(restored.keys)
-        self._state.restore(restored.values)
+        self.state.restore(restored.values)
 
     # -- the watchdog's side
 

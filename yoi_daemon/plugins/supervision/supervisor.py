@@ -5,7 +5,7 @@ client that goes away in the middle of a restart leaves no service half restarte
 """
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from functools import partial
 
 import trio
 
@@ -14,7 +14,7 @@ from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.events import Draft, PluginGaveUp
 from yoi_daemon.plugins.delivery import Attempt
 from yoi_daemon.plugins.execution.calls import Calls
-from yoi_daemon.plugins.loading.loader import LoadedPlugin
+from yoi_daemon.plugins.execution.interface import NOT_READY
 from yoi_daemon.plugins.supervision.commands import ServiceCommand
 from yoi_daemon.plugins.supervision.generation import (
     Generation,
@@ -227,7 +227,7 @@ class Supervisor:
 
     def _start(self, nursery: trio.Nursery) -> None:
         self._refuse_when_over()
-        if self._lifecycle.state in ("starting", "running"):
+        if self.generations:
             return
         self.policy.clear()
         self._want(wanted=True)
@@ -240,8 +240,11 @@ class Supervisor:
         if self.generations:
             await self._end_generations(stop_times(self._installed.settings))
             self._refuse_wedged()
-        elif self._lifecycle.state in ("ready", "failed") and self._installed.has_service:
-            self._lifecycle.move("stopped", "stopped", "stopped by command")
+        elif self._installed.has_service:
+            if self._lifecycle.state == "starting":  # between two tries
+                self._lifecycle.move("stopping", "stopping", "asked to stop")
+            if self._lifecycle.state != "stopped":
+                self._lifecycle.move("stopped", "stopped", "stopped by command")
 
     async def _replace(self, replacement: Installed, nursery: trio.Nursery) -> None:
         assert replacement.loaded is not None
@@ -285,16 +288,13 @@ class Supervisor:
             executor=installed.executor,
             clock=self._host.clock,
             boots=self._host.boots,
-            run_timers=self._timers_of(installed.loaded),
+            run_timers=partial(self._host.run_timers, self._plugin_id, installed.loaded),
         )
         generation = Generation(installed.loaded, installed.settings, parts, observer=self)
         self.next = generation
         self._lifecycle.restarts = self.policy.restarts
         self._lifecycle.move("starting", "starting", "start was called")
         nursery.start_soon(self._run_generation, generation)
-
-    def _timers_of(self, loaded: LoadedPlugin) -> Callable[[], Awaitable[None]]:
-        return lambda: self._host.run_timers(self._plugin_id, loaded)
 
     async def _run_generation(self, generation: Generation) -> None:
         try:
@@ -312,6 +312,7 @@ class Supervisor:
     def note_running(self, generation: Generation) -> None:
         """See `GenerationObserver`."""
         self.current, self.next = generation, None
+        self.policy.note_started()
         self._lifecycle.move("running", "running", "start returned")
         self._host.boots.came_up(self._plugin_id, generation.loaded.edition)
         if self._host.may_dispatch.is_set():
@@ -340,9 +341,10 @@ class Supervisor:
                 ("stopped", "stopped by command") if hook is None else (hook.code, hook.message)
             )
             lifecycle.move("stopped", code, message)
-        elif end.retry_after_s is not None:
-            # Not ready is no failure: no restart is spent, and every policy tries again.
-            lifecycle.move("failed", end.code, end.message, retry_in_s=end.retry_after_s)
+        elif end.code == NOT_READY:
+            # No failure: no restart is spent, and every restart policy tries again.
+            delay_s = self.policy.next_start(self._installed.settings, end.retry_after_s)
+            lifecycle.move("starting", end.code, end.message, retry_in_s=delay_s)
         elif restart == "permanent" or (restart == "transient" and end.failed):
             self._restart_later(end)
         else:
