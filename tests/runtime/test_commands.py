@@ -292,7 +292,7 @@ async def test_a_fault_of_our_own_fails_one_worker_and_is_logged(
         def broken(*_args, **_kwargs):
             raise KeyError("a fault")
 
-        monkeypatch.setattr(runtime._workers[worker_id], "add_item_of", broken)
+        monkeypatch.setattr(runtime._workers[worker_id]._conversation, "add_item", broken)
         await runtime.send(worker_id, "x")
         await seen.until("worker.state", 2, worker_id)
         assert (await runtime.worker(worker_id)).state == "failed"
