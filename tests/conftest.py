@@ -14,7 +14,7 @@ from tests.logwatch import LoggedErrors, watch_errors
 from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.eventlog.opening import open_event_log
 from yoi_daemon.model.ids import IdSource
-from yoi_daemon.model.settings import ObserveSettings, StoreSettings
+from yoi_daemon.model.settings import ObserveSettings, SqliteStoreSettings
 from yoi_daemon.store.memory import MemoryStore
 from yoi_daemon.store.opening import open_store
 
@@ -102,7 +102,7 @@ def open_sqlite_log(tmp_path: Path, wall_clock: ManualClock) -> OpenLog:
         clock: Callable[[], float] | None = None,
         **settings: float,
     ) -> AsyncGenerator[EventLog]:
-        small = StoreSettings(low_bytes=1024, reserve_bytes=1024)
+        small = SqliteStoreSettings(low_bytes=1024, reserve_bytes=1024)
         async with (
             open_store(small, tmp_path, clock=clock, new_epoch=lambda: EPOCH) as store,
             open_event_log(

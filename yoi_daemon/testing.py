@@ -7,8 +7,7 @@
 
     run(story)
 
-The plugin is loaded, checked, fed, judged and stopped by the same code as in the daemon, on a store in
-memory. Only workers are recorded instead of run, and timers fire when the test says so.
+The daemon's own code loads, feeds, judges and stops the plugin. Workers are recorded, and timers fire by `tick`.
 """
 
 import os
@@ -29,7 +28,8 @@ from trio.testing import MockClock
 from yoi_daemon.daemon.host import GrantedWorkers
 from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.eventlog.opening import open_event_log
-from yoi_daemon.model.configuration import Faults, convert_table
+from yoi_daemon.model.config_faults import Faults
+from yoi_daemon.model.configuration import convert_table
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.events import AttemptOutcome, ObservationEvent
@@ -246,10 +246,7 @@ class Harness:
         return await self._result(self._last[0], begun)
 
     async def tool(self, name: str, arguments: Any = None) -> Any:
-        """Calls a tool, and returns its result as JSON has it.
-
-        Raises `Refused`: `tool_not_found`, `invalid_request`, `tool_failed`, `tool_timeout` and others.
-        """
+        """Calls a tool, and returns its result. Raises `Refused`: `tool_not_found`, `invalid_request`, `tool_failed`, `tool_timeout` and others."""
         result = await call_tool(self._service, name, msgspec.json.encode(arguments))
         await self._event_log.committed(self._event_log.appended)
         return msgspec.json.decode(result)

@@ -11,7 +11,7 @@ from scripts.reference.text import sentence, table
 from yoi_daemon.daemon.opening import open_daemon
 from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.directories import Directories
-from yoi_daemon.model.settings import Settings, StoreSettings
+from yoi_daemon.model.settings import MemoryStoreSettings, Settings
 from yoi_daemon.monitoring.metrics import DaemonCollector
 
 SUFFIX = {"counter": "_total"}
@@ -36,6 +36,6 @@ async def _families() -> list[Metric]:
         root = Path(name)
         directories = Directories(root / "config", root / "state", root / "secrets")
         directories.state.mkdir()
-        settings = Settings(store=StoreSettings(kind="memory"))
+        settings = Settings(store=MemoryStoreSettings())
         async with open_daemon(directories, settings, Tokens("token"), environ={}) as daemon:
             return list(DaemonCollector(daemon).collect())

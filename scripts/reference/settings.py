@@ -34,7 +34,7 @@ def render() -> str:
 def tables(kind: type[Section], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], type]]:
     """Every table of the file that has keys of its own, and the type that is made of it."""
     fields = msgspec.structs.fields(kind)
-    if any(not _subtables(field.type) for field in fields):
+    if not fields or any(not _subtables(field.type) for field in fields):
         yield path, kind
     for field in fields:
         is_map = get_origin(field.type) is dict

@@ -10,7 +10,7 @@ from yoi_daemon.front.access import names_of
 from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.addresses import TcpAddress
 from yoi_daemon.model.directories import Directories
-from yoi_daemon.model.settings import Settings, StoreSettings
+from yoi_daemon.model.settings import MemoryStoreSettings, Settings
 from yoi_daemon.monitoring.metrics import register_metrics
 
 TOKEN = "yoi_admin"
@@ -24,7 +24,7 @@ async def daemon(tmp_path, wall_clock) -> AsyncGenerator[Daemon]:
     directories.state.mkdir()
     async with open_daemon(
         directories,
-        Settings(store=StoreSettings(kind="memory")),
+        Settings(store=MemoryStoreSettings()),
         Tokens(TOKEN),
         environ={},
         wall_clock=wall_clock,

@@ -20,7 +20,7 @@ from yoi_daemon.daemon.opening import open_daemon
 from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.cursor import decode_cursor
 from yoi_daemon.model.directories import Directories
-from yoi_daemon.model.settings import PluginSettings, Settings, StoreSettings
+from yoi_daemon.model.settings import MemoryStoreSettings, PluginSettings, Settings
 from yoi_daemon.model.workers import BUILTIN_ECHO
 from yoi_daemon.runtime.engines.echo import EchoEngine
 from yoi_daemon.runtime.profiles import Profiles
@@ -58,7 +58,7 @@ async def daemon(tmp_path, wall_clock, monkeypatch) -> AsyncGenerator[Daemon]:
     directories = Directories(tmp_path / "config", tmp_path / "state", tmp_path / "secrets")
     settings = Settings(
         plugins={"p": PluginSettings(attempts=1, config={"secret": "it"})},
-        store=StoreSettings(kind="memory"),
+        store=MemoryStoreSettings(),
     )
     directories.state.mkdir()
     async with open_daemon(

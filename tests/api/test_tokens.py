@@ -15,11 +15,11 @@ from yoi_daemon.front.principal import ADMIN
 from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.cursor import decode_cursor
 from yoi_daemon.model.directories import Directories
-from yoi_daemon.model.settings import ApiSettings, Settings, StoreSettings
+from yoi_daemon.model.settings import ApiSettings, MemoryStoreSettings, Settings
 from yoi_daemon.plugins.batch import EventBatch
 
 TOKENS = "/api/tokens"
-MEMORY = Settings(store=StoreSettings(kind="memory"))
+MEMORY = Settings(store=MemoryStoreSettings())
 
 
 async def make(client: Client, *scopes: str, **fields) -> tuple[str, str]:
@@ -177,7 +177,7 @@ class TestRates:
         directories.state.mkdir()
         failures = FailedAttempts(per_s=3, total_per_s=100, clock=wall_clock)
         tokens = Tokens(TOKEN, failures=failures, wall_clock=wall_clock)
-        settings = Settings(api=ApiSettings(commands_per_s=4), store=StoreSettings(kind="memory"))
+        settings = Settings(api=ApiSettings(commands_per_s=4), store=MemoryStoreSettings())
         async with open_daemon(
             directories, settings, tokens, environ={}, wall_clock=wall_clock
         ) as one:

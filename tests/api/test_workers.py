@@ -15,7 +15,7 @@ from yoi_daemon.daemon.daemon import Daemon
 from yoi_daemon.daemon.opening import open_daemon
 from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.directories import Directories
-from yoi_daemon.model.settings import RegisteredRuntimeSettings, Settings, StoreSettings
+from yoi_daemon.model.settings import LocalCompatSettings, MemoryStoreSettings, Settings
 from yoi_daemon.model.workers import BUILTIN_ECHO
 from yoi_daemon.registry.local_compat import LocalCompatRuntime
 from yoi_daemon.runtime.profiles import Profiles
@@ -35,14 +35,14 @@ async def daemon(tmp_path, wall_clock, monkeypatch) -> AsyncGenerator[Daemon]:
     (tmp_path / "recorded" / "bad.json").write_text("{")
     (tmp_path / "recorded" / "good.json").write_text(json.dumps(RECORD))
     runtimes = {
-        name: RegisteredRuntimeSettings(kind="local_compat", directory=str(tmp_path / name))
+        name: LocalCompatSettings(directory=str(tmp_path / name))
         for name in ("recorded", "hung", "gone")
     }
     directories = Directories(tmp_path / "config", tmp_path / "state", tmp_path / "secrets")
     directories.state.mkdir()
     async with open_daemon(
         directories,
-        Settings(runtimes=runtimes, store=StoreSettings(kind="memory")),
+        Settings(runtimes=runtimes, store=MemoryStoreSettings()),
         Tokens(TOKEN),
         environ={},
         wall_clock=wall_clock,

@@ -8,7 +8,7 @@ import pytest
 
 from tests.clocks import ManualClock
 from yoi_daemon.model.frames import text_frame
-from yoi_daemon.model.settings import StoreSettings
+from yoi_daemon.model.settings import MemoryStoreSettings, SqliteStoreSettings
 from yoi_daemon.store.interface import Batch, Store
 from yoi_daemon.store.opening import open_store
 from yoi_daemon.store.tables import PLUGIN_VALUE, TABLES, LogEvent, PluginValueRow
@@ -21,7 +21,8 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path):
     """Opens a store of the kind under test, in the same directory each time."""
 
     def open_one(**options: Any) -> AbstractAsyncContextManager[Store]:
-        settings = StoreSettings(kind=request.param, low_bytes=1024, reserve_bytes=1024)
+        kinds = {"memory": MemoryStoreSettings, "sqlite": SqliteStoreSettings}
+        settings = kinds[request.param](low_bytes=1024, reserve_bytes=1024)
         return open_store(settings, tmp_path, **{"new_epoch": lambda: EPOCH} | options)
 
     return open_one

@@ -24,7 +24,7 @@ from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.addresses import TcpAddress
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.model.settings import ApiSettings, Settings, StoreSettings
+from yoi_daemon.model.settings import ApiSettings, MemoryStoreSettings, Settings
 from yoi_daemon.model.tokens import PER_PLUGIN, PERMISSIONS, Permission
 from yoi_daemon.monitoring.metrics import register_metrics
 
@@ -59,7 +59,7 @@ async def daemon(tmp_path, wall_clock) -> AsyncGenerator[Daemon]:
         failures=FailedAttempts(per_s=10_000, total_per_s=10_000),
         wall_clock=wall_clock,
     )
-    settings = Settings(api=ApiSettings(commands_per_s=10_000), store=StoreSettings(kind="memory"))
+    settings = Settings(api=ApiSettings(commands_per_s=10_000), store=MemoryStoreSettings())
     async with open_daemon(directories, settings, tokens, environ={}, wall_clock=wall_clock) as one:
         register_metrics(one)
         yield one

@@ -12,6 +12,7 @@ from yoi_daemon.daemon.opening import open_daemon
 from yoi_daemon.daemon.reloading import reload
 from yoi_daemon.daemon.settings_file import read_settings
 from yoi_daemon.front.tokens import Tokens
+from yoi_daemon.model.configuration import kinds_of
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.settings import (
     RELOADABLE,
@@ -33,8 +34,6 @@ NAMES = {"plugins": "gen", "runtimes": "one", "profiles": "p"}
 """The one entry of each table of tables."""
 ONE_VALUE = {
     ("plugins", "gen", "isolation"),
-    ("runtimes", "one", "kind"),
-    ("profiles", "p", "engine"),
 }
 """Keys that have no other value yet."""
 CHANGED: dict[KeyPath, Any] = {
@@ -58,7 +57,12 @@ def keys(section: type[Section] = Settings, path: KeyPath = ()) -> Iterator[tupl
         at, kind = (*path, field.name), field.type
         if get_origin(kind) is dict and field.name in NAMES:
             at, kind = (*at, NAMES[field.name]), get_args(kind)[1]
-        if isinstance(kind, type) and issubclass(kind, Section):
+        if (kinds := kinds_of(kind)) is not None:
+            if len(kinds.structs) > 1:
+                yield (*at, kinds.key), CHANGED[*at, kinds.key]
+            # One that every kind has: a table keeps its keys when its kind changes.
+            yield from keys(next(iter(kinds.structs.values())), at)
+        elif isinstance(kind, type) and issubclass(kind, Section):
             yield from keys(kind, at)
         elif at not in ONE_VALUE and not field.name.startswith("tls_"):
             yield at, CHANGED[at] if at in CHANGED else another(kind, field.default)
@@ -103,6 +107,8 @@ def toml(value: Any) -> str:
 
 def at(settings: Any, path: KeyPath) -> Any:
     for name in path:
+        if isinstance(settings, msgspec.Struct) and name == settings.__struct_config__.tag_field:
+            return settings.__struct_config__.tag
         settings = settings[name] if isinstance(settings, dict) else getattr(settings, name)
     return settings
 

@@ -14,7 +14,7 @@ from yoi_daemon.daemon.opening import open_daemon
 from yoi_daemon.daemon.reloading import reload
 from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.directories import Directories
-from yoi_daemon.model.settings import Settings, StoreSettings
+from yoi_daemon.model.settings import MemoryStoreSettings, Settings
 from yoi_daemon.monitoring.metrics import register_metrics
 
 PLUGIN = """
@@ -23,7 +23,7 @@ plugin = Plugin("gen")
 @plugin.ingress("take")
 async def take(ctx, event): ...
 """
-MEMORY = Settings(store=StoreSettings(kind="memory"))
+MEMORY = Settings(store=MemoryStoreSettings())
 
 
 @pytest.fixture

@@ -2,13 +2,25 @@ import tomllib
 from contextlib import suppress
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yoi_daemon.model.configuration import parse_settings
+from yoi_daemon.model.config_faults import Faults
+from yoi_daemon.model.configuration import (
+    convert_table,
+    parse_settings,
+)
 from yoi_daemon.model.errors import ConfigurationError
-from yoi_daemon.model.settings import PluginSettings, Settings
+from yoi_daemon.model.settings import (
+    LocalCompatSettings,
+    MemoryStoreSettings,
+    PluginSettings,
+    Section,
+    Settings,
+    SqliteStoreSettings,
+)
 
 FILE = "yoi-daemon.toml"
 MARKER = "hunter2marker"
@@ -283,7 +295,7 @@ def test_a_renamed_key_is_refused_with_its_new_name(old, new):
 def test_a_runtime_is_configured_by_its_kind():
     text = '[runtimes.recorded]\nkind = "local_compat"\ndirectory = "/var/lib/other"\n'
     runtime = parse_settings(text, FILE, {}).runtimes["recorded"]
-    assert (runtime.kind, runtime.directory) == ("local_compat", "/var/lib/other")
+    assert runtime == LocalCompatSettings(directory="/var/lib/other")
 
 
 @pytest.mark.parametrize(
@@ -294,7 +306,15 @@ def test_a_runtime_is_configured_by_its_kind():
         ("[runtimes.r]\nkind='hunter2marker'\ndirectory='/x'", ".kind", 'one of "local_compat"'),
         ("[runtimes.r]\nkind='local_compat'", ".directory", "is missing"),
         ("[runtimes.r]\nkind='local_compat'\ndirectory='hunter2marker'", ".directory", "absolute"),
-        ("[runtimes.r]\nkind='local_compat'\ndirectory='/x'\nurl='y'", ".url", "unknown key"),
+        ("[runtimes.r]\nkind=1\ndirectory='/x'", ".kind", 'one of "local_compat"'),
+        ("[runtimes.r]\nkind=['hunter2marker']\ndirectory='/x'", ".kind", 'one of "local_compat"'),
+        ("[runtimes.r]\ndirectory='/x'", ".kind", 'is missing; expected one of "local_compat"'),
+        ("[runtimes]\nr='hunter2marker'", "runtimes.r", "expected a table, got a string"),
+        (
+            "[runtimes.r]\nkind='local_compat'\ndirectory='/x'\nurl='hunter2marker'",
+            ".url",
+            'unknown key; with kind = "local_compat" this table has directory, display_name, kind',
+        ),
     ],
 )
 def test_a_runtime_that_cannot_be_is_a_fault(text, key, says):
@@ -302,6 +322,54 @@ def test_a_runtime_that_cannot_be_is_a_fault(text, key, says):
     assert says in fault
     assert f"{key}: " in fault
     assert MARKER not in fault
+
+
+@pytest.mark.parametrize(
+    ("text", "settings"),
+    [
+        ("", SqliteStoreSettings()),
+        ("[store]\nlow_bytes = 2048", SqliteStoreSettings(low_bytes=2048)),
+        ("[store]\nkind = 'sqlite'", SqliteStoreSettings()),
+        ("[store]\nkind = 'memory'\nlow_bytes = 2048", MemoryStoreSettings(low_bytes=2048)),
+    ],
+)
+def test_a_store_is_configured_by_its_kind_and_is_sqlite_without_one(text, settings):
+    assert parse_settings(text, FILE, {}).store == settings
+
+
+class Small(Section, frozen=True, tag_field="kind", tag="small"):
+    size: int
+
+
+class Named(Section, frozen=True, tag_field="kind", tag="named"):
+    name: str = ""
+
+
+class Whole(Section, frozen=True):
+    one: Small | Named = Named()
+    many: dict[str, Small | Named] = msgspec.field(default_factory=dict)
+
+
+def test_a_table_of_several_kinds_is_converted_by_the_kind_that_it_names():
+    faults = Faults(FILE)
+    table = {"one": {"kind": "small", "size": 1}, "many": {"a": {"kind": "named"}}}
+    assert convert_table(table, Whole, (), faults) == Whole(one=Small(size=1), many={"a": Named()})
+    assert convert_table({"one": {"name": "x"}}, Whole, (), faults) == Whole(one=Named(name="x"))
+    faults.raise_if_any()
+
+
+def test_a_table_of_several_kinds_takes_the_keys_of_its_own_kind_only():
+    text = "[one]\nkind = 'small'\nname = 'hunter2marker'\n[many.a]\nkind = 'hunter2marker'\n"
+    faults = Faults(FILE, text)
+    assert convert_table(tomllib.loads(text), Whole, (), faults) is None
+    with pytest.raises(ConfigurationError) as caught:
+        faults.raise_if_any()
+    assert [fault.line for fault in caught.value.faults] == [1, 3, 5]
+    assert [(fault.key, fault.expected) for fault in caught.value.faults] == [
+        ("one.size", "is missing; expected an integer"),
+        ("one.name", 'unknown key; with kind = "small" this table has kind, size'),
+        ("many.a.kind", 'expected one of "small", "named"'),
+    ]
 
 
 LOOPBACK = "expected a loopback address"

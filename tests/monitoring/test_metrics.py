@@ -12,7 +12,7 @@ from yoi_daemon.daemon.opening import open_daemon
 from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.events import Draft
-from yoi_daemon.model.settings import PluginSettings, Settings, StoreSettings
+from yoi_daemon.model.settings import MemoryStoreSettings, PluginSettings, Settings
 from yoi_daemon.monitoring.metrics import LANE_OUTCOMES, register_metrics
 
 PLUGIN = """
@@ -129,7 +129,7 @@ async def test_a_durable_store_is_told(daemon):
 async def test_of_a_store_in_memory_there_is_nothing_to_tell(tmp_path):
     (tmp_path / "other").mkdir()
     other = Directories(tmp_path / "other", tmp_path / "other", tmp_path / "other")
-    settings = Settings(store=StoreSettings(kind="memory"))
+    settings = Settings(store=MemoryStoreSettings())
     async with open_daemon(other, settings, Tokens("token"), {}) as daemon:
         register_metrics(daemon)
         now = told(daemon)

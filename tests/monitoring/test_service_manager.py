@@ -16,7 +16,7 @@ from yoi_daemon.daemon.opening import open_daemon
 from yoi_daemon.daemon.reloading import reload
 from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.model.directories import Directories
-from yoi_daemon.model.settings import Settings, StoreSettings
+from yoi_daemon.model.settings import MemoryStoreSettings, Settings
 from yoi_daemon.monitoring.service_manager import ServiceManager, open_service_manager
 from yoi_daemon.store.memory import MemoryStore
 from yoi_daemon.systemd import Notifier
@@ -80,7 +80,7 @@ async def starting(tmp_path, store, monkeypatch, wall_clock) -> AsyncGenerator[D
     directories = Directories(tmp_path / "config", tmp_path / "state", tmp_path / "secrets")
     directories.config.mkdir()
     directories.state.mkdir()
-    settings = Settings(store=StoreSettings(kind="memory"))
+    settings = Settings(store=MemoryStoreSettings())
     async with open_daemon(
         directories, settings, Tokens("yoi_t"), environ={}, wall_clock=wall_clock
     ) as daemon:

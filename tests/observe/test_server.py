@@ -22,7 +22,12 @@ from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import Refused
 from yoi_daemon.model.events import Draft
 from yoi_daemon.model.ids import EMBEDDED_RUNTIME_ID
-from yoi_daemon.model.settings import ObserveSettings, RuntimeSettings, Settings, StoreSettings
+from yoi_daemon.model.settings import (
+    MemoryStoreSettings,
+    ObserveSettings,
+    RuntimeSettings,
+    Settings,
+)
 from yoi_daemon.model.workers import TranscriptPage
 from yoi_daemon.observe.server import ObserveServer
 
@@ -78,9 +83,7 @@ async def rig(tmp_path, settings, runtime_settings, nursery, wall_clock) -> Asyn
     async with (
         open_daemon(
             directories,
-            Settings(
-                observe=settings, runtime=runtime_settings, store=StoreSettings(kind="memory")
-            ),
+            Settings(observe=settings, runtime=runtime_settings, store=MemoryStoreSettings()),
             Tokens(TOKEN, wall_clock=wall_clock),
             environ={},
         ) as daemon,

@@ -13,7 +13,12 @@ from tests.clocks import ManualClock
 from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.eventlog.opening import open_event_log
 from yoi_daemon.model.ids import IdSource
-from yoi_daemon.model.settings import ObserveSettings, PluginSettings, StoreSettings
+from yoi_daemon.model.settings import (
+    MemoryStoreSettings,
+    ObserveSettings,
+    PluginSettings,
+    SqliteStoreSettings,
+)
 from yoi_daemon.plugins.admission import Admission
 from yoi_daemon.plugins.boots import Boots, NotJournaled
 from yoi_daemon.plugins.execution.watchdog import run_watchdog
@@ -152,9 +157,8 @@ async def open_rig(
 ) -> AsyncGenerator[Rig]:
     """A host in memory, or with its store in `directory`; `now` is what ids are made from."""
     epoch = "00112233aabbccdd"
-    settings = StoreSettings(
-        kind="memory" if directory is None else "sqlite", low_bytes=1024, reserve_bytes=1024
-    )
+    kind = MemoryStoreSettings if directory is None else SqliteStoreSettings
+    settings = kind(low_bytes=1024, reserve_bytes=1024)
     async with (
         open_store(settings, directory or Path(), new_epoch=lambda: epoch) as store,
         open_event_log(ObserveSettings(), store, wall_clock=ManualClock()) as log,

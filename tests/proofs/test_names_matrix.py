@@ -26,7 +26,7 @@ from yoi_daemon.front.tokens import Tokens
 from yoi_daemon.front.websocket import serve_websocket
 from yoi_daemon.model.addresses import TcpAddress
 from yoi_daemon.model.directories import Directories
-from yoi_daemon.model.settings import ApiSettings, Settings, StoreSettings
+from yoi_daemon.model.settings import ApiSettings, MemoryStoreSettings, Settings
 from yoi_daemon.observe.server import ObserveServer
 from yoi_daemon.stream.protocol import STREAMS
 
@@ -184,7 +184,7 @@ class Matrix:
 async def daemon(tmp_path) -> AsyncGenerator[Daemon]:
     directories = Directories(tmp_path / "config", tmp_path / "state", tmp_path / "secrets")
     directories.state.mkdir()
-    settings = Settings(api=ApiSettings(commands_per_s=10_000), store=StoreSettings(kind="memory"))
+    settings = Settings(api=ApiSettings(commands_per_s=10_000), store=MemoryStoreSettings())
     async with open_daemon(directories, settings, Tokens(TOKEN), environ={}) as one:
         yield one
 

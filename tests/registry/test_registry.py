@@ -4,12 +4,23 @@ import sys
 
 import pytest
 
+from yoi_daemon.model.configuration import kinds_of
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.model.settings import RegisteredRuntimeSettings, RuntimeSettings
-from yoi_daemon.registry.opening import open_registry
+from yoi_daemon.model.settings import (
+    LocalCompatSettings,
+    RegisteredRuntimeSettings,
+    RuntimeSettings,
+)
+from yoi_daemon.registry.opening import MAKERS, open_registry
 from yoi_daemon.registry.registry import Registry
 from yoi_daemon.runtime.embedded import open_embedded_runtime
 from yoi_daemon.runtime.profiles import make_profiles
+
+
+def test_each_kind_of_configured_runtime_can_be_made():
+    kinds = kinds_of(RegisteredRuntimeSettings)
+    assert kinds is not None
+    assert set(MAKERS) == set(kinds.structs.values())
 
 
 async def test_a_runtime_is_found_by_its_id_alone(event_log, ids):
@@ -43,9 +54,7 @@ async def test_the_same_worker_id_in_two_runtimes_is_never_cross_routed(tmp_path
         worker_id = made.worker.worker_id
         record = {"state": "stopped", "created_at": "t", "label": "theirs"}
         (tmp_path / f"{worker_id}.json").write_text(json.dumps(record))
-        settings = {
-            "other": RegisteredRuntimeSettings(kind="local_compat", directory=str(tmp_path))
-        }
+        settings = {"other": LocalCompatSettings(directory=str(tmp_path))}
         async with open_registry(embedded, settings, event_log) as registry:
             mine = await registry.runtime("backend-internal").worker(worker_id)
             theirs = await registry.runtime("other").worker(worker_id)
@@ -71,9 +80,7 @@ async def test_a_runtime_that_is_down_is_a_diagnostic_and_the_rest_is_listed(
     ) as embedded:
         await embedded.create(profile="builtin:echo", label="")
         await embedded.create(profile="builtin:echo", label="")
-        settings = {
-            "gone": RegisteredRuntimeSettings(kind="local_compat", directory=str(tmp_path / "gone"))
-        }
+        settings = {"gone": LocalCompatSettings(directory=str(tmp_path / "gone"))}
         async with open_registry(embedded, settings, event_log) as registry:
             listed, diagnostics = await registry.all_workers(1)
     assert len(listed) == 1

@@ -292,7 +292,7 @@ async def test_a_fault_of_our_own_fails_one_worker_and_is_logged(
         def broken(*_args, **_kwargs):
             raise KeyError("a fault")
 
-        monkeypatch.setattr(runtime._workers[worker_id], "add_item_of", broken)
+        monkeypatch.setattr(runtime._workers[worker_id]._conversation, "add_item", broken)
         await runtime.send(worker_id, "x")
         await seen.until("worker.state", 2, worker_id)
         assert (await runtime.worker(worker_id)).state == "failed"
@@ -375,11 +375,11 @@ async def test_whoever_cancels_around_the_runtime_leaves_nothing_running(
         async with open_runtime({"it": stubborn}) as runtime:
             worker_id = await started(runtime, stubborn)
 
-            async def let_go():
+            async def end_engine():
                 await trio.sleep(30)
                 stubborn.may_end.set()
 
-            trio.lowlevel.spawn_system_task(let_go)
+            trio.lowlevel.spawn_system_task(end_engine)
             scope.cancel()
             await trio.sleep_forever()
     assert scope.cancelled_caught
@@ -390,7 +390,7 @@ async def test_whoever_cancels_around_the_runtime_leaves_nothing_running(
 # -- transcripts
 
 
-async def test_a_transcript_says_what_it_let_go(open_runtime, seen):
+async def test_a_transcript_counts_what_it_evicted(open_runtime, seen):
     async with open_runtime({"it": MirrorEngine()}, transcript_items=3) as runtime:
         worker_id = await create(runtime, input="a")
         await runtime.send(worker_id, "b", when_busy="queue")

@@ -10,13 +10,13 @@ import trio
 from tests.runtime.engines import HangingEngine
 from yoi_daemon.eventlog.opening import open_event_log
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.model.settings import ObserveSettings, RuntimeSettings, StoreSettings
+from yoi_daemon.model.settings import ObserveSettings, RuntimeSettings, SqliteStoreSettings
 from yoi_daemon.runtime.embedded import open_embedded_runtime
 from yoi_daemon.runtime.engines.echo import EchoEngine
 from yoi_daemon.runtime.profiles import Profiles
 from yoi_daemon.store.opening import open_store
 
-SMALL = StoreSettings(low_bytes=1024, reserve_bytes=1024)
+SMALL = SqliteStoreSettings(low_bytes=1024, reserve_bytes=1024)
 
 
 class House:

@@ -120,13 +120,13 @@ class Told:
         self.now = 0.0
         self.due: list[float] = []
 
-    def tell(self, delta: WorkerDelta) -> None:
+    def emit(self, delta: WorkerDelta) -> None:
         self.deltas.append({"offset_bytes": delta.offset_bytes, "text": delta.text})
 
     async def room(self) -> None:
         await trio.lowlevel.checkpoint()
 
-    def tell_at(self, when: float) -> None:
+    def flush_at(self, when: float) -> None:
         self.due.append(when)
 
     def stream(self, max_bytes: int = 1 << 20) -> ItemStream:

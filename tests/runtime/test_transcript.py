@@ -83,16 +83,16 @@ def test_a_transcript_is_bounded_and_keeps_the_latest(texts, max_items, max_byte
     assert kept == texts[len(texts) - len(kept) :]
     assert 1 <= len(made) == len(kept) <= max_items
     assert len(kept) == 1 or sum(len(text.encode()) for text in kept) <= max_bytes
-    assert made.let_go == len(texts) - len(kept)
-    if made.let_go:
-        following = texts[made.let_go - 1 :]
+    assert made.evicted == len(texts) - len(kept)
+    if made.evicted:
+        following = texts[made.evicted - 1 :]
         assert len(following) > max_items or len("".join(following).encode()) > max_bytes
 
 
 @pytest.mark.parametrize("asked", [{"after": "itm_0000"}, {"before": "nonsense"}])
 def test_an_item_it_does_not_have_is_refused(asked):
     made = transcript_of(["a", "b"], max_items=1)
-    with pytest.raises(Refused, match="no such item; it let go of its 1 oldest"):
+    with pytest.raises(Refused, match="no such item; its 1 oldest were evicted"):
         page(made, **asked)
 
 

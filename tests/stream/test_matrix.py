@@ -21,7 +21,7 @@ from yoi_daemon.eventlog.retention import RetentionClass
 from yoi_daemon.model import cursor as cursor_module
 from yoi_daemon.model.cursor import Cursor, CursorCodec
 from yoi_daemon.model.events import Draft
-from yoi_daemon.model.settings import ObserveSettings, StoreSettings
+from yoi_daemon.model.settings import ObserveSettings, SqliteStoreSettings
 from yoi_daemon.store.interface import Store
 from yoi_daemon.store.memory import MemoryStore
 from yoi_daemon.store.opening import open_store
@@ -158,7 +158,7 @@ async def open_log(directory: Path | None) -> AsyncGenerator[EventLog]:
     async with AsyncExitStack() as stack:
         store: Store = MemoryStore(new_epoch=lambda: NOW)
         if directory is not None:
-            small = StoreSettings(low_bytes=1024, reserve_bytes=1024)
+            small = SqliteStoreSettings(low_bytes=1024, reserve_bytes=1024)
             opened = open_store(small, directory, new_epoch=lambda: NOW)
             store = await stack.enter_async_context(opened)
         yield await stack.enter_async_context(

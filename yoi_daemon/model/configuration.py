@@ -2,68 +2,21 @@
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, TypeGuard, Union, get_args, get_origin
 
 import msgspec
 
 from yoi_daemon.model.addresses import TcpAddress, UnixAddress, is_loopback, parse_listen
+from yoi_daemon.model.config_faults import Faults, Path
 from yoi_daemon.model.errors import ConfigFault, ConfigurationError
 from yoi_daemon.model.ids import PLUGIN_ID_RULE, RUNTIME_ID_RULE, is_plugin_id, is_runtime_id
 from yoi_daemon.model.settings import RENAMED, ApiSettings, Listen, ObserveSettings, Settings
 
 ENVIRONMENT_PREFIX = "YOI__"
-ENVIRONMENT = "environment"
 
-Path = tuple[str, ...]
 DecodeHook = Callable[[type, Any], Any]
-
-
-class Faults:
-    """Collects faults, until `raise_if_any`."""
-
-    def __init__(
-        self, file: str, text: str = "", overridden: Mapping[Path, str] | None = None
-    ) -> None:
-        self._file = file
-        self._lines = _key_lines(text)
-        self._overridden: Mapping[Path, str] = {} if overridden is None else overridden
-        self._found: list[ConfigFault] = []
-
-    def add(self, path: Path, expected: str) -> None:
-        """Adds a fault at `path`; its line is that of the nearest key in the text."""
-        if (variable := self._variable(path)) is not None:
-            self.add_variable(variable, expected)
-            return
-        line = next(
-            (self._lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self._lines),
-            None,
-        )
-        self._found.append(
-            ConfigFault(file=self._file, key=".".join(path), expected=expected, line=line)
-        )
-
-    def add_variable(self, variable: str, expected: str) -> None:
-        """Adds a fault of an environment variable."""
-        self._found.append(ConfigFault(file=ENVIRONMENT, key=variable, expected=expected))
-
-    def _variable(self, path: Path) -> str | None:
-        """Returns the variable that set `path`, a table around it, or a key below it."""
-        for n in range(len(path), 0, -1):
-            if path[:n] in self._overridden:
-                return self._overridden[path[:n]]
-        if path in self._lines:
-            return None
-        below = (key for key in self._overridden if key[: len(path)] == path)
-        return next((self._overridden[key] for key in below), None)
-
-    def raise_if_any(self) -> None:
-        """Raises `ConfigurationError` with all faults, in the order of the file."""
-        if self._found:
-            raise ConfigurationError(
-                sorted(self._found, key=lambda f: (f.file, f.line or 0, f.key))
-            )
 
 
 def parse_settings(text: str, file: str, environ: Mapping[str, str]) -> Settings:
@@ -105,12 +58,8 @@ def convert_table(
     complete = True
     for key in given.keys() - fields.keys():
         renamed = RENAMED.get((into, key))
-        faults.add(
-            (*path, key),
-            f"was renamed to {renamed}; write that"
-            if renamed
-            else f"unknown key; this table has {', '.join(sorted(fields)) or 'none'}",
-        )
+        expected = f"was renamed to {renamed}; write that" if renamed else _known_keys(into)
+        faults.add((*path, key), expected)
         complete = False
     for key, field in fields.items():
         if key not in given:
@@ -118,7 +67,9 @@ def convert_table(
                 faults.add((*path, key), f"is missing; expected {_describe(field.type)}")
                 complete = False
             continue
-        value = _convert_value(given[key], field.type, (*path, key), faults, dec_hook)
+        value = _convert_value(
+            given[key], field.type, (*path, key), faults, dec_hook, default=field.default
+        )
         if value is _FAULTY:
             complete = False
         else:
@@ -136,19 +87,27 @@ _FAULTY = object()
 
 
 def _convert_value(
-    value: Any, kind: Any, path: Path, faults: Faults, dec_hook: DecodeHook | None
+    value: Any,
+    kind: Any,
+    path: Path,
+    faults: Faults,
+    dec_hook: DecodeHook | None,
+    *,
+    default: Any = msgspec.NODEFAULT,
 ) -> Any:
+    if (kinds := kinds_of(kind)) is not None:
+        return _convert_kind(value, kinds, path, faults, dec_hook, default)
     if _is_struct(kind):
         converted = convert_table(value, kind, path, faults, dec_hook)
         return _FAULTY if converted is None else converted
     if get_origin(kind) is dict and is_table(value):
         of = get_args(kind)[1]
-        if _is_struct(of):
+        if _is_struct(of) or kinds_of(of) is not None:
             tables = {
-                key: convert_table(item, of, (*path, key), faults, dec_hook)
+                key: _convert_value(item, of, (*path, key), faults, dec_hook)
                 for key, item in value.items()
             }
-            return _FAULTY if None in tables.values() else tables
+            return _FAULTY if any(table is _FAULTY for table in tables.values()) else tables
     try:
         converted: Any = msgspec.convert(value, kind, dec_hook=dec_hook)
     except msgspec.ValidationError as error:
@@ -158,6 +117,58 @@ def _convert_value(
         faults.add(path, f"expected {_describe(kind)}" if quotes else _lower_first(message))
         return _FAULTY
     return converted
+
+
+class Kinds(NamedTuple):
+    """The kinds of a table: the key that names one, and the struct of each by that key's value."""
+
+    key: str
+    structs: Mapping[str | int, type[msgspec.Struct]]
+
+
+def kinds_of(kind: Any) -> Kinds | None:
+    """Returns the kinds of a tagged struct or of a union of them, None for any other type."""
+    structs = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if not all(map(_is_struct, structs)):
+        return None
+    configs = [struct.__struct_config__ for struct in structs]
+    if configs[0].tag_field is None:
+        return None
+    by_tag = {config.tag: struct for config, struct in zip(configs, structs, strict=True)}
+    return Kinds(configs[0].tag_field, by_tag)
+
+
+def _convert_kind(
+    value: Any, kinds: Kinds, path: Path, faults: Faults, dec_hook: DecodeHook | None, default: Any
+) -> Any:
+    """Converts a table by the kind that it names; without a name the kind is that of `default`."""
+    if not is_table(value):
+        faults.add(path, f"expected a table, got {_toml_type(value)}")
+        return _FAULTY
+    expected = _one_of(kinds.structs)
+    if kinds.key in value:
+        tag = value[kinds.key]
+    elif isinstance(default, msgspec.Struct):
+        tag = default.__struct_config__.tag
+    else:
+        faults.add((*path, kinds.key), f"is missing; expected {expected}")
+        return _FAULTY
+    struct = kinds.structs.get(tag) if isinstance(tag, str | int) else None
+    if struct is None:
+        faults.add((*path, kinds.key), f"expected {expected}")
+        return _FAULTY
+    table = {key: item for key, item in value.items() if key != kinds.key}
+    converted = convert_table(table, struct, path, faults, dec_hook)
+    return _FAULTY if converted is None else converted
+
+
+def _known_keys(struct: Any) -> str:
+    config = struct.__struct_config__
+    keys = [field.encode_name for field in msgspec.structs.fields(struct)]
+    if config.tag_field is None:
+        return f"unknown key; this table has {', '.join(sorted(keys)) or 'none'}"
+    known = ", ".join(sorted([*keys, config.tag_field]))
+    return f'unknown key; with {config.tag_field} = "{config.tag}" this table has {known}'
 
 
 def _is_struct(kind: Any) -> bool:
@@ -176,8 +187,8 @@ def _check_rules(settings: Settings, faults: Faults) -> None:
     for name, runtime in settings.runtimes.items():
         if not is_runtime_id(name):
             faults.add(("runtimes", name), f"is no runtime id; expected {RUNTIME_ID_RULE}")
-        if not runtime.directory.startswith("/") or "\0" in runtime.directory:
-            faults.add(("runtimes", name, "directory"), "expected an absolute path")
+        for key, expected in runtime.faults():
+            faults.add(("runtimes", name, key), expected)
     _check_listener(settings.api, "api", faults)
     _check_listener(settings.observe, "observe", faults)
 
@@ -276,30 +287,6 @@ def _toml_or_text(text: str) -> Any:
     return text
 
 
-_HEADER = re.compile(r"\s*\[([^\[\]]+)\]\s*(?:#.*)?$")
-_KEY = re.compile(
-    r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*="""
-)
-_PART = re.compile(r"""[A-Za-z0-9_-]+|"[^"]*"|'[^']*'""")
-
-
-def _key_lines(text: str) -> dict[Path, int]:
-    """Returns the line of each header and key, which tomllib does not; a key inside a multi-line value may shadow."""
-    lines: dict[Path, int] = {}
-    table: Path = ()
-    for number, line in enumerate(text.split("\n"), 1):  # splitlines knows more line ends than TOML
-        if header := _HEADER.match(line):
-            table = _parts(header[1])
-            lines.setdefault(table, number)
-        elif key := _KEY.match(line):
-            lines.setdefault((*table, *_parts(key[1])), number)
-    return lines
-
-
-def _parts(dotted: str) -> Path:
-    return tuple(part.strip("\"'") for part in _PART.findall(dotted))
-
-
 _PLACE = re.compile(r" \(at line (\d+), column \d+\)$")
 
 
@@ -328,7 +315,7 @@ def _toml_type(value: Any) -> str:
 def _describe(kind: Any) -> str:
     origin = get_origin(kind)
     if origin is Literal:
-        return "one of " + ", ".join(f'"{choice}"' for choice in get_args(kind))
+        return _one_of(get_args(kind))
     if origin is Annotated:
         return _describe(get_args(kind)[0])
     if origin is list:
@@ -337,6 +324,10 @@ def _describe(kind: Any) -> str:
         return " or ".join(_describe(choice) for choice in get_args(kind) if choice is not NoneType)
     names = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
     return names.get(kind) or getattr(kind, "__name__", str(kind))
+
+
+def _one_of(choices: Iterable[object]) -> str:
+    return "one of " + ", ".join(f'"{choice}"' for choice in choices)
 
 
 def _lower_first(text: str) -> str:

@@ -1,5 +1,6 @@
 """The configuration's shape. Every number carries its unit in its key; every default is stated here."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -15,7 +16,14 @@ Grant = Literal["workers:read", "workers:command"]
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The root of every table of the configuration: an unknown key is a fault."""
+    """The root of every table of the configuration: an unknown key is a fault.
+
+    A table of several kinds is a union of structs; the `tag` of each is the value of the key `tag_field`.
+    """
+
+    def faults(self) -> Iterable[tuple[str, str]]:
+        """Returns what types cannot express: each key that is wrong, and what was expected."""
+        return ()
 
 
 class ListenerSettings(Section, frozen=True):
@@ -77,15 +85,27 @@ class ObserveSettings(ListenerSettings, frozen=True):
     """Maximum age of the events that the log keeps, in time that the daemon runs."""
 
 
-class StoreSettings(Section, frozen=True):
+class StoreBounds(Section, frozen=True):
     """`[store]`: where accepted events and the log are kept."""
 
-    kind: Literal["sqlite", "memory"] = "sqlite"
-    """What the daemon keeps its state in. `memory` loses everything when the process ends."""
     low_bytes: Bytes = 67_108_864
     """Free disk space below which new events are refused with `storage_low`."""
     reserve_bytes: Bytes = 16_777_216
     """Size of a file that is released on a full disk, so that accepted events can still be acknowledged."""
+
+
+class SqliteStoreSettings(StoreBounds, frozen=True, tag_field="kind", tag="sqlite"):
+    """`[store]`: what the daemon keeps its state in: a file in the state directory."""
+
+
+class MemoryStoreSettings(StoreBounds, frozen=True, tag_field="kind", tag="memory"):
+    """`[store]`: what the daemon keeps its state in: the process's memory, which loses everything when it ends.
+
+    The keys are accepted and have no effect.
+    """
+
+
+StoreSettings = SqliteStoreSettings | MemoryStoreSettings
 
 
 class DaemonSettings(Section, frozen=True):
@@ -184,11 +204,12 @@ class PluginSettings(Section, frozen=True):
     """Maximum pause after a give-up."""
 
 
-class ProfileSettings(Section, frozen=True):
-    """`[profiles.NAME]`: what a worker of this profile is made of."""
+class EchoProfileSettings(Section, frozen=True, tag_field="engine", tag="echo"):
+    """`[profiles.NAME]`: workers that answer with their input."""
 
-    engine: Literal["echo"]
-    """The engine that runs this profile's workers."""
+
+ProfileSettings = EchoProfileSettings
+"""`[profiles.NAME]`: the union of all engines' settings."""
 
 
 class RuntimeSettings(Section, frozen=True):
@@ -212,15 +233,21 @@ class RuntimeSettings(Section, frozen=True):
     """Number of ended workers that stay readable. The oldest are removed beyond it."""
 
 
-class RegisteredRuntimeSettings(Section, frozen=True):
-    """`[runtimes.NAME]`: a runtime beside the embedded one, addressed as runtime_id NAME."""
+class LocalCompatSettings(Section, frozen=True, tag_field="kind", tag="local_compat"):
+    """`[runtimes.NAME]`: workers that other software recorded in `directory`; their runtime_id is NAME."""
 
-    kind: Literal["local_compat"]
-    """The implementation. `local_compat` shows what another program on this machine recorded."""
     directory: str
     """Absolute path of the directory that holds a file for each worker."""
     display_name: str = ""
     """Name that is shown to people. Without one the runtime's id is shown."""
+
+    def faults(self) -> Iterable[tuple[str, str]]:
+        if not self.directory.startswith("/") or "\0" in self.directory:
+            yield "directory", "expected an absolute path"
+
+
+RegisteredRuntimeSettings = LocalCompatSettings
+"""`[runtimes.NAME]`: the union of all kinds of runtimes beside the embedded one."""
 
 
 class Settings(Section, frozen=True):
@@ -228,7 +255,7 @@ class Settings(Section, frozen=True):
 
     api: ApiSettings = ApiSettings()
     observe: ObserveSettings = ObserveSettings()
-    store: StoreSettings = StoreSettings()
+    store: StoreSettings = SqliteStoreSettings()
     daemon: DaemonSettings = DaemonSettings()
     plugin_host: PluginHostSettings = PluginHostSettings()
     runtime: RuntimeSettings = RuntimeSettings()
@@ -281,6 +308,8 @@ _S = TypeVar("_S", bound=Section)
 
 
 def _with_reloadable(current: _S, read: _S, path: KeyPath) -> _S:
+    if type(current) is not type(read):  # another kind of it
+        return current
     changes: dict[str, Any] = {}
     for name in current.__struct_fields__:
         before, after = getattr(current, name), getattr(read, name)

@@ -72,17 +72,19 @@ async def call_tool(service: Service, name: str, arguments: bytes) -> bytes:
     if isinstance(outcome, Returned):
         service.settlement.counters["tool_calls"] += 1
         return outcome.encoded
-    if outcome.code == "invalid_arguments":
-        raise Refused("invalid_request", outcome.message)
+    raise _refusal_of(service, outcome)
+
+
+def _refusal_of(service: Service, failure: Failure) -> Refused:
+    """Records the failure of a tool, unless its caller is at fault; returns the refusal for that caller."""
+    if failure.code == "invalid_arguments":
+        return Refused("invalid_request", failure.message)
     service.settlement.counters["tool_failures"] += 1
-    service.settlement.note_error(msgspec.structs.replace(outcome, code=f"tool_{outcome.code}"))
-    if outcome.outcome == "interrupted":
-        raise Refused("service_unavailable", outcome.message, state=service.lifecycle.state)
-    raise Refused(
-        "tool_timeout" if outcome.outcome == "dispatch_timeout" else "tool_failed",
-        outcome.message,
-        where=outcome.where,
-    )
+    service.settlement.note_error(msgspec.structs.replace(failure, code=f"tool_{failure.code}"))
+    if failure.outcome == "interrupted":
+        return Refused("service_unavailable", failure.message, state=service.lifecycle.state)
+    code = "tool_timeout" if failure.outcome == "dispatch_timeout" else "tool_failed"
+    return Refused(code, failure.message, where=failure.where)
 
 
 def _bounded(returned: Returned) -> Returned | Failure:

@@ -3,16 +3,19 @@
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 import msgspec
 import trio
 
 from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.model.ids import EMBEDDED_RUNTIME_ID
-from yoi_daemon.model.settings import RegisteredRuntimeSettings
+from yoi_daemon.model.settings import LocalCompatSettings, RegisteredRuntimeSettings
 from yoi_daemon.registry.interface import ConfiguredRuntime, Runtime
 from yoi_daemon.registry.local_compat import LocalCompatRuntime
 from yoi_daemon.registry.registry import Registry
+
+WallClock = Callable[[], float]
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -31,7 +34,7 @@ class ConfiguredRegistry(Registry):
         event_log: EventLog,
         nursery: trio.Nursery,
         *,
-        wall_clock: Callable[[], float],
+        wall_clock: WallClock,
     ) -> None:
         super().__init__({EMBEDDED_RUNTIME_ID: embedded})
         self._event_log = event_log
@@ -43,7 +46,9 @@ class ConfiguredRegistry(Registry):
     async def prepare(self, settings: Mapping[str, RegisteredRuntimeSettings]) -> Prepared:
         """Makes the runtimes that are new or changed in `settings` and refreshes each once; `take` uses them."""
         fresh = {
-            runtime_id: self._make(runtime_id, runtime)
+            runtime_id: MAKERS[type(runtime)](
+                runtime_id, runtime, self._event_log, self._wall_clock
+            )
             for runtime_id, runtime in settings.items()
             if runtime != self._settings.get(runtime_id)
         }
@@ -51,15 +56,6 @@ class ConfiguredRegistry(Registry):
             for runtime in fresh.values():
                 nursery.start_soon(runtime.refresh)
         return Prepared(settings, fresh)
-
-    def _make(self, runtime_id: str, settings: RegisteredRuntimeSettings) -> ConfiguredRuntime:
-        return LocalCompatRuntime(
-            runtime_id,
-            settings.directory,
-            self._event_log,
-            display_name=settings.display_name,
-            wall_clock=self._wall_clock,
-        )
 
     def take(self, prepared: Prepared) -> tuple[str, ...]:
         """Puts what was prepared into use; returns the ids that were added, removed or changed.
@@ -81,13 +77,33 @@ class ConfiguredRegistry(Registry):
         return (*removed, *prepared.fresh)
 
 
+def _make_local_compat(
+    runtime_id: str, settings: LocalCompatSettings, event_log: EventLog, wall_clock: WallClock
+) -> LocalCompatRuntime:
+    return LocalCompatRuntime(
+        runtime_id,
+        settings.directory,
+        event_log,
+        display_name=settings.display_name,
+        wall_clock=wall_clock,
+    )
+
+
+MAKERS: Mapping[
+    type[RegisteredRuntimeSettings], Callable[[str, Any, EventLog, WallClock], ConfiguredRuntime]
+] = {
+    LocalCompatSettings: _make_local_compat,
+}
+"""Makes a runtime of each kind from its id and settings."""
+
+
 @asynccontextmanager
 async def open_registry(
     embedded: Runtime,
     settings: Mapping[str, RegisteredRuntimeSettings],
     event_log: EventLog,
     *,
-    wall_clock: Callable[[], float] = time.time,
+    wall_clock: WallClock = time.time,
 ) -> AsyncGenerator[ConfiguredRegistry]:
     """Opens the registry of `embedded` and of the runtimes in `settings`; leaving it ends their tasks.
 

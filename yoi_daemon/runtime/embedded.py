@@ -1,4 +1,4 @@
-"""The embedded runtime: workers in this process, one nursery for all, one task for each."""
+"""The embedded runtime: workers in this process, a task each, in one nursery."""
 
 import time
 from collections import Counter, deque
@@ -34,17 +34,18 @@ from yoi_daemon.model.workers import (
 from yoi_daemon.runtime.engines.lost import LostEngine
 from yoi_daemon.runtime.ledger import KeptWorker, WorkerLedger, restore
 from yoi_daemon.runtime.profiles import Profiles
+from yoi_daemon.runtime.services import RuntimeServices
 from yoi_daemon.runtime.transcript import page_now, read_page
 from yoi_daemon.runtime.turn import RUNTIME_STOPPED
-from yoi_daemon.runtime.worker import RuntimeServices, Worker
+from yoi_daemon.runtime.worker import Worker
 from yoi_daemon.store.interface import Store
 
 STOP_BUDGET_S = 2.0
-"""For workers to end when the runtime is left without a `shutdown` before: one engine's clean-up, not more."""
+"""Time for workers to end when the context ends without a `shutdown` before: one engine's clean-up."""
 
 
 class RuntimeStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """A runtime now: how many workers by state, ended ones while they are kept, and given-up turns' workers."""
+    """A runtime's workers by state, retained ended ones too. `wedged` counts those with given-up turns."""
 
     runtime_id: str
     workers: dict[WorkerState, int]
@@ -71,8 +72,8 @@ class EmbeddedRuntime:
             ids=ids,
             settings=settings,
             wall_clock=wall_clock,
-            on_over=self._retain,
-            on_wedged=self._note_wedged,
+            on_ended=self._retain,
+            on_given_up=self._note_wedged,
         )
         self._profiles = profiles
         self._nursery = nursery
@@ -229,25 +230,25 @@ class EmbeddedRuntime:
         self._is_draining = True
 
     async def shutdown(self, budget_s: float) -> None:
-        """Drains and ends the execution of every worker within `budget_s`, whatever its engine does.
+        """Drains, and ends the execution of every worker within `budget_s`, whatever its engine does.
 
-        On a durable store they are suspended: what they are is taken up by the next run. Else each
-        ends in a terminal state. Cancelled, it has asked them all to end already.
+        On a durable store workers are suspended, and the next run restores them; otherwise each ends in
+        a terminal state. If cancelled, all have been asked to end by then.
         """
         self.drain()
-        alive = [worker for worker in self._workers.values() if not worker.is_over]
+        alive = [worker for worker in self._workers.values() if not worker.is_ended]
         for worker in alive:
             if self._services.ledger.durable:
                 worker.suspend(budget_s)
             else:
                 worker.begin_stop(RUNTIME_STOPPED, budget_s)
         for worker in alive:
-            await worker.left.wait()
+            await worker.finished.wait()
 
     def restore(self, kept: Sequence[KeptWorker]) -> None:
-        """Takes up the workers of earlier runs, in the order they come. Before anything else."""
-        for one in kept:
-            row = one.row
+        """Restores the workers of earlier runs, in this order. To be called first."""
+        for earlier in kept:
+            row = earlier.row
             try:
                 engine = self._profiles.engine(row.profile)
             except Refused:
@@ -261,23 +262,23 @@ class EmbeddedRuntime:
                 created_at=row.created_at,
             )
             self._workers[row.worker_id] = worker
-            worker.restore(one)
-            if not worker.is_over:
+            worker.restore(earlier)
+            if not worker.is_ended:
                 self._add(worker)
             elif worker not in self._ended:
-                self._retain(worker)
+                self._retain(worker.worker_id)
 
     def _add(self, worker: Worker) -> None:
         self._workers[worker.worker_id] = worker
         self._nursery.start_soon(worker.run, self._nursery, name=f"worker {worker.worker_id}")
 
     def wedged(self) -> tuple[str, ...]:
-        """Workers, ended ones too, with a given-up turn that still runs: the process cannot wait for it."""
+        """Returns the workers with given-up turns that still run, ended workers too: nothing can wait for those."""
         self._wedged = [worker for worker in self._wedged if worker.wedged_turns]
         return tuple(worker.worker_id for worker in self._wedged)
 
     def statistics(self) -> RuntimeStatistics:
-        """The workers now."""
+        """Returns the counts of workers as they are."""
         states: Counter[WorkerState] = Counter(worker.state for worker in self._workers.values())
         return RuntimeStatistics(
             runtime_id=self._services.runtime_id, workers=dict(states), wedged=len(self.wedged())
@@ -292,17 +293,18 @@ class EmbeddedRuntime:
             )
         return worker
 
-    def _retain(self, worker: Worker) -> None:
-        """Keeps an ended worker readable, and lets the one go that ended first."""
-        self._ended.append(worker)
+    def _retain(self, worker_id: str) -> None:
+        """Keeps an ended worker readable, and evicts the one that ended first."""
+        self._ended.append(self._workers[worker_id])
         with self._services.event_log.together() as commit:
             while len(self._ended) > self._services.settings.retained_workers:
-                gone = self._ended.popleft()
-                del self._workers[gone.worker_id]
-                self._services.event_log.forget_worker(self._services.runtime_id, gone.worker_id)
-                self._services.ledger.forget(commit, gone.worker_id, gone.transcript.numbers)
+                evicted = self._ended.popleft()
+                del self._workers[evicted.worker_id]
+                self._services.event_log.forget_worker(self._services.runtime_id, evicted.worker_id)
+                self._services.ledger.forget(commit, evicted.worker_id, evicted.transcript.numbers)
 
-    def _note_wedged(self, worker: Worker) -> None:
+    def _note_wedged(self, worker_id: str) -> None:
+        worker = self._workers[worker_id]
         if not self.wedged():
             self._wedged_since = format_time(self._services.wall_clock())
         if worker not in self._wedged:
@@ -350,16 +352,15 @@ async def open_embedded_runtime(
     runtime_id: str = EMBEDDED_RUNTIME_ID,
     wall_clock: Callable[[], float] = time.time,
 ) -> AsyncGenerator[EmbeddedRuntime]:
-    """The runtime with the workers that `store` kept, or none. Leaving it ends their execution, as
-    `EmbeddedRuntime.shutdown` says.
+    """Opens the runtime with the workers that `store` has of earlier runs. Leaving it shuts it down.
 
-    Its tasks are shielded: they end when they are told to, within `STOP_BUDGET_S`, so that an engine
-    which ignores its cancellation is given up in order whoever is cancelled around us. A given-up engine
-    that never ends cannot be left behind; a process that must end asks `wedged` before leaving.
+    Its tasks are shielded: cancellation from outside shuts the runtime down within `STOP_BUDGET_S`,
+    which gives up an engine that ignores its own cancellation. The context does not end before such an
+    engine does; a process that must end asks `wedged` first.
     """
     kept = [] if store is None else await restore(store, runtime_id)
     async with trio.open_nursery() as outer:
-        nursery, leave = await outer.start(_hold)
+        nursery, close = await outer.start(_run_workers)
         runtime = EmbeddedRuntime(
             event_log, ids, profiles, settings, runtime_id, wall_clock, nursery
         )
@@ -371,13 +372,13 @@ async def open_embedded_runtime(
                 await runtime.shutdown(STOP_BUDGET_S)
             if wedged := runtime.wedged():
                 structlog.get_logger("runtime").warning("engines still run", workers=list(wedged))
-            leave.set()
+            close.set()
 
 
-async def _hold(task_status: trio.TaskStatus[tuple[trio.Nursery, trio.Event]]) -> None:
-    """The nursery of all workers and turns, until it is told to leave."""
-    leave = trio.Event()
+async def _run_workers(task_status: trio.TaskStatus[tuple[trio.Nursery, trio.Event]]) -> None:
+    """Opens the nursery of all workers and turns, until the event is set."""
+    close = trio.Event()
     with trio.CancelScope(shield=True):
         async with trio.open_nursery() as nursery:
-            task_status.started((nursery, leave))
-            await leave.wait()
+            task_status.started((nursery, close))
+            await close.wait()

@@ -1,4 +1,4 @@
-"""What is told of one worker: every event it emits, by the event's own name."""
+"""The events of one worker: a method for each kind."""
 
 from yoi_daemon.eventlog.interface import EventLog
 from yoi_daemon.model.events import (
@@ -21,13 +21,13 @@ from yoi_daemon.runtime.transcript import Item
 from yoi_daemon.runtime.turn import RunningTurn, TurnVerdict
 
 EVENT_TEXT_BYTES = 8192
-"""How much of an item's text its event carries; the transcript has it whole."""
+"""Maximum text of an item in its event; the transcript has the whole text."""
 
 
 class Emitter:
-    """Emits the events of one worker. Every method is synchronous and gives the event's number.
+    """Emits the events of one worker. Each method is synchronous and returns the event's number.
 
-    Each raises `StorageFailed` when the log has failed.
+    Each raises `StorageFailed` if the log has failed.
     """
 
     def __init__(self, runtime_id: str, worker_id: str, event_log: EventLog) -> None:

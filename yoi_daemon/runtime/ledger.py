@@ -1,4 +1,4 @@
-"""What the store is told of a runtime's workers, and what it gives back after a restart."""
+"""Writes a runtime's workers to the store, and restores them after a restart."""
 
 from collections.abc import Iterable
 from typing import Any, cast
@@ -26,14 +26,17 @@ _reason = msgspec.json.Decoder(Reason)
 
 
 class WorkerLedger:
-    """Writes one runtime's workers into the store, each step into the commit of the event that tells it."""
+    """Writes one runtime's workers to the store, each change in the commit of its event.
+
+    Writes nothing unless the log is `durable`.
+    """
 
     def __init__(self, runtime_id: str, event_log: EventLog) -> None:
         self._runtime_id = runtime_id
         self.durable = event_log.durable
 
-    def worker(self, commit: Commit, summary: WorkerSummary, *, let_go: int, seq: int) -> None:
-        """The worker as it is; `seq` is the number of the event that last changed its state."""
+    def worker(self, commit: Commit, summary: WorkerSummary, *, evicted: int, seq: int) -> None:
+        """Writes the worker; `seq` is the number of the event that last changed its state."""
         if not self.durable:
             return
         row = WorkerRow(
@@ -45,52 +48,55 @@ class WorkerLedger:
             summary.state,
             summary.generation,
             None if summary.reason is None else msgspec.json.encode(summary.reason),
-            let_go,
+            evicted,
             seq,
         )
         commit.record((WORKER.put(row),))
 
-    def item(self, commit: Commit, worker_id: str, number: int, item: Item, let_go: range) -> None:
-        """An item of the transcript, and the numbers of those it had to make room for."""
+    def item(self, commit: Commit, worker_id: str, number: int, item: Item, evicted: range) -> None:
+        """Writes an item of the transcript, and removes those with the `evicted` numbers."""
         if not self.durable:
             return
         row = TranscriptRow(
             self._runtime_id, worker_id, number, item.item_id, item.role, item.text, item.time
         )
         changes: list[Change] = [TRANSCRIPT_ITEM.put(row)]
-        changes += [TRANSCRIPT_ITEM.drop(self._runtime_id, worker_id, gone) for gone in let_go]
+        changes += [TRANSCRIPT_ITEM.drop(self._runtime_id, worker_id, number) for number in evicted]
         commit.record(changes)
 
-    def input(self, commit: Commit, worker_id: str, number: int, taken: Input) -> None:
-        """An input that waits, in the order of `number`."""
+    def input(self, commit: Commit, worker_id: str, number: int, accepted: Input) -> None:
+        """Writes an input of the inbox, which is in the order of `number`."""
         if self.durable:
             row = InboxRow(
                 self._runtime_id,
                 worker_id,
-                taken.item_id,
+                accepted.item_id,
                 number,
-                taken.text,
-                taken.correlation_id,
+                accepted.text,
+                accepted.correlation_id,
             )
             commit.record((INBOX_INPUT.put(row),))
 
-    def inputs_gone(self, commit: Commit, worker_id: str, inputs: Iterable[Input]) -> None:
-        """Inputs that wait no more."""
+    def drop_inputs(self, commit: Commit, worker_id: str, inputs: Iterable[Input]) -> None:
+        """Removes inputs from the inbox."""
         if self.durable:
             commit.record(
-                [INBOX_INPUT.drop(self._runtime_id, worker_id, one.item_id) for one in inputs]
+                [
+                    INBOX_INPUT.drop(self._runtime_id, worker_id, waiting.item_id)
+                    for waiting in inputs
+                ]
             )
 
     def forget(self, commit: Commit, worker_id: str, items: range) -> None:
-        """An ended worker is no longer kept; `items` are the numbers of its transcript."""
+        """Removes an evicted worker; `items` are the numbers of its transcript."""
         if self.durable:
             changes: list[Change] = [WORKER.drop(self._runtime_id, worker_id)]
-            changes += [TRANSCRIPT_ITEM.drop(self._runtime_id, worker_id, one) for one in items]
+            changes += [TRANSCRIPT_ITEM.drop(self._runtime_id, worker_id, item) for item in items]
             commit.record(changes)
 
 
 class KeptWorker(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker of an earlier run, with its transcript and what waits in its inbox, in order."""
+    """A worker of an earlier run, with its transcript and its inbox, in order."""
 
     row: WorkerRow
     items: tuple[Item, ...] = ()
@@ -98,12 +104,12 @@ class KeptWorker(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def reason(self) -> Reason | None:
-        """Why it is in the state it is in."""
+        """Why the worker is in its state."""
         return None if self.row.reason is None else _reason.decode(self.row.reason)
 
 
 async def restore(store: Store, runtime_id: str) -> list[KeptWorker]:
-    """The workers of earlier runs, in the order in which they last changed their states. Raises `StorageFailed`."""
+    """Reads the workers of earlier runs, in the order of their last state changes. Raises `StorageFailed`."""
     items = await _by_worker(store, TRANSCRIPT_ITEM, runtime_id)
     inboxes = await _by_worker(store, INBOX_INPUT, runtime_id)
     rows = await store.rows(WORKER, runtime_id=runtime_id)
@@ -111,7 +117,7 @@ async def restore(store: Store, runtime_id: str) -> list[KeptWorker]:
         KeptWorker(
             row=row,
             items=tuple(map(_item, items.get(row.worker_id, ()))),
-            inbox=tuple(sorted(inboxes.get(row.worker_id, ()), key=lambda one: one.number)),
+            inbox=tuple(sorted(inboxes.get(row.worker_id, ()), key=lambda waiting: waiting.number)),
         )
         for row in sorted(rows, key=lambda row: row.seq)
     ]

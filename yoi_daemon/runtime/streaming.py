@@ -1,4 +1,4 @@
-"""An item that is written part by part, and told as it grows, before the transcript has it."""
+"""Items that are written part by part, and emitted as they grow, before the transcript has them."""
 
 from collections.abc import Callable, Iterator
 from math import inf
@@ -9,16 +9,16 @@ from yoi_daemon.model.events import WorkerDelta
 from yoi_daemon.model.workers import Role
 
 DELTA_BYTES = 4096
-"""A delta carries at most so much text: half of what an item's event does."""
+"""Maximum text of a delta: half of what an item's event carries."""
 
 DELTA_INTERVAL_S = 0.05
-"""Smaller parts are told together so often at most: 20 events a second are fluent to a reader."""
+"""Minimum time between deltas of smaller parts: 20 a second look fluent to a reader."""
 
 
-class Streams(Protocol):
-    """What a turn's items under way need of their turn."""
+class StreamOwner(Protocol):
+    """The turn as its item streams see it."""
 
-    def tell(self, delta: WorkerDelta) -> None:
+    def emit(self, delta: WorkerDelta) -> None:
         """Emits a delta."""
         ...
 
@@ -26,8 +26,8 @@ class Streams(Protocol):
         """Waits while too much is uncommitted. Raises `TurnClosedError`."""
         ...
 
-    def tell_at(self, when: float) -> None:
-        """Has `tell_waiting` called at this time of the turn's clock."""
+    def flush_at(self, when: float) -> None:
+        """Has `flush` called at this time of the turn's clock."""
         ...
 
 
@@ -36,7 +36,7 @@ class ItemStream:
 
     def __init__(
         self,
-        streams: Streams,
+        owner: StreamOwner,
         clock: Callable[[], float],
         *,
         item_id: str,
@@ -44,15 +44,15 @@ class ItemStream:
         generation: int,
         max_bytes: int,
     ) -> None:
-        self._streams = streams
+        self._owner = owner
         self._clock = clock
         self._item_id = item_id
         self._role: Role = role
         self._generation = generation
         self._max_bytes = max_bytes
         self._text = bytearray()
-        self._told_bytes = 0
-        self._told_s = -inf
+        self._emitted_bytes = 0
+        self._emitted_s = -inf
         self._is_over = False
 
     async def write(self, text: str) -> None:
@@ -60,47 +60,47 @@ class ItemStream:
         if len(self._text) + len(encoded) > self._max_bytes:
             raise Refused(
                 "payload_too_large",
-                f"an item has at most {self._max_bytes} bytes; end it and begin another",
+                f"an item has at most {self._max_bytes} bytes; finish it and start another",
                 max_bytes=self._max_bytes,
             )
         for part in _parts(encoded):
-            await self._streams.room()
+            await self._owner.room()
             if self._is_over:
-                raise RuntimeError("the item is finished; begin another")
-            if len(self._text) + len(part) - self._told_bytes > DELTA_BYTES:
-                self.tell_waiting()
+                raise RuntimeError("the item is finished; start another")
+            if len(self._text) + len(part) - self._emitted_bytes > DELTA_BYTES:
+                self.flush()
             self._text += part
-            due = self._told_s + DELTA_INTERVAL_S
+            due = self._emitted_s + DELTA_INTERVAL_S
             if due <= self._clock():
-                self.tell_waiting()
+                self.flush()
             else:
-                self._streams.tell_at(due)
+                self._owner.flush_at(due)
 
-    def tell_waiting(self) -> None:
-        """Tells what was written and not told, in one delta."""
-        if len(self._text) == self._told_bytes:
+    def flush(self) -> None:
+        """Emits in one delta what was written since the last one."""
+        if len(self._text) == self._emitted_bytes:
             return
-        self._streams.tell(
+        self._owner.emit(
             WorkerDelta(
                 item_id=self._item_id,
                 generation=self._generation,
                 role=self._role,
-                offset_bytes=self._told_bytes,
-                text=self._text[self._told_bytes :].decode("utf-8"),
+                offset_bytes=self._emitted_bytes,
+                text=self._text[self._emitted_bytes :].decode("utf-8"),
             )
         )
-        self._told_bytes = len(self._text)
-        self._told_s = self._clock()
+        self._emitted_bytes = len(self._text)
+        self._emitted_s = self._clock()
 
     def finish(self) -> str:
-        """All that was written, and told by now; nothing more is taken."""
-        self.tell_waiting()
+        """Flushes and returns the whole text; later writes are refused."""
+        self.flush()
         self._is_over = True
         return self._text.decode("utf-8")
 
 
 def _parts(encoded: bytes) -> Iterator[bytes]:
-    """`encoded` in parts of at most `DELTA_BYTES`, cut between characters."""
+    """Splits `encoded` into parts of at most `DELTA_BYTES`, between characters."""
     begin = 0
     while begin < len(encoded):
         end = begin + DELTA_BYTES

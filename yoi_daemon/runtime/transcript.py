@@ -1,4 +1,4 @@
-"""A worker's transcript: bounded, and read in bounded pages that say what they cut."""
+"""A worker's transcript: bounded, and read in bounded pages that name what they cut."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ from yoi_daemon.model.workers import (
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True):
-    """One item, whole."""
+    """One item; `size` is its text in bytes of UTF-8."""
 
     item_id: str
     role: Role
@@ -29,12 +29,12 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
-    """Items, and the item ids at which the pages before and after go on."""
+    """Items, and the item ids for requesting the adjacent pages. `evicted` counts items, see `Transcript`."""
 
     items: tuple[TranscriptItem, ...]
     before: str | None
     after: str | None
-    let_go: int = 0
+    evicted: int = 0
 
     def dated(self, as_of: str) -> TranscriptPage:
         """Returns the page as the API shows it, true at the cursor `as_of`."""
@@ -43,41 +43,41 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
             as_of=as_of,
             before=self.before,
             after=self.after,
-            let_go=self.let_go,
+            let_go=self.evicted,
         )
 
 
 class Transcript:
-    """The latest items of one worker: at most `max_items` and `max_bytes` of text, the last one always."""
+    """The latest items of one worker: at most `max_items` and `max_bytes` of text, but always the last one."""
 
     def __init__(self, *, max_items: int, max_bytes: int) -> None:
         self._max_items = max_items
         self._max_bytes = max_bytes
         self._items: deque[Item] = deque()
         self._bytes = 0
-        self.let_go = 0
-        """Items dropped because a bound was reached."""
+        self.evicted = 0
+        """Oldest items removed because a bound was reached."""
 
     def __len__(self) -> int:
         return len(self._items)
 
     @property
     def numbers(self) -> range:
-        """The numbers of the items kept: they count from 0 and are never given again."""
-        return range(self.let_go, self.let_go + len(self._items))
+        """The numbers of the items: they count from 0 and are never reused."""
+        return range(self.evicted, self.evicted + len(self._items))
 
-    def restore(self, let_go: int, items: Iterable[Item]) -> None:
-        """Takes up what an earlier run left, after `let_go` items that were gone by then."""
-        self.let_go = let_go
+    def restore(self, evicted: int, items: Iterable[Item]) -> None:
+        """Restores the items of an earlier run, which had evicted so many."""
+        self.evicted = evicted
         self._items.extend(items)
         self._bytes = sum(item.size for item in self._items)
 
     def items(self) -> tuple[Item, ...]:
-        """All items kept, oldest first."""
+        """Returns all items, oldest first."""
         return tuple(self._items)
 
     def append(self, *, item_id: str, role: Role, text: str, time: str) -> Item:
-        """Adds an item and lets the oldest go beyond a bound."""
+        """Adds an item, and evicts the oldest beyond the bounds."""
         item = Item(
             item_id=item_id, role=role, text=text, time=time, size=len(text.encode("utf-8"))
         )
@@ -87,11 +87,11 @@ class Transcript:
             len(self._items) > self._max_items or self._bytes > self._max_bytes
         ):
             self._bytes -= self._items.popleft().size
-            self.let_go += 1
+            self.evicted += 1
         return item
 
     def page(self, *, after: str | None, before: str | None, limit: int, max_bytes: int) -> Page:
-        """The latest `limit` items; or the first ones after `after`; or the last ones before `before`.
+        """Returns the latest `limit` items, or the first ones after `after`, or the last ones before `before`.
 
         The texts together are at most `max_bytes` of UTF-8; an item that alone is larger is cut at a
         character. Raises `Refused` (`invalid_request`) for both ids at once or an unknown one.
@@ -101,21 +101,21 @@ class Transcript:
         items = list(self._items)
         ids = [item.item_id for item in items]
         if after is not None:
-            start, stop = _position(ids, after, self.let_go) + 1, len(items)
+            start, stop = _position(ids, after, self.evicted) + 1, len(items)
             chosen = range(start, min(stop, start + limit))
         else:
-            stop = len(items) if before is None else _position(ids, before, self.let_go)
+            stop = len(items) if before is None else _position(ids, before, self.evicted)
             chosen = range(max(0, stop - limit), stop)
-        # From the end that was asked for, until the bytes are spent; the first one always, cut if need be.
+        # From the requested end until the bytes are used up; always one item, cut if necessary.
         shown: list[TranscriptItem] = []
-        left = max_bytes
+        room = max_bytes
         forwards = after is not None
         for index in chosen if forwards else reversed(chosen):
             item = items[index]
-            if shown and item.size > left:
+            if shown and item.size > room:
                 break
-            text, full_bytes = cut_text(item.text, left)
-            left -= min(item.size, left)
+            text, full_bytes = cut_text(item.text, room)
+            room -= min(item.size, room)
             shown.append(
                 TranscriptItem(
                     item_id=item.item_id,
@@ -129,13 +129,13 @@ class Transcript:
         if not forwards:
             shown.reverse()
         if not shown:
-            return Page(items=(), before=None, after=None, let_go=self.let_go)
+            return Page(items=(), before=None, after=None, evicted=self.evicted)
         first, last = shown[0].item_id, shown[-1].item_id
         return Page(
             items=tuple(shown),
             before=first if first != ids[0] else None,
             after=last if last != ids[-1] else None,
-            let_go=self.let_go,
+            evicted=self.evicted,
         )
 
 
@@ -175,11 +175,11 @@ def page_now(
     return page.dated(log.cursors.encode(log.appended))
 
 
-def _position(ids: list[str], item_id: str, let_go: int) -> int:
+def _position(ids: list[str], item_id: str, evicted: int) -> int:
     try:
         return ids.index(item_id)
     except ValueError as error:
         detail = "this transcript has no such item"
-        if let_go:
-            detail += f"; it let go of its {let_go} oldest"
+        if evicted:
+            detail += f"; its {evicted} oldest were evicted"
         raise Refused("invalid_request", detail) from error

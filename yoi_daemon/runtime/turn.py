@@ -1,4 +1,4 @@
-"""One turn: an engine's run in a task of its own, so that one which does not end holds nobody else."""
+"""One turn: an engine's run in a task of its own, so that a hanging engine blocks nothing else."""
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -19,11 +19,11 @@ from yoi_daemon.runtime.transcript import Item
 TurnOutcome = Literal["completed", "cancelled", "failed"]
 
 MIN_GRACE_S = 0.1
-"""The least time between an engine's cancellation and giving it up: it must have run once to have seen it."""
+"""Minimum time between an engine's cancellation and giving it up: it must run once to see it."""
 
 
 class Input(msgspec.Struct, frozen=True):
-    """An accepted input that waits for its turn."""
+    """An accepted input."""
 
     item_id: str
     text: str
@@ -31,53 +31,52 @@ class Input(msgspec.Struct, frozen=True):
 
 
 class TurnVerdict(msgspec.Struct, frozen=True):
-    """How a turn ended, and why where it did not complete. `crashed`: the worker ends with it."""
+    """How a turn ended, and why if it did not complete. `crashed`: the worker ends with it."""
 
     outcome: TurnOutcome
     reason: Reason | None = None
     crashed: bool = False
 
 
-class Owner(Protocol):
-    """The worker, as far as its turns see it."""
+class Conversation(Protocol):
+    """The worker's conversation as its turns see it."""
 
     def history(self) -> Sequence[Item]:
-        """The transcript's items, oldest first."""
+        """Returns the transcript's items, oldest first."""
         ...
 
-    async def room_for(self, turn: "RunningTurn") -> None:
-        """Waits while too much is uncommitted. Raises `TurnClosedError` where the turn is closed by then."""
+    async def room(self) -> None:
+        """Waits while too much is uncommitted. Always a checkpoint."""
         ...
 
     def new_item_id(self) -> str:
-        """The id of an item to come."""
+        """Returns the id of the next item."""
         ...
 
-    def add_item_of(self, turn: "RunningTurn", item_id: str, role: Role, text: str) -> None:
-        """Adds an item."""
+    def add_item(self, item_id: str, role: Role, text: str, correlation_id: str | None) -> None:
+        """Adds an item to the transcript and emits it."""
         ...
 
-    def tell_delta_of(self, turn: "RunningTurn", delta: WorkerDelta) -> None:
-        """Emits a part of an item to come."""
+    def emit_delta(self, delta: WorkerDelta, correlation_id: str | None) -> None:
+        """Emits a part of an item that is being written."""
         ...
 
     @property
     def max_item_bytes(self) -> int:
-        """The largest text of an item that is written part by part."""
+        """The maximum text of an item that is written part by part: a whole transcript."""
         ...
 
 
 class RunningTurn:
-    """Implements `Turn`. Closed, it refuses: a late write of an ended turn changes nothing.
+    """Implements `Turn`. Once there is a verdict, writes are refused.
 
-    The first of two things is its verdict: `end`, or the engine's own end. Whoever supervises it
-    calls `supervise`, which holds its deadline and gives it up in the end.
+    The verdict is given once: by `end`, by the engine's end, or by `supervise` at the deadline.
     """
 
     def __init__(
         self,
-        owner: Owner,
-        taken: Input,
+        conversation: Conversation,
+        accepted: Input,
         generation: int,
         *,
         timeout_s: float,
@@ -85,50 +84,50 @@ class RunningTurn:
         clock: Callable[[], float],
     ) -> None:
         self.generation = generation
-        self.correlation_id = taken.correlation_id
+        self.correlation_id = accepted.correlation_id
         self.call = GuardedCall(clock(), timeout_s=timeout_s, grace_s=max(MIN_GRACE_S, grace_s))
         self.ended_s: float | None = None
         self.verdict: TurnVerdict | None = None
         self.done = trio.Event()
-        self.left: tuple[int, WorkerSummary] | None = None
-        """Set when the worker has left the turn: the number of that event, and the worker as it was then."""
-        self._owner = owner
-        self._taken = taken
+        self.settled: tuple[int, WorkerSummary] | None = None
+        """The number of the worker's first event after the turn, and the worker as it was then."""
+        self._conversation = conversation
+        self._input = accepted
         self._clock = clock
         self._waiting: trio.CancelScope | None = None
         self._streams: dict[ItemStream, None] = {}
-        self._tell_at = inf
+        self._flush_at = inf
 
-    # -- what the engine sees
+    # -- for the engine
 
     @property
     def input(self) -> str:
-        return self._taken.text
+        return self._input.text
 
     @property
     def history(self) -> Sequence[Item]:
-        return self._owner.history()
+        return self._conversation.history()
 
     async def append(self, role: Role, text: str) -> None:
         await self.room()
-        self._owner.add_item_of(self, self._owner.new_item_id(), role, text)
+        self._add_item(self._conversation.new_item_id(), role, text)
 
     @asynccontextmanager
     async def stream(self, role: Role) -> AsyncGenerator[ItemStream]:
-        item_id = self._owner.new_item_id()
+        item_id = self._conversation.new_item_id()
         stream = ItemStream(
             self,
             self._clock,
             item_id=item_id,
             role=role,
             generation=self.generation,
-            max_bytes=self._owner.max_item_bytes,
+            max_bytes=self._conversation.max_item_bytes,
         )
         self._streams[stream] = None
         try:
             yield stream
             await self.room()
-            self._owner.add_item_of(self, item_id, role, stream.finish())
+            self._add_item(item_id, role, stream.finish())
         finally:
             del self._streams[stream]
 
@@ -137,35 +136,36 @@ class RunningTurn:
         if not self.call.is_open:
             raise TurnClosedError("the turn has ended; its effects are refused")
 
-    # -- what the items under way see
+    # -- for the item streams
 
     async def room(self) -> None:
         """Waits while too much is uncommitted. Raises `TurnClosedError`."""
-        await self._owner.room_for(self)
+        await self._conversation.room()
+        self.check()
 
-    def tell(self, delta: WorkerDelta) -> None:
+    def emit(self, delta: WorkerDelta) -> None:
         """Emits a delta."""
-        self._owner.tell_delta_of(self, delta)
+        self._conversation.emit_delta(delta, self.correlation_id)
 
-    def tell_at(self, when: float) -> None:
-        """Has what waits told at `when`, by whoever supervises the turn: the engine may have fallen silent."""
-        if when < self._tell_at:
-            self._tell_at = when
+    def flush_at(self, when: float) -> None:
+        """Has `supervise` flush the streams at `when`: the engine may not write again before."""
+        if when < self._flush_at:
+            self._flush_at = when
             if self._waiting is not None:
                 self._waiting.deadline = min(self.call.due, when)
 
-    def _tell_waiting(self) -> None:
-        self._tell_at = inf
+    def _flush(self) -> None:
+        self._flush_at = inf
         if self.call.is_open:
             for stream in self._streams:
-                stream.tell_waiting()
+                stream.flush()
 
-    # -- what the worker sees
+    # -- for the worker
 
     def end(self, verdict: TurnVerdict, grace_s: float) -> None:
-        """Ends the turn: verdict, closing its effects and cancelling the engine are one step.
+        """Ends the turn: gives the verdict, refuses writes and cancels the engine in one step.
 
-        Ended already, it keeps its verdict, and is given up no later than `grace_s` from now.
+        An earlier verdict stays. The engine is given up no later than `grace_s` from now.
         """
         self._judge(verdict)
         self.call.cancel(self._clock(), max(MIN_GRACE_S, grace_s))
@@ -173,18 +173,18 @@ class RunningTurn:
             self._waiting.deadline = self.call.due
 
     async def supervise(self, timed_out: TurnVerdict) -> None:
-        """Returns when the engine has ended or was given up. `timed_out` is the verdict at the deadline."""
+        """Returns when the engine has ended or is given up. `timed_out` is the verdict at the deadline."""
         while not self.done.is_set() and not self.call.is_wedged:
-            with trio.CancelScope(deadline=min(self.call.due, self._tell_at)) as self._waiting:
+            with trio.CancelScope(deadline=min(self.call.due, self._flush_at)) as self._waiting:
                 await self.done.wait()
             self._waiting = None
-            if self._tell_at <= self._clock():
-                self._tell_waiting()
+            if self._flush_at <= self._clock():
+                self._flush()
             if not self.done.is_set() and self.call.advance(self._clock()) == "late":
                 self._judge(timed_out)
 
     async def run(self, engine: Engine) -> None:
-        """The turn's task. What the engine raises becomes the verdict; only a cancellation around us leaves."""
+        """The turn's task. What the engine raises becomes the verdict; only a cancellation from outside is raised."""
         try:
             with self.call.scope, self.call.give_up:
                 await engine.run(self)
@@ -203,6 +203,9 @@ class RunningTurn:
         finally:
             self.done.set()
 
+    def _add_item(self, item_id: str, role: Role, text: str) -> None:
+        self._conversation.add_item(item_id, role, text, self.correlation_id)
+
     def _judge(self, verdict: TurnVerdict) -> None:
         if self.verdict is None:
             self.verdict = verdict
@@ -217,5 +220,5 @@ def _verdict_on(error: BaseException) -> TurnVerdict:
     name = type(error).__name__
     if isinstance(error, Exception):
         return TurnVerdict("failed", Reason("engine_failed", name))
-    # SystemExit and its like: no fault of one turn, the engine itself wants to end.
+    # SystemExit and the like are no fault of one turn: the engine itself ends.
     return TurnVerdict("failed", Reason("crashed", name), crashed=True)

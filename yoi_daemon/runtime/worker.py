@@ -1,6 +1,5 @@
-"""One worker: a conversation with an inbox, run turn by turn; its own task supervises the turns."""
+"""One worker: a conversation with an inbox, run turn by turn; a task of its own supervises the turns."""
 
-from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import cast
 
@@ -8,22 +7,21 @@ import msgspec
 import structlog
 import trio
 
-from yoi_daemon.eventlog.interface import Commit, EventLog
+from yoi_daemon.eventlog.interface import Commit
 from yoi_daemon.model.errors import Refused
-from yoi_daemon.model.events import Reason, WorkerDelta, format_time
-from yoi_daemon.model.ids import IdSource
-from yoi_daemon.model.settings import RuntimeSettings
+from yoi_daemon.model.events import Reason
 from yoi_daemon.model.states import WORKER_TERMINAL, WORKER_TRANSITIONS, Machine, WorkerState
-from yoi_daemon.model.workers import Role, WhenBusy, WorkerSummary
+from yoi_daemon.model.workers import WhenBusy, WorkerSummary
+from yoi_daemon.runtime.conversation import Conversation
 from yoi_daemon.runtime.emitting import Emitter
 from yoi_daemon.runtime.engines.interface import Engine
 from yoi_daemon.runtime.inbox import Inbox
-from yoi_daemon.runtime.ledger import KeptWorker, WorkerLedger
-from yoi_daemon.runtime.transcript import Item, Transcript
+from yoi_daemon.runtime.ledger import KeptWorker
+from yoi_daemon.runtime.services import RuntimeServices
 from yoi_daemon.runtime.turn import RUNTIME_STOPPED, Input, RunningTurn, TurnVerdict
 
 MAX_GIVEN_UP_TURNS = 8
-"""So many given-up turns that still run, and the worker fails: each holds a task and whatever its engine holds."""
+"""Given-up turns that still run until the worker fails: each holds a task and what its engine holds."""
 
 CANCELLED = TurnVerdict("cancelled", Reason("cancelled", "the turn was cancelled"))
 INTERRUPTED = TurnVerdict("cancelled", Reason("interrupted", "another input took its place"))
@@ -31,30 +29,14 @@ INTERRUPTED_BY_THE_END = Reason("turn_interrupted", "the daemon ended while a tu
 STOPPED = TurnVerdict("cancelled", Reason("stopped", "the worker was stopped"))
 
 
-class RuntimeServices(msgspec.Struct, frozen=True, kw_only=True):
-    """What all workers of a runtime share.
-
-    `on_over` is told, synchronously, when a worker has ended, `on_wedged` when it gives up a turn.
-    """
-
-    runtime_id: str
-    event_log: EventLog
-    ledger: WorkerLedger
-    ids: IdSource
-    settings: RuntimeSettings
-    wall_clock: Callable[[], float]
-    on_over: Callable[["Worker"], None]
-    on_wedged: Callable[["Worker"], None]
-
-
 class Worker:
-    """A worker. Its commands are synchronous and give the number of the event that shows them."""
+    """A worker. Its commands return the number of the event that shows their effect."""
 
     def __init__(
         self,
         worker_id: str,
         engine: Engine,
-        surroundings: RuntimeServices,
+        services: RuntimeServices,
         *,
         profile: str,
         label: str,
@@ -65,48 +47,46 @@ class Worker:
         self.label = label
         self.created_at = created_at
         self.generation = 0
-        """Counts the turns; what an earlier turn still writes changes nothing."""
-        self.transcript = Transcript(
-            max_items=surroundings.settings.transcript_items,
-            max_bytes=surroundings.settings.transcript_bytes,
-        )
+        """Counts the turns."""
         self._engine = engine
-        self._services = surroundings
-        self._emit = Emitter(surroundings.runtime_id, worker_id, surroundings.event_log)
+        self._services = services
+        self._emit = Emitter(services.runtime_id, worker_id, services.event_log)
+        self._conversation = Conversation(worker_id, services, self._emit, self._record)
+        self.transcript = self._conversation.transcript
         self._machine: Machine[WorkerState] = Machine(WORKER_TRANSITIONS, "idle")
         self._reason: Reason | None = None
-        self._inbox = Inbox(worker_id, surroundings.ledger)
+        self._inbox = Inbox(worker_id, services.ledger)
         self._turn: RunningTurn | None = None
         self._given_up: list[RunningTurn] = []
         self._stop_reason: Reason | None = None
         self._wake = trio.Event()
         self._changed = trio.Event()
-        self.over = trio.Event()
-        """Set when the worker has ended."""
-        self.left = trio.Event()
-        """Set when nothing of it runs any more: it has ended, or was suspended."""
+        self.ended = trio.Event()
+        """Set when the worker is in a terminal state."""
+        self.finished = trio.Event()
+        """Set when its task has finished: the worker has ended, or was suspended."""
         self._is_suspended = False
         self.seq = 0
         """The number of the event that last changed the worker's state."""
 
     def announce(self, correlation_id: str | None) -> int:
-        """Tells of a new worker; gives the number of the event."""
+        """Emits `worker.created` for a new worker; returns the number of the event."""
         with self._together() as commit:
             self.seq = self._emit.created(self.profile, self.label, correlation_id)
             self._record(commit)
         return self.seq
 
     def restore(self, kept: KeptWorker) -> None:
-        """Goes on as an earlier run left it. A turn that ran then is interrupted, and not run again."""
+        """Restores the worker of an earlier run. A turn that ran then is interrupted and not run again."""
         row = kept.row
         self._machine = Machine(WORKER_TRANSITIONS, cast("WorkerState", row.state))
         self._reason = kept.reason
         self.generation, self.seq = row.generation, row.seq
         self.transcript.restore(row.let_go, kept.items)
         self._inbox.restore(kept.inbox)
-        if self.is_over:
-            self.over.set()
-            self.left.set()
+        if self.is_ended:
+            self.ended.set()
+            self.finished.set()
         elif self.state in ("running", "stopping"):
             self._note_interrupted(None)
 
@@ -115,18 +95,18 @@ class Worker:
         return self._machine.state
 
     @property
-    def is_over(self) -> bool:
-        """Whether nothing will happen to it any more."""
+    def is_ended(self) -> bool:
+        """True in a terminal state."""
         return self.state in WORKER_TERMINAL
 
     @property
     def wedged_turns(self) -> int:
-        """How many given-up turns still run."""
+        """The number of given-up turns that still run."""
         self._given_up = [turn for turn in self._given_up if not turn.done.is_set()]
         return len(self._given_up)
 
     def summary(self) -> WorkerSummary:
-        """The worker as the API shows it."""
+        """Returns the worker as the API shows it."""
         return WorkerSummary(
             runtime_id=self._services.runtime_id,
             worker_id=self.worker_id,
@@ -151,13 +131,13 @@ class Worker:
         if busy and when_busy == "reject":
             raise Refused(
                 "worker_busy",
-                "the worker runs a turn; send with when_busy queue or interrupt, or wait",
+                "the worker is busy; send with when_busy queue or interrupt, or wait",
                 retry_after_s=1.0,
             )
         if len(self._inbox) >= self._services.settings.inbox_inputs:
             raise Refused(
                 "limit_reached",
-                f"the worker's inbox holds {len(self._inbox)} inputs; wait until it has worked some off",
+                f"the worker's inbox holds {len(self._inbox)} inputs; wait until it has taken some",
                 retry_after_s=1.0,
             )
         taken = Input(self._services.ids.new("itm"), text, correlation_id)
@@ -171,42 +151,42 @@ class Worker:
         return seq
 
     async def cancel(self) -> tuple[int, WorkerSummary]:
-        """Ends the turn; the number of the event that left it, and the worker as it was then.
+        """Cancels the turn; returns the number of the event after its end, and the worker as it was then.
 
-        The turn's effects are refused from the call on. Cancelling the wait changes nothing of that.
-        Raises `Refused`: `worker_gone`, and `invalid_state` where no turn runs.
+        The turn's writes are refused from the call on, even if the wait is cancelled. Raises `Refused`:
+        `worker_gone`, and `invalid_state` if no turn runs.
         """
         self.refuse_gone()
-        while self._turn is None and self._inbox and not self.is_over:
-            await self._changed.wait()  # its first turn is about to begin
+        while self._turn is None and self._inbox and not self.is_ended:
+            await self._changed.wait()  # its first turn is about to start
         self.refuse_gone()
         turn = self._turn
         if turn is None:
             raise Refused(
                 "invalid_state",
-                "the worker runs no turn, so there is nothing to cancel",
+                "the worker runs no turn; there is nothing to cancel",
                 state=self.state,
             )
         turn.end(CANCELLED, self._services.settings.cancel_grace_s)
-        while turn.left is None:
+        while turn.settled is None:
             self.refuse_gone()
             await self._changed.wait()
-        return turn.left
+        return turn.settled
 
     async def stop(self, grace_s: float) -> tuple[int, WorkerSummary]:
-        """Ends the worker within `grace_s`; the number of its last event, and the worker as it ended.
+        """Stops the worker within `grace_s`; returns the number of its last event, and the worker as it ended.
 
         A second call waits for the same end, and may shorten it. Raises `Refused` (`worker_gone`).
         """
         self.refuse_gone()
         self._refuse_suspended()
         self.begin_stop(STOPPED, grace_s)
-        await self.over.wait()
+        await self.ended.wait()
         return self.seq, self.summary()
 
     def begin_stop(self, verdict: TurnVerdict, grace_s: float) -> None:
-        """Asks for the end: no further input, the turn is cancelled and given up after `grace_s`."""
-        if self.is_over:
+        """Starts the stop: no more inputs, and the turn is cancelled now and given up after `grace_s`."""
+        if self.is_ended:
             return
         if self._stop_reason is None:
             self._stop_reason = verdict.reason
@@ -218,7 +198,7 @@ class Worker:
         self._turn.end(verdict, grace_s)
 
     def suspend(self, grace_s: float) -> None:
-        """Ends with the process, not for good: the turn is interrupted, the worker goes on in the next run."""
+        """Ends the execution until the next run: the turn is interrupted, the worker's state is kept."""
         self._is_suspended = True
         self._wake.set()
         if self._turn is not None:
@@ -226,11 +206,13 @@ class Worker:
 
     def _refuse_suspended(self) -> None:
         if self._is_suspended:
-            raise Refused("draining", "the daemon is stopping; the worker goes on in the next run")
+            raise Refused(
+                "draining", "the daemon is stopping; the worker continues in the next run"
+            )
 
     def refuse_gone(self) -> None:
-        """Raises `Refused` (`worker_gone`) with the final state of an ended worker."""
-        if self.is_over:
+        """Raises `Refused` (`worker_gone`) with the final state if the worker has ended."""
+        if self.is_ended:
             raise self._gone()
 
     def _gone(self) -> Refused:
@@ -244,18 +226,18 @@ class Worker:
     # -- its own task
 
     async def run(self, turns: trio.Nursery) -> None:
-        """The worker's task: one turn after the other, each a task of `turns`, until the worker is over.
+        """The worker's task: runs one turn after the other, each a task of `turns`, until the worker ends.
 
         A fault in it fails this worker alone.
         """
         try:
-            while not self.is_over and not self._is_suspended:
+            while not self.is_ended and not self._is_suspended:
                 if self._inbox:
                     await self._run_turn(turns)
                 else:
                     self._wake = trio.Event()
                     await self._wake.wait()
-        except Exception as error:  # noqa: BLE001 (a supervisor: the other workers go on)
+        except Exception as error:  # noqa: BLE001 (a supervisor: other workers continue)
             structlog.get_logger("runtime").error(
                 "worker crashed",
                 runtime_id=self._services.runtime_id,
@@ -263,34 +245,34 @@ class Worker:
                 exc_info=error,
             )
             self._abandon_turn()
-            if not self.is_over:
+            if not self.is_ended:
                 self._finish("failed", Reason("crashed", type(error).__name__))
         finally:
-            if not self.is_over and not self._is_suspended:  # cancelled from outside
+            if not self.is_ended and not self._is_suspended:  # cancelled from outside
                 self._abandon_turn()
                 self._finish("stopped", RUNTIME_STOPPED.reason)
-            self.left.set()
+            self.finished.set()
 
     async def _run_turn(self, turns: trio.Nursery) -> None:
         settings = self._services.settings
         turn = self._begin_turn()
-        # What is logged in the turn's task, by an engine too, says whose it is.
+        # Log lines of the turn's task, an engine's too, name the worker.
         with structlog.contextvars.bound_contextvars(
             runtime_id=self._services.runtime_id, worker_id=self.worker_id
         ):
             turns.start_soon(turn.run, self._engine, name=f"turn of {self.worker_id}")
         limit = Reason("turn_timeout", f"over {settings.turn_timeout_s:g} s")
         await turn.supervise(TurnVerdict("failed", limit))
-        self._leave_turn(turn)
+        self._settle_turn(turn)
 
     def _begin_turn(self) -> RunningTurn:
-        """Takes the next input out of the inbox and into the transcript, as a turn of its own."""
+        """Starts a turn with the next input of the inbox, which moves into the transcript."""
         settings = self._services.settings
         with self._together() as commit:
             taken = self._inbox.take(commit)
             self.generation += 1
             turn = self._turn = RunningTurn(
-                self,
+                self._conversation,
                 taken,
                 self.generation,
                 timeout_s=settings.turn_timeout_s,
@@ -299,18 +281,18 @@ class Worker:
             )
             self._move("running", correlation_id=taken.correlation_id)
             self._emit.turn_started(turn, taken.item_id)
-            self.add_item_of(turn, taken.item_id, "user", taken.text)
+            self._conversation.add_item(taken.item_id, "user", taken.text, taken.correlation_id)
         return turn
 
-    def _leave_turn(self, turn: RunningTurn) -> None:
+    def _settle_turn(self, turn: RunningTurn) -> None:
         """Commits the turn's end and the worker's next state together."""
         with self._together():
             self._end_turn(turn)
-        turn.left = (self.seq, self.summary())
+        turn.settled = (self.seq, self.summary())
         self._note_changed()
 
     def _end_turn(self, turn: RunningTurn) -> None:
-        assert turn.verdict is not None, "supervise returns with one"
+        assert turn.verdict is not None, "supervise returns after the verdict"
         verdict = turn.verdict
         if turn.call.is_wedged:
             self._note_given_up(turn)
@@ -330,7 +312,7 @@ class Worker:
             self._move("idle", correlation_id=turn.correlation_id)
 
     def _note_interrupted(self, correlation_id: str | None) -> None:
-        """The turn and the process ended together; the worker goes on without it."""
+        """Ends a turn that the end of the process interrupted; the worker stays."""
         with self._together():
             self._emit.turn_interrupted(self.generation, correlation_id)
             if self.state == "stopping":
@@ -361,18 +343,18 @@ class Worker:
             waited_s=waited_s,
         )
         self._emit.turn_given_up(turn, waited_s)
-        self._services.on_wedged(self)
+        self._services.on_given_up(self.worker_id)
 
     def _finish(self, to: WorkerState, reason: Reason | None) -> None:
-        """Ends the worker. Nothing follows."""
+        """Ends the worker. No event follows."""
         with self._together() as commit:
             dropped = self._inbox.clear(commit)
             if self.state == "running" and to == "stopped":
                 self._move("stopping", reason)
             self._move(to, reason, inputs_dropped=dropped)
             self._wake.set()
-            self.over.set()
-            self._services.on_over(self)
+            self.ended.set()
+            self._services.on_ended(self.worker_id)
 
     def _note_changed(self) -> None:
         changed, self._changed = self._changed, trio.Event()
@@ -383,7 +365,7 @@ class Worker:
 
     def _record(self, commit: Commit) -> None:
         self._services.ledger.worker(
-            commit, self.summary(), let_go=self.transcript.let_go, seq=self.seq
+            commit, self.summary(), evicted=self.transcript.evicted, seq=self.seq
         )
 
     def _move(
@@ -402,41 +384,3 @@ class Worker:
             )
             self._record(commit)
         self._note_changed()
-
-    # -- for its turns alone
-
-    def history(self) -> Sequence[Item]:
-        """The transcript's items, oldest first."""
-        return self.transcript.items()
-
-    async def room_for(self, turn: RunningTurn) -> None:
-        """Waits while too much is uncommitted, and sees that the turn is still under way."""
-        await self._services.event_log.room()
-        # There is room nearly always: without this an engine that only appends could not be cancelled.
-        await trio.lowlevel.checkpoint()
-        turn.check()
-
-    def new_item_id(self) -> str:
-        """The id of an item to come."""
-        return self._services.ids.new("itm")
-
-    def add_item_of(self, turn: RunningTurn, item_id: str, role: Role, text: str) -> None:
-        """Adds a turn's item."""
-        time = format_time(self._services.wall_clock())
-        before = self.transcript.numbers
-        item = self.transcript.append(item_id=item_id, role=role, text=text, time=time)
-        let_go = range(before.start, self.transcript.numbers.start)
-        with self._together() as commit:
-            self._emit.item(item, turn.correlation_id)
-            self._services.ledger.item(commit, self.worker_id, before.stop, item, let_go)
-            if let_go:
-                self._record(commit)
-
-    def tell_delta_of(self, turn: RunningTurn, delta: WorkerDelta) -> None:
-        """Emits a part of a turn's item to come."""
-        self._emit.delta(delta, turn.correlation_id)
-
-    @property
-    def max_item_bytes(self) -> int:
-        """The largest text of an item that is written part by part: a whole transcript."""
-        return self._services.settings.transcript_bytes

@@ -7,7 +7,7 @@ from pathlib import Path
 import trio
 
 from yoi_daemon.model.cursor import random_epoch
-from yoi_daemon.model.settings import StoreSettings
+from yoi_daemon.model.settings import MemoryStoreSettings, SqliteStoreSettings, StoreSettings
 from yoi_daemon.store.interface import Clock, Store
 from yoi_daemon.store.memory import MemoryStore
 from yoi_daemon.store.sqlite.connection import Connect, connect
@@ -31,22 +31,29 @@ async def open_store(
 
     Raises `ConfigurationError` for a store of a newer version, and `StorageFailed`.
     """
-    if settings.kind == "memory":
-        yield MemoryStore(clock=clock, new_epoch=new_epoch)
-        return
-    store = SqliteStore(
-        state / FILE_NAME,
-        low_bytes=settings.low_bytes,
-        reserve_bytes=settings.reserve_bytes,
-        clock=clock,
-        new_epoch=new_epoch,
-        make_connection=make_connection,
-    )
+    match settings:
+        case MemoryStoreSettings():
+            yield MemoryStore(clock=clock, new_epoch=new_epoch)
+        case SqliteStoreSettings():
+            store = SqliteStore(
+                state / FILE_NAME,
+                low_bytes=settings.low_bytes,
+                reserve_bytes=settings.reserve_bytes,
+                clock=clock,
+                new_epoch=new_epoch,
+                make_connection=make_connection,
+            )
+            async with _open_sqlite(store):
+                yield store
+
+
+@asynccontextmanager
+async def _open_sqlite(store: SqliteStore) -> AsyncGenerator[None]:
     await store.open()
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_watch_space, store)
-            yield store
+            yield
             nursery.cancel_scope.cancel()
     finally:
         with trio.CancelScope(shield=True):  # as long as one checkpoint

@@ -26,7 +26,7 @@ from yoi_daemon.model.addresses import parse_listen
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.events import Draft
 from yoi_daemon.model.ids import EMBEDDED_RUNTIME_ID
-from yoi_daemon.model.settings import Settings, StoreSettings
+from yoi_daemon.model.settings import MemoryStoreSettings, Settings
 from yoi_daemon.observe.server import ObserveServer
 from yoi_daemon.serve import COLLECT_EVERY
 
@@ -81,7 +81,7 @@ async def main() -> None:
     (listening,) = open_sockets([parse_listen("127.0.0.1:0")], "[observe] listen")
     directories.state.mkdir()
     # The peers keep nothing either.
-    settings = Settings(store=StoreSettings(kind="memory"))
+    settings = Settings(store=MemoryStoreSettings())
     tokens = Tokens(os.environ["BENCH_TOKEN"])
     names = names_of([listening.address], [], [])
     async with (

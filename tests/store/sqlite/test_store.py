@@ -13,7 +13,7 @@ from tests.conformance.test_store import event
 from yoi_daemon.eventlog.filter import EVERYTHING, Filter
 from yoi_daemon.model.errors import ConfigurationError, StorageFailed
 from yoi_daemon.model.events import Draft
-from yoi_daemon.model.settings import StoreSettings
+from yoi_daemon.model.settings import SqliteStoreSettings
 from yoi_daemon.plugins.lane.ledger import restore
 from yoi_daemon.store.interface import Batch, Store
 from yoi_daemon.store.opening import FILE_NAME, open_store
@@ -38,7 +38,7 @@ from yoi_daemon.store.tables import (
     PluginValueRow,
 )
 
-SMALL = StoreSettings(low_bytes=1024, reserve_bytes=4096)
+SMALL = SqliteStoreSettings(low_bytes=1024, reserve_bytes=4096)
 NO_FLOORS = {"lifecycle": 0, "volume": 0}
 EPOCHS = iter(f"{number:016x}" for number in range(1, 1000))
 Open = Callable[..., AbstractAsyncContextManager[Store]]

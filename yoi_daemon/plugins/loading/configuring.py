@@ -4,7 +4,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from yoi_daemon.model.configuration import Faults, convert_table
+from yoi_daemon.model.config_faults import Faults
+from yoi_daemon.model.configuration import (
+    convert_table,
+)
 from yoi_daemon.model.directories import Directories
 from yoi_daemon.model.errors import ConfigurationError
 from yoi_daemon.model.redaction import Redaction

@@ -1,10 +1,10 @@
-"""`echo`: answers with what it was told. Deterministic, without tools; what is there when nothing is."""
+"""`echo`: answers with its input. Deterministic, without tools or configuration."""
 
 from yoi_daemon.runtime.engines.interface import Turn
 
 
 class EchoEngine:
-    """See `Engine`."""
+    """Implements `Engine`."""
 
     async def run(self, turn: Turn) -> None:
         await turn.append("assistant", turn.input)
