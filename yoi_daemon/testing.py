@@ -170,7 +170,9 @@ class Harness:
     def emitted(self) -> list[tuple[str, Any]]:
         """What the plugin emitted, as `(kind, data)` in order; a kind begins with the plugin's id."""
         prefix = f"{self._service.plugin_id}."
-        return [(one.kind, one.data) for one in self._events(0) if one.kind.startswith(prefix)]
+        return [
+            (event.kind, event.data) for event in self._events(0) if event.kind.startswith(prefix)
+        ]
 
     @property
     def state(self) -> dict[str, Any]:

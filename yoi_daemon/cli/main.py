@@ -123,6 +123,6 @@ def _report(error: YoiError, *, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps({"error": facts(error)}, default=str), err=True)
     else:
-        told = printable(explain(error), keep="\n")
-        click.echo(f"{PROGRAM}: {told}", err=True)
+        shown = printable(explain(error), keep="\n")
+        click.echo(f"{PROGRAM}: {shown}", err=True)
     return exit_code(error)

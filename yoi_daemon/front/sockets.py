@@ -100,8 +100,8 @@ def _take(inherited: list[socket.socket], address: Address, key: str) -> socket.
     if isinstance(address, TcpAddress):
         _, (host, port) = _resolve(address, key)
         address = TcpAddress(host, port)
-    for index, one in enumerate(inherited):
-        if bound_address(one) == address:
+    for index, candidate in enumerate(inherited):
+        if bound_address(candidate) == address:
             return inherited.pop(index)
     return None
 

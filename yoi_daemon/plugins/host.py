@@ -119,7 +119,9 @@ class PluginHost:
         caller sees to it.
         """
         plan = await load_changed(self._loader, settings, self._services, only)
-        added = (one.plugin_id for one in plan.changes if one.plugin_id not in self._services)
+        added = (
+            change.plugin_id for change in plan.changes if change.plugin_id not in self._services
+        )
         restored = {plugin_id: await self.restored(plugin_id) for plugin_id in added}
         return msgspec.structs.replace(plan, restored=restored)
 

@@ -45,8 +45,8 @@ class Registry:
         async with trio.open_nursery() as nursery:
             for runtime_id, runtime in self._runtimes.items():
                 nursery.start_soon(ask, runtime_id, runtime)
-        items = [one for name in self._runtimes if name in listed for one in listed[name].items]
-        return tuple(items), tuple(sorted(diagnostics, key=lambda one: one.message))
+        items = [found for name in self._runtimes if name in listed for found in listed[name].items]
+        return tuple(items), tuple(sorted(diagnostics, key=lambda found: found.message))
 
     @property
     def runtimes(self) -> Mapping[str, Runtime]:

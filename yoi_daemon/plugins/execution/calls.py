@@ -35,7 +35,7 @@ class Calls:
 
     def count(self, name: str) -> int:
         """How many calls of `name` have not returned."""
-        return sum(one.name == name for one in self._under_way.values())
+        return sum(running.name == name for running in self._under_way.values())
 
     def cancel(self, *, grace_s: float | None = None, only_bound: bool = False) -> None:
         """Ends the calls under way, or only those that need the service. Their effects are refused.

@@ -66,13 +66,17 @@ class Supervisor:
     @property
     def generations(self) -> tuple[Generation, ...]:
         """Those that have not ended: `current`, then `next`."""
-        return tuple(one for one in (self.current, self.next) if one is not None)
+        return tuple(
+            generation for generation in (self.current, self.next) if generation is not None
+        )
 
     def generation_of(self, call: GuardedCall) -> Generation | None:
         """The generation that a handler's, a start's or an end's call belongs to; None for a call beside the lane."""
         if isinstance(call, Attempt):
             return self.current
-        return next((one for one in self.generations if one.life is call), None)
+        return next(
+            (generation for generation in self.generations if generation.life is call), None
+        )
 
     @property
     def calls(self) -> Calls | None:
