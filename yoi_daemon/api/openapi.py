@@ -26,7 +26,7 @@ _REQUEST_ID = {"X-Request-Id": {"$ref": "#/components/headers/RequestId"}}
 
 
 def route(described: Sequence[Route]) -> Route:
-    """The route that describes these routes, and itself."""
+    """Returns the route that describes these routes, and itself."""
 
     async def show(request: Request) -> Answer:
         """Describe the API as OpenAPI 3.1."""
@@ -41,7 +41,7 @@ def route(described: Sequence[Route]) -> Route:
 
 
 def openapi(routes: Sequence[Route]) -> dict[str, Any]:
-    """The page that describes `routes`."""
+    """Returns the page that describes `routes`."""
     wanted = [kind for route in routes for kind in _types(route)]
     schemas, components = msgspec.json.schema_components(
         [*wanted, ProblemBody], ref_template="#/components/schemas/{name}"
@@ -80,7 +80,7 @@ def openapi(routes: Sequence[Route]) -> dict[str, Any]:
 
 
 def _types(route: Route) -> list[Any]:
-    """The types whose schemas the route needs, in the order `_operation` takes them."""
+    """Returns the types whose schemas the route needs, in the order `_operation` takes them."""
     takes, _ = _body_type(route.takes)
     bodies = [kind for kind in (route.gives, takes) if kind not in (None, bytes, Text)]
     return [*(_line_type(kind) or kind for kind in bodies), *route.query.values()]
@@ -163,7 +163,7 @@ def _line_type(kind: Any) -> Any:
 
 
 def _body_type(takes: Any) -> tuple[Any, bool]:
-    """The body's type, and whether there must be one."""
+    """Returns the body's type, and whether there must be one."""
     if get_origin(takes) in (Union, types.UnionType):
         kinds = [kind for kind in get_args(takes) if kind is not types.NoneType]
         if len(kinds) < len(get_args(takes)):

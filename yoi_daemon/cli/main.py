@@ -48,11 +48,11 @@ class LazyGroup(click.Group):
     """A group that imports a command's module when the command is called, not before."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, in the order a newcomer needs them."""
+        """Returns the names, in the order a newcomer needs them."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command itself, imported now."""
+        """Returns the command itself, imported now."""
         lazy = COMMANDS.get(cmd_name)
         if lazy is None:
             return None

@@ -65,5 +65,5 @@ def show(options: Client, runtime_id: str) -> None:
 
 
 def abilities(capabilities: Mapping[str, bool]) -> str:
-    """The names of what it can do."""
+    """Returns the names of what it can do."""
     return ", ".join(name for name, can in capabilities.items() if can) or "nothing"

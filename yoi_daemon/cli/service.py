@@ -82,7 +82,7 @@ async def follow_start(
 async def follow_command(
     daemon: DaemonClient, answer: Answer, *, timeout_s: float, progress: Progress
 ) -> Answer:
-    """The answer to a start or a restart, with the record of the service once it runs.
+    """Returns the answer to a start or a restart, with the record of the service once it runs.
 
     Raises as `follow_start` does, and `Refused` (`invalid_state`) when somebody stopped it meanwhile.
     """
@@ -99,7 +99,7 @@ async def follow_command(
 
 
 def failed(shown: PluginView) -> Refused:
-    """Why a service does not run, as the error that says so."""
+    """Returns why a service does not run, as the error that says so."""
     reason, error = shown.reason, shown.last_error
     if error is not None and (shown.state != "failed" or reason is None):
         reason = ReasonView(code=error.code, message=error.message)

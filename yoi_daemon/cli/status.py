@@ -86,7 +86,7 @@ def _write_json_line(answer: Answer, _rates: Rates | None) -> None:
 
 
 def complaints(shown: StatusView) -> list[str]:
-    """What is not well, the worst first: for each part that is to blame one sentence, with what to do."""
+    """Returns what is not well, the worst first: for each part that is to blame one sentence, with what to do."""
     plugins = [_failing(plugin) for plugin in shown.plugins if plugin.state not in _CALM_STATES]
     ready = [] if shown.ready else [_not_ready(shown)]
     # Where a plugin keeps the daemon from being ready, it is the one to name.

@@ -110,7 +110,7 @@ def stats(options: Common, file: str | None) -> None:
 
 
 def _path(options: Common, file: str | None) -> Path:
-    """The store of the daemon that the other commands talk to, or would if it ran."""
+    """Returns the store of the daemon that the other commands talk to, or would if it ran."""
     if file is not None:
         return Path(file)
     mine, service = options.directories().state / FILE_NAME, SYSTEM_STATE_DIRECTORY / FILE_NAME

@@ -82,7 +82,7 @@ def open_sockets(
 
 
 def adopt(inherited: socket.socket) -> ListeningSocket:
-    """A listening socket from systemd (`LISTEN_FDS`), made safe to use.
+    """Returns a listening socket from systemd (`LISTEN_FDS`), made safe to use.
 
     systemd passes descriptors without close-on-exec. The file of a unix socket stays systemd's.
     """

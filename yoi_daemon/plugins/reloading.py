@@ -39,7 +39,7 @@ class PluginPlan(msgspec.Struct, frozen=True):
 
     @property
     def changed(self) -> tuple[str, ...]:
-        """The ids of the plugins that go, come or change."""
+        """Returns the ids of the plugins that go, come or change."""
         return (*self.removed, *(change.plugin_id for change in self.changes))
 
 

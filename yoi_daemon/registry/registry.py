@@ -26,7 +26,7 @@ class Registry:
     async def all_workers(
         self, limit: int
     ) -> tuple[tuple[WorkerSummary, ...], tuple[Diagnostic, ...]]:
-        """Up to `limit` workers of each runtime. One that refuses is a diagnostic, the rest is listed."""
+        """Returns up to `limit` workers of each runtime. One that refuses is a diagnostic, the rest is listed."""
         listed: dict[str, WorkerPage] = {}
         diagnostics: list[Diagnostic] = []
 
@@ -50,9 +50,9 @@ class Registry:
 
     @property
     def runtimes(self) -> Mapping[str, Runtime]:
-        """The runtimes by id."""
+        """Returns the runtimes by id."""
         return self._runtimes
 
     def summaries(self) -> tuple[RuntimeSummary, ...]:
-        """All runtimes as the API shows them."""
+        """Returns all runtimes as the API shows them."""
         return tuple(runtime.summary() for runtime in self._runtimes.values())

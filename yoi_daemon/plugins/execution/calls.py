@@ -30,11 +30,11 @@ class Calls:
         self._under_way: dict[GuardedCall, _UnderWay] = {}
 
     def under_way(self) -> tuple[GuardedCall, ...]:
-        """The calls whose function has not returned, wedged ones too."""
+        """Returns the calls whose function has not returned, wedged ones too."""
         return tuple(self._under_way)
 
     def count(self, name: str) -> int:
-        """How many calls of `name` have not returned."""
+        """Returns how many calls of `name` have not returned."""
         return sum(running.name == name for running in self._under_way.values())
 
     def cancel(self, *, grace_s: float | None = None, only_bound: bool = False) -> None:
