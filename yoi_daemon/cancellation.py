@@ -24,7 +24,7 @@ def leaves_of(error: BaseExceptionGroup[E]) -> Iterator[E]: ...
 @overload
 def leaves_of(error: BaseException) -> Iterator[BaseException]: ...
 def leaves_of(error: BaseException) -> Iterator[BaseException]:
-    """The exceptions in `error` that are not groups, in order; `error` itself where it is no group."""
+    """Yields the exceptions in `error` that are not groups, in order; `error` itself where it is no group."""
     pending = [error]
     while pending:
         found = pending.pop()
@@ -39,12 +39,12 @@ def leaf_of(error: BaseExceptionGroup[E]) -> E: ...
 @overload
 def leaf_of(error: BaseException) -> BaseException: ...
 def leaf_of(error: BaseException) -> BaseException:
-    """The first of `leaves_of`."""
+    """Returns the first of `leaves_of`."""
     return next(leaves_of(error))
 
 
 def found_in(error: BaseException, kind: type[E]) -> E | None:
-    """The first of `leaves_of` that is a `kind`; None where none is."""
+    """Returns the first of `leaves_of` that is a `kind`; None where none is."""
     for leaf in leaves_of(error):
         if issubclass(type(leaf), kind):
             return cast("E", leaf)
@@ -57,7 +57,7 @@ def is_only(error: BaseException, *kinds: type[BaseException]) -> bool:
 
 
 def cancellation_in(error: BaseException) -> trio.Cancelled | None:
-    """The cancellation in `error`, where a scope around the caller is cancelled; else None.
+    """Returns the cancellation in `error`, where a scope around the caller is cancelled; else None.
 
     It is looked for in groups, and in what was being handled when an exception was raised: an error of
     a clean-up, beside the cancellation or in its place, does not hide it. A `Cancelled` that foreign

@@ -168,19 +168,21 @@ class Harness:
 
     @property
     def emitted(self) -> list[tuple[str, Any]]:
-        """What the plugin emitted, as `(kind, data)` in order; a kind begins with the plugin's id."""
+        """Returns what the plugin emitted, as `(kind, data)` in order; a kind begins with the plugin's id."""
         prefix = f"{self._service.plugin_id}."
-        return [(one.kind, one.data) for one in self._events(0) if one.kind.startswith(prefix)]
+        return [
+            (event.kind, event.data) for event in self._events(0) if event.kind.startswith(prefix)
+        ]
 
     @property
     def state(self) -> dict[str, Any]:
-        """A copy of the plugin's state."""
+        """Returns a copy of the plugin's state."""
         state = self._service.state
         return {key: state.get(key) for key in state.keys()}  # noqa: SIM118 (it is no dict)
 
     @property
     def record(self) -> PluginRecord:
-        """The plugin as `yoi-daemon plugin show` has it: its state, reason, counters and last error."""
+        """Returns the plugin as `yoi-daemon plugin show` has it: its state, reason, counters and last error."""
         return record_of(self._service)
 
     def check_started(self) -> None:
@@ -252,7 +254,7 @@ class Harness:
         return msgspec.json.decode(result)
 
     async def status(self) -> Any:
-        """What `@plugin.status` answers, as `detail` has it; None without one."""
+        """Returns what `@plugin.status` answers, as `detail` has it; None without one."""
         return msgspec.json.decode(msgspec.json.encode(await ask_status(self._service)))
 
     def _events(self, position: int) -> list[ObservationEvent]:

@@ -165,7 +165,7 @@ class _Walk:
 
     @property
     def holder(self) -> _Place:
-        """The current directory."""
+        """Returns the current directory."""
         return self._places[-1]
 
     def check_holder(self) -> None:

@@ -102,7 +102,7 @@ class Application:
         app.register_error_handler(HTTPException, self._refuse)
 
     def table(self) -> list[tuple[str, str]]:
-        """The method and the rule of everything that can be asked, as the dispatcher has it."""
+        """Returns the method and the rule of everything that can be asked, as the dispatcher has it."""
         return sorted(
             (method, rule.rule)
             for rule in self.quart.url_map.iter_rules()

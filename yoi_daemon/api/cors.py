@@ -11,7 +11,7 @@ _ALLOWED: Headers = [
 
 
 def is_preflight(method: str, headers: dict[str, str]) -> bool:
-    """Whether a browser asks before it asks. It sends no token with it."""
+    """Returns whether a browser asks before it asks. It sends no token with it."""
     return method == "OPTIONS" and "access-control-request-method" in headers
 
 

@@ -78,7 +78,7 @@ class _BatchAnswers:
         self._malformed = 0
 
     async def following(self) -> list[dict[str, Any]]:
-        """The answers that are ready next; none at the end."""
+        """Returns the answers that are ready next; none at the end."""
         answers: list[dict[str, Any]] = []
         while not answers or (self._reader.has_line and self._batch.may_share(len(answers))):
             answer = await self._next()

@@ -26,7 +26,7 @@ _REQUEST_ID = {"X-Request-Id": {"$ref": "#/components/headers/RequestId"}}
 
 
 def route(described: Sequence[Route]) -> Route:
-    """The route that describes these routes, and itself."""
+    """Returns the route that describes these routes, and itself."""
 
     async def show(request: Request) -> Answer:
         """Describe the API as OpenAPI 3.1."""
@@ -41,19 +41,19 @@ def route(described: Sequence[Route]) -> Route:
 
 
 def openapi(routes: Sequence[Route]) -> dict[str, Any]:
-    """The page that describes `routes`."""
-    wanted = [kind for one in routes for kind in _types(one)]
+    """Returns the page that describes `routes`."""
+    wanted = [kind for route in routes for kind in _types(route)]
     schemas, components = msgspec.json.schema_components(
         [*wanted, ProblemBody], ref_template="#/components/schemas/{name}"
     )
     found = iter(schemas)
     paths: dict[str, dict[str, Any]] = {}
-    for one in routes:
-        of = [next(found) for _ in _types(one)]
-        path = _PARAMETER.sub(r"{\1}", one.rule)
-        paths.setdefault(path, {})[one.method.lower()] = _operation(one, of)
+    for route in routes:
+        of = [next(found) for _ in _types(route)]
+        path = _PARAMETER.sub(r"{\1}", route.rule)
+        paths.setdefault(path, {})[route.method.lower()] = _operation(route, of)
     problem = next(found)
-    refusals = {_name(codes): codes for one in routes for codes in _refusals(one).values()}
+    refusals = {_name(codes): codes for route in routes for codes in _refusals(route).values()}
     return {
         "openapi": "3.1.0",
         "info": {"title": "Yoi Daemon", "version": version(), "description": ABOUT},
@@ -79,45 +79,45 @@ def openapi(routes: Sequence[Route]) -> dict[str, Any]:
     }
 
 
-def _types(one: Route) -> list[Any]:
-    """The types whose schemas the route needs, in the order `_operation` takes them."""
-    takes, _ = _body_type(one.takes)
-    bodies = [kind for kind in (one.gives, takes) if kind not in (None, bytes, Text)]
-    return [*(_line_type(kind) or kind for kind in bodies), *one.query.values()]
+def _types(route: Route) -> list[Any]:
+    """Returns the types whose schemas the route needs, in the order `_operation` takes them."""
+    takes, _ = _body_type(route.takes)
+    bodies = [kind for kind in (route.gives, takes) if kind not in (None, bytes, Text)]
+    return [*(_line_type(kind) or kind for kind in bodies), *route.query.values()]
 
 
-def _operation(one: Route, schemas: list[dict[str, Any]]) -> dict[str, Any]:
+def _operation(route: Route, schemas: list[dict[str, Any]]) -> dict[str, Any]:
     left = iter(schemas)
-    answer = {"content": _content(one.gives, left), "headers": _REQUEST_ID}
-    responses: dict[str, Any] = {str(one.status): {"description": "Done.", **answer}}
-    if one.other_status is not None:
-        responses[str(one.other_status)] = {"description": "Not so.", **answer}
+    answer = {"content": _content(route.gives, left), "headers": _REQUEST_ID}
+    responses: dict[str, Any] = {str(route.status): {"description": "Done.", **answer}}
+    if route.other_status is not None:
+        responses[str(route.other_status)] = {"description": "Not so.", **answer}
     responses |= {
         str(status): {"$ref": f"#/components/responses/{_name(codes)}"}
-        for status, codes in _refusals(one).items()
+        for status, codes in _refusals(route).items()
     }
     operation: dict[str, Any] = {
-        "operationId": one.handler.__name__,
-        "summary": (one.handler.__doc__ or "").strip().partition("\n")[0],
+        "operationId": route.handler.__name__,
+        "summary": (route.handler.__doc__ or "").strip().partition("\n")[0],
         "responses": responses,
     }
-    takes, required = _body_type(one.takes)
+    takes, required = _body_type(route.takes)
     if takes is not None:
         operation["requestBody"] = {"required": required, "content": _content(takes, left)}
     parameters = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-        for name in _PARAMETER.findall(one.rule)
+        for name in _PARAMETER.findall(route.rule)
     ]
-    parameters += [{"name": name, "in": "query", "schema": next(left)} for name in one.query]
-    if one.is_keyed or one.takes_key:
+    parameters += [{"name": name, "in": "query", "schema": next(left)} for name in route.query]
+    if route.is_keyed or route.takes_key:
         key = {"type": "string", "pattern": f"^{KEY_PATTERN}$"}
         parameters.append({"name": HEADER.title(), "in": "header", "schema": key})
     if parameters:
         operation["parameters"] = parameters
-    if one.permission is not None:
-        narrowed = f", or `{one.permission}:PLUGIN`" if one.permission in PER_PLUGIN else ""
+    if route.permission is not None:
+        narrowed = f", or `{route.permission}:PLUGIN`" if route.permission in PER_PLUGIN else ""
         operation["security"] = [{"token": []}]
-        operation["description"] = f"Needs the scope `{one.permission}`{narrowed}."
+        operation["description"] = f"Needs the scope `{route.permission}`{narrowed}."
     return operation
 
 
@@ -132,10 +132,10 @@ def _content(kind: Any, schemas: Iterator[dict[str, Any]]) -> dict[str, Any]:
     return {JSON: {"schema": next(schemas)}}
 
 
-def _refusals(one: Route) -> dict[int, tuple[Code, ...]]:
+def _refusals(route: Route) -> dict[int, tuple[Code, ...]]:
     """Its codes by status."""
     by_status: dict[int, tuple[Code, ...]] = {}
-    for code in one.codes():
+    for code in route.codes():
         status = CODES[code].status
         by_status[status] = (*by_status.get(status, ()), code)
     return dict(sorted(by_status.items()))
@@ -163,7 +163,7 @@ def _line_type(kind: Any) -> Any:
 
 
 def _body_type(takes: Any) -> tuple[Any, bool]:
-    """The body's type, and whether there must be one."""
+    """Returns the body's type, and whether there must be one."""
     if get_origin(takes) in (Union, types.UnionType):
         kinds = [kind for kind in get_args(takes) if kind is not types.NoneType]
         if len(kinds) < len(get_args(takes)):

@@ -85,22 +85,22 @@ class Request:
 
     @property
     def address(self) -> str:
-        """Where the request came from, without its port."""
+        """Returns where the request came from, without its port."""
         return address_of_request()
 
     def own_key(self, key: str) -> str:
-        """A delivery key as this token's own: another's with the same words is another key."""
+        """Returns a delivery key as this token's own: another's with the same words is another key."""
         if not 1 <= len(key) <= MAX_KEY_CHARS:
             raise Refused("invalid_request", f"a delivery key has 1 to {MAX_KEY_CHARS} characters")
         return f"{self.principal.token_id} {key}"
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The request's headers, names in lower case."""
+        """Returns the request's headers, names in lower case."""
         return {name.lower(): value for name, value in self._request.headers.items()}
 
     def idempotency_key(self) -> str | None:
-        """The request's `Idempotency-Key`, if it has one. Raises `Refused` (`invalid_request`)."""
+        """Returns the request's `Idempotency-Key`, if it has one. Raises `Refused` (`invalid_request`)."""
         key = self.headers.get("idempotency-key")
         if key is not None and _KEY.fullmatch(key) is None:
             raise Refused(
@@ -109,7 +109,7 @@ class Request:
         return key
 
     async def body(self) -> bytes:
-        """The exact bytes. Raises `Refused`: `payload_too_large`, `request_timeout`."""
+        """Returns the exact bytes. Raises `Refused`: `payload_too_large`, `request_timeout`."""
         try:
             data = cast(bytes, await self._request.get_data(as_text=False))
         except RequestEntityTooLarge as error:
@@ -131,7 +131,7 @@ class Request:
         return LineReader(self._request.body)
 
     async def json_bytes(self) -> bytes:
-        """The body of a request that says it is JSON. Raises `Refused` (`unsupported_media_type`)."""
+        """Returns the body of a request that says it is JSON. Raises `Refused` (`unsupported_media_type`)."""
         if self._request.mimetype != JSON:
             raise Refused("unsupported_media_type", f"send Content-Type: {JSON}")
         return await self.body()
@@ -144,7 +144,7 @@ class Request:
         return await self.json(kind)
 
     async def json(self, kind: type[T]) -> T:
-        """The body as `kind`. Raises `Refused` (`invalid_request`) with the place of the fault."""
+        """Returns the body as `kind`. Raises `Refused` (`invalid_request`) with the place of the fault."""
         data = await self.json_bytes()
         try:
             check_json(data)
@@ -153,7 +153,7 @@ class Request:
             raise Refused("invalid_request", f"the body does not fit: {error}") from error
 
     def query(self, **defaults: Any) -> dict[str, Any]:
-        """The query's parameters, integers where the default is one. Raises `Refused` (`invalid_request`)."""
+        """Returns the query's parameters, integers where the default is one. Raises `Refused` (`invalid_request`)."""
         given = self._request.args
         unknown = set(given) - set(defaults)
         if unknown:
@@ -179,11 +179,11 @@ class LineReader:
 
     @property
     def has_line(self) -> bool:
-        """Whether the next line is there already."""
+        """Returns whether the next line is there already."""
         return bool(self._lines)
 
     async def next_line(self) -> bytes | None:
-        """The next line, None at the end. Raises `Refused`: `payload_too_large`, `request_timeout`."""
+        """Returns the next line, None at the end. Raises `Refused`: `payload_too_large`, `request_timeout`."""
         while not self._lines and self._rest is not None:
             chunk = await self._next_chunk()
             if chunk is None:
@@ -271,7 +271,7 @@ class Route(msgspec.Struct, frozen=True):
     """Whether its handler does so by itself."""
 
     def codes(self) -> tuple[Code, ...]:
-        """Every code it may answer with, `refuses` and what any request of its kind is refused with."""
+        """Returns every code it may answer with, `refuses` and what any request of its kind is refused with."""
         reads_body = self.takes is not None or self.is_keyed
         says_its_type = self.method != "GET" and self.access != "signed"
         general: list[tuple[bool, tuple[Code, ...]]] = [
@@ -293,17 +293,17 @@ class Route(msgspec.Struct, frozen=True):
 
     @property
     def permission(self) -> Permission | None:
-        """What the token must allow; None for a route without one."""
+        """Returns what the token must allow; None for a route without one."""
         return None if self.access in ("public", "signed") else self.access
 
     @property
     def is_command(self) -> bool:
-        """Whether it is limited by rate; an ingress is bounded by its plugin's queue."""
+        """Returns whether it is limited by rate; an ingress is bounded by its plugin's queue."""
         return self.method != "GET" and self.permission not in (None, "ingress:write")
 
 
 def address_of_request() -> str:
-    """Where the current request came from, without its port; `unix` where there is none."""
+    """Returns where the current request came from, without its port; `unix` where there is none."""
     return quart_request.remote_addr or "unix"
 
 
@@ -320,7 +320,7 @@ def require_json() -> None:
 
 
 def answer_json(answer: Answer, request_id: str) -> Response:
-    """An answer on the wire."""
+    """Returns an answer on the wire."""
     response = Response(msgspec.json.encode(answer.value), status=answer.status, content_type=JSON)
     response.headers["X-Request-Id"] = request_id
     return response
@@ -334,14 +334,14 @@ def answer_text(text: Text, request_id: str) -> Response:
 
 
 def answer_lines(lines: Lines[Any], request_id: str) -> Response:
-    """A streamed answer on the wire."""
+    """Returns a streamed answer on the wire."""
     response = Response(_LinesBody(lines.following), content_type=NDJSON)
     response.headers["X-Request-Id"] = request_id
     return response
 
 
 def answer_problem(body: dict[str, Any], request_id: str) -> Response:
-    """A problem on the wire."""
+    """Returns a problem on the wire."""
     response = Response(msgspec.json.encode(body), status=body["status"], content_type=CONTENT_TYPE)
     response.headers["X-Request-Id"] = request_id
     if (after_s := body.get("retry_after_s")) is not None:
@@ -352,7 +352,7 @@ def answer_problem(body: dict[str, Any], request_id: str) -> Response:
 
 
 def refusal_of(error: HTTPException) -> Refused:
-    """What the web framework refuses by itself, in our words."""
+    """Returns what the web framework refuses by itself, in our words."""
     match error.code:
         case 404:
             return Refused("route_not_found", "there is nothing at this path; see /openapi.json")

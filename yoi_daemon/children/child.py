@@ -60,7 +60,7 @@ class Child:
 
     @property
     def stderr(self) -> str:
-        """The last of its standard error so far, with replacement characters for what is not UTF-8."""
+        """Returns the last of its standard error so far, with replacement characters for what is not UTF-8."""
         return self._stderr.decode("utf-8", "replace")
 
     async def wait(self) -> Exit:

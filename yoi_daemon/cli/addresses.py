@@ -15,7 +15,7 @@ class WorkerAddress(NamedTuple):
     worker_id: str
 
     def path(self, *rest: str) -> str:
-        """The route of the worker, or of something below it."""
+        """Returns the route of the worker, or of something below it."""
         return path_of("runtimes", self.runtime_id, "workers", self.worker_id, *rest)
 
 

@@ -43,9 +43,9 @@ def list_dead(options: Client, plugin_id: str) -> None:
     if options.as_json:
         write_json(answer)
         return
-    told = view(answer, DeadLettersView)
+    shown = view(answer, DeadLettersView)
     rows: list[tuple[object, ...]] = []
-    for letter in told.items:
+    for letter in shown.items:
         last = letter.attempts[-1] if letter.attempts else None
         outcome, why, where = (last.outcome, last.why, last.where) if last else (None, None, None)
         rows.append(
@@ -64,7 +64,7 @@ def list_dead(options: Client, plugin_id: str) -> None:
         rows,
         empty="no dead letters",
     )
-    write_diagnostics(told.diagnostics)
+    write_diagnostics(shown.diagnostics)
 
 
 @dead.command()
@@ -84,7 +84,7 @@ def show(options: Client, plugin_id: str, event_id: str) -> None:
     if options.as_json:
         write_json(answer)
         return
-    told = view(answer, DeadLetterView)
+    shown = view(answer, DeadLetterView)
     apart = {"attempts", "payload", "payload_base64", "headers"}
     headers = answer.get("headers")
     write_record(
@@ -103,12 +103,12 @@ def show(options: Client, plugin_id: str, event_id: str) -> None:
                 attempt.why,
                 attempt.where,
             )
-            for attempt in told.attempts
+            for attempt in shown.attempts
         ],
         empty="no attempts",
     )
     click.echo()
-    click.echo(_payload(told))
+    click.echo(_payload(shown))
 
 
 @dead.command()
@@ -224,9 +224,9 @@ def _letters(plugin_id: str, *rest: str) -> str:
     return path_of("plugins", plugin_id, "dead-letters", *rest)
 
 
-def _payload(told: DeadLetterView) -> str:
+def _payload(shown: DeadLetterView) -> str:
     try:
-        exact = base64.b64decode(told.payload_base64, validate=True)
+        exact = base64.b64decode(shown.payload_base64, validate=True)
     except binascii.Error:
         exact = b""
     try:

@@ -58,7 +58,7 @@ class ExtraMissing(YoiError):
 
 
 def exit_code(error: YoiError) -> int:
-    """The process's exit code for an error that ended a command."""
+    """Returns the process's exit code for an error that ended a command."""
     match error:
         case ConfigurationError() | ExtraMissing():
             return CONFIGURATION
@@ -75,7 +75,7 @@ def exit_code(error: YoiError) -> int:
 
 
 def explain(error: YoiError) -> str:
-    """The error for a person: what happened, and what to do next."""
+    """Returns the error for a person: what happened, and what to do next."""
     if not isinstance(error, Refused):
         return str(error)
     lines = [str(error)]
@@ -92,7 +92,7 @@ def explain(error: YoiError) -> str:
 
 
 def facts(error: YoiError) -> dict[str, Any]:
-    """The error for a program: `message` and `exit_code`, and what its kind adds."""
+    """Returns the error for a program: `message` and `exit_code`, and what its kind adds."""
     known: dict[str, Any] = {"exit_code": exit_code(error), "message": str(error)}
     match error:
         case Refused():

@@ -34,7 +34,7 @@ _NEW_LOG = (
 
 
 def scope_path(worker: WorkerAddress | None, plugin_id: str | None) -> str:
-    """The stream's path for one worker, one plugin, or everything."""
+    """Returns the stream's path for one worker, one plugin, or everything."""
     if worker is not None:
         return worker_path(worker.runtime_id, worker.worker_id)
     return "/v1/events" if plugin_id is None else plugin_path(plugin_id)
@@ -127,7 +127,7 @@ class Follow:
 
 
 def line_writer(*, as_json: bool) -> Callable[[ObservationEvent], None]:
-    """How an event becomes a line: JSON, coloured and cut to the terminal's width, or plain."""
+    """Returns how an event becomes a line: JSON, coloured and cut to the terminal's width, or plain."""
     if as_json:
         return _write_json
     if not sys.stdout.isatty():
@@ -185,7 +185,7 @@ def _ended(end: Mapping[str, Any]) -> str:
 
 
 async def _ask_for_stream(location: Location) -> str:
-    """The stream's address, of which the daemon tells the port alone: it is where its API is."""
+    """Returns the stream's address, of which the daemon tells the port alone: it is where its API is."""
     async with open_daemon_client(location) as daemon:
         observe = view(await daemon.get("/api/status", Answer), StatusView).observe
     if not observe.enabled:

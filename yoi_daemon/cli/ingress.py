@@ -122,20 +122,20 @@ class IngressBatch:
     def _take(self, line: bytes) -> None:
         self._answered += 1
         try:
-            told = msgspec.json.decode(line, type=BatchAnswerView)
+            shown = msgspec.json.decode(line, type=BatchAnswerView)
         except (msgspec.DecodeError, UnicodeDecodeError):
             self._alien += (
                 1  # raised when all are read: what is read half cannot be closed in order
             )
             return
-        good = 200 <= told.status < 300
+        good = 200 <= shown.status < 300
         self._refused += not good
         if self._options.as_json:
             click.echo(json_text(line, indented=False))
         elif good:
-            click.echo(printable(f"{self._answered}  accepted  {told.event_id}"))
+            click.echo(printable(f"{self._answered}  accepted  {shown.event_id}"))
         else:
-            click.echo(printable(f"{self._answered}  refused  {told.code}: {told.detail}"))
+            click.echo(printable(f"{self._answered}  refused  {shown.code}: {shown.detail}"))
 
 
 async def _read_some(lines: RawIOBase | BinaryIO) -> bytes:

@@ -20,7 +20,7 @@ class _Page(msgspec.Struct, kw_only=True):
 
 
 async def get_whole_list(daemon: DaemonClient, path: str) -> Answer:
-    """All items at `path`, as one answer without `next`."""
+    """Returns all items at `path`, as one answer without `next`."""
     page = await daemon.get(path, _Page)
     items, diagnostics = page.items, page.diagnostics
     for _ in range(MAX_PAGES):

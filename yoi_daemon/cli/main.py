@@ -48,11 +48,11 @@ class LazyGroup(click.Group):
     """A group that imports a command's module when the command is called, not before."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, in the order a newcomer needs them."""
+        """Returns the names, in the order a newcomer needs them."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command itself, imported now."""
+        """Returns the command itself, imported now."""
         lazy = COMMANDS.get(cmd_name)
         if lazy is None:
             return None
@@ -123,6 +123,6 @@ def _report(error: YoiError, *, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps({"error": facts(error)}, default=str), err=True)
     else:
-        told = printable(explain(error), keep="\n")
-        click.echo(f"{PROGRAM}: {told}", err=True)
+        shown = printable(explain(error), keep="\n")
+        click.echo(f"{PROGRAM}: {shown}", err=True)
     return exit_code(error)

@@ -40,18 +40,18 @@ def manual(options: Common, topic: str | None) -> None:
 
 
 def topics() -> tuple[str, ...]:
-    """Every topic, in reading order."""
+    """Returns every topic, in reading order."""
     return tuple(topic for group in GROUPS.values() for topic in group)
 
 
 def read_page(topic: str) -> str:
-    """The Markdown of a page."""
+    """Returns the Markdown of a page."""
     page = resources.files("yoi_daemon").joinpath("manual", f"{topic}.md")
     return page.read_text(encoding="utf-8")
 
 
 def summary_of(topic: str) -> str:
-    """What the page is about, in one line: the second half of its title."""
+    """Returns what the page is about, in one line: the second half of its title."""
     title = read_page(topic).partition("\n")[0]
     return title.partition(": ")[2]
 

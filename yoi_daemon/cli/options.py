@@ -49,7 +49,7 @@ class Common(msgspec.Struct, frozen=True, kw_only=True):
     as_json: bool
 
     def directories(self) -> Directories:
-        """The directories these options and the environment name. Raises `ConfigurationError`."""
+        """Returns the directories these options and the environment name. Raises `ConfigurationError`."""
         return find_directories(self.config, self.state, os.environ)
 
 
@@ -61,7 +61,7 @@ class Client(Common, frozen=True, kw_only=True):
     ca_file: str | None = None
 
     def location(self) -> Location:
-        """The daemon to talk to. Raises `Unreachable` or `NotAllowed`, saying what to do."""
+        """Returns the daemon to talk to. Raises `Unreachable` or `NotAllowed`, saying what to do."""
         if self.url is not None and self.token_file is not None:
             return locate_by_url(self.url, self.token_file, self.ca_file)
         return locate(self.state, os.environ)

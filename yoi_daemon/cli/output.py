@@ -83,7 +83,7 @@ def write_record(record: Mapping[str, Any]) -> None:
 
 
 def write_state(state: str) -> str:
-    """A state's name in its colour, where colours are shown."""
+    """Returns a state's name in its colour, where colours are shown."""
     return click.style(state, **_click_style(state))
 
 
@@ -93,7 +93,7 @@ def note(sentence: str) -> None:
 
 
 def duration(seconds: float) -> str:
-    """A span in its two largest units: `3 d 4 h`, `12 s`."""
+    """Returns a span in its two largest units: `3 d 4 h`, `12 s`."""
     whole = int(seconds)
     parts: list[str] = []
     for unit, size in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
@@ -113,7 +113,7 @@ def size(count: float) -> str:
 
 
 def local_time(rfc3339: str) -> str:
-    """A time as the clock on the wall shows it, to the millisecond; other text is left as it is."""
+    """Returns a time as the clock on the wall shows it, to the millisecond; other text is left as it is."""
     try:
         moment = datetime.fromisoformat(rfc3339)
     except ValueError:

@@ -13,7 +13,7 @@ from yoi_daemon.model.strict_json import check_json
 
 
 def read_payload(data: str) -> bytes:
-    """The bytes `--data` names, as they are. Raises `click.BadParameter` unless they are JSON."""
+    """Returns the bytes `--data` names, as they are. Raises `click.BadParameter` unless they are JSON."""
     if data == "-":
         where, payload = "standard input", sys.stdin.buffer.read()
     elif data.startswith("@"):

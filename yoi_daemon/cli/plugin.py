@@ -33,7 +33,7 @@ def list_plugins(options: Client) -> None:
     if options.as_json:
         write_json(answer)
         return
-    told = view(answer, PluginsView)
+    shown = view(answer, PluginsView)
     write_table(
         ("PLUGIN", "STATE", "SINCE", "QUEUE", "RESTARTS", "REASON"),
         [
@@ -45,11 +45,11 @@ def list_plugins(options: Client) -> None:
                 row.restarts,
                 row.why,
             )
-            for row in told.items
+            for row in shown.items
         ],
         empty="no plugins; make one with 'yoi-daemon plugin new NAME'",
     )
-    write_diagnostics(told.diagnostics)
+    write_diagnostics(shown.diagnostics)
 
 
 @plugin.command()
@@ -110,9 +110,9 @@ def stop(options: Client, plugin_id: str, timeout_s: float) -> None:
         deadline_s=timeout_s,
         progress=progress,
     )
-    told = view(answer, CommandedView).plugin
-    if told.state == "failed":
-        raise failed(told)  # what is wedged cannot be stopped
+    shown = view(answer, CommandedView).plugin
+    if shown.state == "failed":
+        raise failed(shown)  # what is wedged cannot be stopped
     _write_commanded(options, answer)
 
 
@@ -145,11 +145,13 @@ def _write_commanded(options: Client, answer: Answer) -> None:
     if options.as_json:
         write_json(answer)
         return
-    told = view(answer, CommandedView).plugin
-    waiting = f", {told.queue_depth} events stay on its queue" if told.queue_depth else ""
-    rest = waiting if told.state == "stopped" else ""
-    why = "" if told.why is None else f" ({told.why})"
-    click.echo(printable(f"{told.plugin_id} is ") + write_state(told.state) + printable(why + rest))
+    shown = view(answer, CommandedView).plugin
+    waiting = f", {shown.queue_depth} events stay on its queue" if shown.queue_depth else ""
+    rest = waiting if shown.state == "stopped" else ""
+    why = "" if shown.why is None else f" ({shown.why})"
+    click.echo(
+        printable(f"{shown.plugin_id} is ") + write_state(shown.state) + printable(why + rest)
+    )
 
 
 @plugin.command()

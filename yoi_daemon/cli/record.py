@@ -19,37 +19,37 @@ from yoi_daemon.cli.views import (
 
 def write_plugin(answer: Answer) -> None:
     """The record, one field a line; what a later version tells besides, as it came."""
-    told = view(answer, PluginView)
-    known = set(told.__struct_fields__)
+    shown = view(answer, PluginView)
+    known = set(shown.__struct_fields__)
     write_record(
         {
-            "plugin_id": told.plugin_id,
-            "state": told.state,
-            "since": told.since,
-            "reason": None if told.reason is None else str(told.reason),
-            "restarts": told.restarts,
-            "retry_at": told.retry_at,
-            "critical": told.critical,
-            "isolation": told.isolation,
-            "queue": _queue(told),
+            "plugin_id": shown.plugin_id,
+            "state": shown.state,
+            "since": shown.since,
+            "reason": None if shown.reason is None else str(shown.reason),
+            "restarts": shown.restarts,
+            "retry_at": shown.retry_at,
+            "critical": shown.critical,
+            "isolation": shown.isolation,
+            "queue": _queue(shown),
             "oldest_waiting": (
-                None if told.oldest_waiting_s is None else duration(told.oldest_waiting_s)
+                None if shown.oldest_waiting_s is None else duration(shown.oldest_waiting_s)
             ),
-            "last_error": None if told.last_error is None else _error(told.last_error),
-            "dispatch": _times(told.dispatch),
-            "counters": _counters(told.counters),
-            "ingresses": ", ".join(map(_ingress, told.ingresses)) or None,
-            "tools": ", ".join(told.tools) or None,
-            "detail": _detail(told.detail),
+            "last_error": None if shown.last_error is None else _error(shown.last_error),
+            "dispatch": _times(shown.dispatch),
+            "counters": _counters(shown.counters),
+            "ingresses": ", ".join(map(_ingress, shown.ingresses)) or None,
+            "tools": ", ".join(shown.tools) or None,
+            "detail": _detail(shown.detail),
             **{name: value for name, value in answer.items() if name not in known},
         }
     )
 
 
-def _queue(told: PluginView) -> str:
-    if told.queue_bytes is None or told.queue_bytes_capacity is None:
-        return f"{told.queue} events"
-    return f"{told.queue} events, {size(told.queue_bytes)} of {size(told.queue_bytes_capacity)}"
+def _queue(shown: PluginView) -> str:
+    if shown.queue_bytes is None or shown.queue_bytes_capacity is None:
+        return f"{shown.queue} events"
+    return f"{shown.queue} events, {size(shown.queue_bytes)} of {size(shown.queue_bytes_capacity)}"
 
 
 def _error(error: LastErrorView) -> str:

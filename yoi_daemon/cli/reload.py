@@ -61,7 +61,7 @@ def run_reload(options: Client, only: str | None, *, wait: bool, timeout_s: floa
 
     answer, taken, others = run_requests(options, run, deadline_s=timeout_s, progress=progress)
     if options.as_json:
-        records = [one.record for one in taken if one.record is not None]
+        records = [change.record for change in taken if change.record is not None]
         write_json({**answer, "items": records})
     else:
         _write(taken, view(answer, ReloadedView).plugins)
@@ -71,7 +71,7 @@ def run_reload(options: Client, only: str | None, *, wait: bool, timeout_s: floa
             note(f"[{section}] has changed: it is read when the daemon starts, so restart it")
         for other in others:
             note(f"{other.plugin_id} is failed as before ({other.reason or 'no reason given'})")
-    errors = [one.error for one in taken if one.error is not None]
+    errors = [change.error for change in taken if change.error is not None]
     if only is not None and errors:
         raise errors[0]
     for error in errors:
@@ -110,10 +110,10 @@ def _write(taken: Sequence[Taken], changed: Sequence[str]) -> None:
         click.echo("no plugin has changed")
         return
     rows: list[tuple[str, str, str | None]] = []
-    for one in taken:
-        if one.record is None:
-            rows.append((one.plugin_id, "removed", None))
+    for change in taken:
+        if change.record is None:
+            rows.append((change.plugin_id, "removed", None))
         else:
-            told = view(one.record, PluginView)
-            rows.append((one.plugin_id, told.state, told.why))
+            shown = view(change.record, PluginView)
+            rows.append((change.plugin_id, shown.state, shown.why))
     write_table(("PLUGIN", "STATE", "REASON"), rows, empty="")

@@ -28,6 +28,6 @@ def run(options: Common, safe: bool) -> None:
 
 
 def read_ready_line(line: str) -> dict[str, str | bool | None]:
-    """The ready line, `ready api=URL observe=URL|off`, as an object; what is off is null."""
+    """Returns the ready line, `ready api=URL observe=URL|off`, as an object; what is off is null."""
     parts = dict(part.split("=", 1) for part in line.split()[1:])
     return {"ready": True} | {name: None if at == "off" else at for name, at in parts.items()}

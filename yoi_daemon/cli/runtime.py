@@ -25,7 +25,7 @@ def list_runtimes(options: Client) -> None:
     if options.as_json:
         write_json(answer)
         return
-    told = view(answer, RuntimesView)
+    shown = view(answer, RuntimesView)
     write_table(
         ("RUNTIME", "KIND", "STATUS", "CAN", "NAME"),
         [
@@ -36,11 +36,11 @@ def list_runtimes(options: Client) -> None:
                 abilities(row.capabilities),
                 row.display_name,
             )
-            for row in told.items
+            for row in shown.items
         ],
         empty="no runtimes",
     )
-    for row in told.items:
+    for row in shown.items:
         for found in row.diagnostics:
             note(f"{found.severity}: runtime {row.runtime_id}: {found.message or found.code}")
 
@@ -58,12 +58,12 @@ def show(options: Client, runtime_id: str) -> None:
     if options.as_json:
         write_json(answer)
         return
-    told = view(answer, RuntimeView)
+    shown = view(answer, RuntimeView)
     plain = {name: value for name, value in answer.items() if name != "diagnostics"}
-    write_record({**plain, "capabilities": abilities(told.capabilities)})
-    write_diagnostics(told.diagnostics)
+    write_record({**plain, "capabilities": abilities(shown.capabilities)})
+    write_diagnostics(shown.diagnostics)
 
 
 def abilities(capabilities: Mapping[str, bool]) -> str:
-    """The names of what it can do."""
+    """Returns the names of what it can do."""
     return ", ".join(name for name, can in capabilities.items() if can) or "nothing"

@@ -59,10 +59,10 @@ async def follow_start(
     Raises `Refused` (`service_failed`) with the reason when it failed, also where the daemon is at the
     next try already, and `YoiError` when `timeout_s` have passed.
     """
-    begun = told = view(record, PluginView)
+    begun = shown = view(record, PluginView)
     began_s = trio.current_time()
     look_s = FIRST_LOOK_S
-    while told.state == "starting" and told.restarts <= begun.restarts:
+    while shown.state == "starting" and shown.restarts <= begun.restarts:
         elapsed_s = trio.current_time() - began_s
         if elapsed_s >= timeout_s:
             raise YoiError(
@@ -73,46 +73,46 @@ async def follow_start(
         await trio.sleep(min(look_s, timeout_s - elapsed_s))
         look_s = min(2 * look_s, LATER_LOOKS_S)
         record = await daemon.get(path_of("plugins", begun.plugin_id), Answer)
-        told = view(record, PluginView)
-    if told.state in {"starting", "failed"}:
-        raise failed(told)
+        shown = view(record, PluginView)
+    if shown.state in {"starting", "failed"}:
+        raise failed(shown)
     return record
 
 
 async def follow_command(
     daemon: DaemonClient, answer: Answer, *, timeout_s: float, progress: Progress
 ) -> Answer:
-    """The answer to a start or a restart, with the record of the service once it runs.
+    """Returns the answer to a start or a restart, with the record of the service once it runs.
 
     Raises as `follow_start` does, and `Refused` (`invalid_state`) when somebody stopped it meanwhile.
     """
     begun = view(answer, CommandedView).plugin
     record = await follow_start(daemon, answer["plugin"], timeout_s=timeout_s, progress=progress)
-    told = view(record, PluginView)
-    if told.state != "running":
+    shown = view(record, PluginView)
+    if shown.state != "running":
         raise Refused(
             "invalid_state",
-            f"{begun.plugin_id} was started and is {told.state} now: somebody else commands it too",
-            state=told.state,
+            f"{begun.plugin_id} was started and is {shown.state} now: somebody else commands it too",
+            state=shown.state,
         )
     return {**answer, "plugin": record}
 
 
-def failed(told: PluginView) -> Refused:
-    """Why a service does not run, as the error that says so."""
-    reason, error = told.reason, told.last_error
-    if error is not None and (told.state != "failed" or reason is None):
+def failed(shown: PluginView) -> Refused:
+    """Returns why a service does not run, as the error that says so."""
+    reason, error = shown.reason, shown.last_error
+    if error is not None and (shown.state != "failed" or reason is None):
         reason = ReasonView(code=error.code, message=error.message)
     reason = reason or ReasonView(code="unknown", message="the daemon gave no reason")
-    again = "" if told.retry_at is None else f"; it is tried again at {told.retry_at}"
+    again = "" if shown.retry_at is None else f"; it is tried again at {shown.retry_at}"
     if reason.code == "wedged":
         again = "; only a restart of the daemon frees it"
     refused = Refused(
         "service_failed",
-        f"{told.plugin_id} failed: {reason}{again}",
-        state=told.state,
+        f"{shown.plugin_id} failed: {reason}{again}",
+        state=shown.state,
         reason={"code": reason.code, "message": reason.message},
-        retry_at=told.retry_at,
+        retry_at=shown.retry_at,
     )
     if (
         error is not None

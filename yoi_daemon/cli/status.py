@@ -57,9 +57,9 @@ def status(options: Client, watch: bool) -> None:
 
 def write_status(answer: Answer, rates: Rates | None) -> None:
     """The screen: the verdict, the parts, and a line for each plugin, with its rate where that is known."""
-    told = view(answer, StatusView)
-    _write_verdict(told)
-    _write_parts(told)
+    shown = view(answer, StatusView)
+    _write_verdict(shown)
+    _write_parts(shown)
     click.echo()
     columns = ["PLUGIN", "STATE", "QUEUE", "WAITING", "P99", "RESTARTS", "REASON"]
     rows = [
@@ -72,11 +72,11 @@ def write_status(answer: Answer, rates: Rates | None) -> None:
             plugin.restarts,
             plugin.why,
         ]
-        for plugin in told.plugins
+        for plugin in shown.plugins
     ]
     if rates is not None:
         columns.insert(3, "HANDLED/S")
-        for row, plugin in zip(rows, told.plugins, strict=True):
+        for row, plugin in zip(rows, shown.plugins, strict=True):
             row.insert(3, rates.handled_per_s(plugin))
     write_table(columns, rows, empty="no plugins; make one with 'yoi-daemon plugin new NAME'")
 
@@ -85,34 +85,34 @@ def _write_json_line(answer: Answer, _rates: Rates | None) -> None:
     click.echo(json_text(msgspec.json.encode(answer), indented=False))
 
 
-def complaints(told: StatusView) -> list[str]:
-    """What is not well, the worst first: for each part that is to blame one sentence, with what to do."""
-    plugins = [_failing(plugin) for plugin in told.plugins if plugin.state not in _CALM_STATES]
-    ready = [] if told.ready else [_not_ready(told)]
+def complaints(shown: StatusView) -> list[str]:
+    """Returns what is not well, the worst first: for each part that is to blame one sentence, with what to do."""
+    plugins = [_failing(plugin) for plugin in shown.plugins if plugin.state not in _CALM_STATES]
+    ready = [] if shown.ready else [_not_ready(shown)]
     # Where a plugin keeps the daemon from being ready, it is the one to name.
-    is_plugins = all(code.startswith("plugin_failed:") for code in told.not_ready)
+    is_plugins = all(code.startswith("plugin_failed:") for code in shown.not_ready)
     found = [*plugins, *ready] if plugins and is_plugins else [*ready, *plugins]
-    if told.store.low:
-        free = "" if told.store.free_bytes is None else f" ({size(told.store.free_bytes)} free)"
+    if shown.store.low:
+        free = "" if shown.store.free_bytes is None else f" ({size(shown.store.free_bytes)} free)"
         found.append(
             f"the disk is nearly full{free}, and nothing new is accepted; make room, and it goes on by itself"
         )
     found += [
         f"plugin {plugin.plugin_id} refuses events: its queue is full ({plugin.queue}); "
         f"'yoi-daemon plugin show {plugin.plugin_id}' tells how long its handlers take"
-        for plugin in told.plugins
+        for plugin in shown.plugins
         if _is_full(plugin)
     ]
-    if told.loop.last is not None and (told.loop.last_ago_s or 0) < RECENT_S:
-        found.append(_blocked(told.loop.last, told.loop.last_ago_s or 0))
-    for runtime in told.runtimes:
+    if shown.loop.last is not None and (shown.loop.last_ago_s or 0) < RECENT_S:
+        found.append(_blocked(shown.loop.last, shown.loop.last_ago_s or 0))
+    for runtime in shown.runtimes:
         if runtime.status not in {"available", "?"}:
             found.append(
                 f"runtime {runtime.runtime_id} is {runtime.status}; "
                 f"see 'yoi-daemon runtime show {runtime.runtime_id}'"
             )
         found += [f"runtime {runtime.runtime_id}: {text}" for text in _grave(runtime.diagnostics)]
-    return found + _grave(told.diagnostics)
+    return found + _grave(shown.diagnostics)
 
 
 def _failing(plugin: PluginView) -> str:
@@ -128,8 +128,8 @@ def _failing(plugin: PluginView) -> str:
     return f"plugin {plugin.plugin_id} is {plugin.state}{why}{again}; {step}"
 
 
-def _not_ready(told: StatusView) -> str:
-    codes = f" ({', '.join(told.not_ready)})" if told.not_ready else ""
+def _not_ready(shown: StatusView) -> str:
+    codes = f" ({', '.join(shown.not_ready)})" if shown.not_ready else ""
     return f"the daemon is not ready{codes}"
 
 
@@ -160,8 +160,8 @@ def _is_full(plugin: PluginView) -> bool:
     return plugin.queue_capacity is not None and 0 < plugin.queue_capacity <= plugin.queue_depth
 
 
-def _write_verdict(told: StatusView) -> None:
-    found = complaints(told)
+def _write_verdict(shown: StatusView) -> None:
+    found = complaints(shown)
     if not found:
         click.echo(click.style("well", fg="green", bold=True))
         return
@@ -171,24 +171,24 @@ def _write_verdict(told: StatusView) -> None:
         click.echo(f"     also: {printable(complaint)}")
 
 
-def _write_parts(told: StatusView) -> None:
-    pid = "" if told.pid is None else f", process {told.pid}"
-    click.echo(f"daemon    {told.version}{pid}, up {duration(told.uptime_s)}")
-    durable = "durable" if told.store.durable else "not durable"
-    note = f": {told.store.note}" if told.store.note else ""
-    click.echo(f"store     {told.store.kind}, {durable}{note}")
+def _write_parts(shown: StatusView) -> None:
+    pid = "" if shown.pid is None else f", process {shown.pid}"
+    click.echo(f"daemon    {shown.version}{pid}, up {duration(shown.uptime_s)}")
+    durable = "durable" if shown.store.durable else "not durable"
+    note = f": {shown.store.note}" if shown.store.note else ""
+    click.echo(f"store     {shown.store.kind}, {durable}{note}")
     log = [
-        "" if told.log.events is None else f"{told.log.events} events",
-        "" if told.log.bytes is None else size(told.log.bytes),
-        f"epoch {told.log.epoch}" if told.log.epoch else "",
+        "" if shown.log.events is None else f"{shown.log.events} events",
+        "" if shown.log.bytes is None else size(shown.log.bytes),
+        f"epoch {shown.log.epoch}" if shown.log.epoch else "",
     ]
     click.echo(f"log       {', '.join(filter(None, log)) or '-'}")
-    where = "on" if told.observe.port is None else f"port {told.observe.port}"
-    stream = f"{where}, {told.observe.subscribers} subscribers"
-    click.echo(f"observe   {stream if told.observe.enabled else 'off'}")
-    if told.loop.count:
-        longest = duration(told.loop.longest_s)
-        click.echo(f"loop      stood still {told.loop.count} times, {longest} at most")
-    for runtime in told.runtimes:
+    where = "on" if shown.observe.port is None else f"port {shown.observe.port}"
+    stream = f"{where}, {shown.observe.subscribers} subscribers"
+    click.echo(f"observe   {stream if shown.observe.enabled else 'off'}")
+    if shown.loop.count:
+        longest = duration(shown.loop.longest_s)
+        click.echo(f"loop      stood still {shown.loop.count} times, {longest} at most")
+    for runtime in shown.runtimes:
         kind, state = runtime.implementation_kind, write_state(runtime.status)
         click.echo(f"runtime   {printable(runtime.runtime_id)} ({kind}) {state}")

@@ -102,15 +102,15 @@ def stats(options: Common, file: str | None) -> None:
         with open_for_reading(path) as connection:
             return survey(connection, path)
 
-    told = _run(count, Progress("counting"), abandon=True)
+    shown = _run(count, Progress("counting"), abandon=True)
     if options.as_json:
-        write_json(msgspec.to_builtins(told))
+        write_json(msgspec.to_builtins(shown))
     else:
-        _write(told)
+        _write(shown)
 
 
 def _path(options: Common, file: str | None) -> Path:
-    """The store of the daemon that the other commands talk to, or would if it ran."""
+    """Returns the store of the daemon that the other commands talk to, or would if it ran."""
     if file is not None:
         return Path(file)
     mine, service = options.directories().state / FILE_NAME, SYSTEM_STATE_DIRECTORY / FILE_NAME
@@ -130,15 +130,15 @@ def _run(work: Callable[[], R], progress: Progress, *, abandon: bool) -> R:
     return trio.run(with_progress, run, progress)
 
 
-def _write(told: Survey) -> None:
-    log = told.log
+def _write(shown: Survey) -> None:
+    log = shown.log
     window = f"{log.events} events, {size(log.bytes)}, numbers {log.floor + 1} to {log.head}"
     oldest = "" if log.oldest_age_s is None else f", the oldest of {duration(log.oldest_age_s)} ago"
-    unused = f"{size(told.wal_bytes)} write-ahead log, {size(told.unused_bytes)} unused"
+    unused = f"{size(shown.wal_bytes)} write-ahead log, {size(shown.unused_bytes)} unused"
     write_columns(
         [
-            ("file", f"{size(told.bytes)}, {unused}, schema {told.schema}"),
-            ("space", f"{size(told.free_bytes)} free"),
+            ("file", f"{size(shown.bytes)}, {unused}, schema {shown.schema}"),
+            ("space", f"{size(shown.free_bytes)} free"),
             ("log", f"{window}{oldest}, epoch {log.epoch}" if log.events else "empty"),
         ]
     )
@@ -147,21 +147,21 @@ def _write(told: Survey) -> None:
         ("PLUGIN", "WAITING", "SIZE", "OLDEST", "TRIED", "IN HAND", "DEAD"),
         [
             (
-                one.plugin_id,
-                one.events,
-                size(one.bytes),
-                one.oldest,
-                one.tried,
-                one.claimed,
-                one.dead,
+                plugin.plugin_id,
+                plugin.events,
+                size(plugin.bytes),
+                plugin.oldest,
+                plugin.tried,
+                plugin.claimed,
+                plugin.dead,
             )
-            for one in told.plugins
+            for plugin in shown.plugins
         ],
         empty="no accepted events wait",
     )
     click.echo()
     write_table(
         ("TABLE", "ROWS", "SIZE"),
-        [(name, table.rows, size(table.bytes)) for name, table in told.tables.items()],
+        [(name, table.rows, size(table.bytes)) for name, table in shown.tables.items()],
         empty="",
     )

@@ -82,7 +82,7 @@ def install(options: Common, directory: str) -> None:
 
 
 def make_units() -> dict[str, str]:
-    """The units' texts by file name; the service starts this interpreter."""
+    """Returns the units' texts by file name; the service starts this interpreter."""
     templates = resources.files("yoi_daemon.cli") / "units"
     units = {name: (templates / name).read_text(encoding="utf-8") for name in UNITS}
     start = f"ExecStart={_word(sys.executable)} -m yoi_daemon run"
@@ -109,7 +109,7 @@ def refuse_hidden(places: Iterable[str]) -> None:
 
 
 def _word(path: str) -> str:
-    """A path as one word of a unit's command line; see systemd.syntax(7) and specifiers."""
+    """Returns a path as one word of a unit's command line; see systemd.syntax(7) and specifiers."""
     escaped = path.replace("%", "%%")
     if re.fullmatch(r"[\w/.%+-]+", escaped):
         return escaped

@@ -53,5 +53,5 @@ def test_hello_is_answered_with_a_greeting() -> None:
 
 
 def fill(template: str, plugin_id: str) -> str:
-    """The template for one plugin. An id is safe in Python source by its own rule."""
+    """Returns the template for one plugin. An id is safe in Python source by its own rule."""
     return template.replace("NAME", plugin_id)

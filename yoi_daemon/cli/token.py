@@ -55,10 +55,10 @@ def create(options: Client, scopes: tuple[str, ...], label: str, expires_in: str
     if options.as_json:
         write_json(answer)
         return
-    told = view(answer, CreatedTokenView)
-    until = "without end" if told.token.expires_at is None else f"until {told.token.expires_at}"
-    note(f"{told.token.token_id}: {', '.join(told.token.scopes)}, {until}; it is not shown again")
-    click.echo(printable(told.secret or ""))
+    shown = view(answer, CreatedTokenView)
+    until = "without end" if shown.token.expires_at is None else f"until {shown.token.expires_at}"
+    note(f"{shown.token.token_id}: {', '.join(shown.token.scopes)}, {until}; it is not shown again")
+    click.echo(printable(shown.secret or ""))
 
 
 @token.command("list")

@@ -90,7 +90,7 @@ def _list(options: Client, plugin: str | None) -> None:
 
 
 def describe(schema: Schema) -> str:
-    """A JSON Schema in a few words: the members of an object, each with its type, or the type alone."""
+    """Returns a JSON Schema in a few words: the members of an object, each with its type, or the type alone."""
     known: Mapping[str, Schema] = schema.get("$defs", {})
     resolved = _resolve(schema, known)
     members: Mapping[str, Schema] | None = resolved.get("properties")

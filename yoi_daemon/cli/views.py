@@ -93,7 +93,7 @@ class PluginView(View):
 
     @property
     def why(self) -> str | None:
-        """Why it is in its state, where the state itself does not say enough."""
+        """Returns why it is in its state, where the state itself does not say enough."""
         if self.reason is None or self.reason.code in {self.state, "loaded"}:
             return None
         return str(self.reason)

@@ -97,12 +97,12 @@ class Watch:
                 await trio.sleep(self._interval_s)
 
     def _show(self, answer: Answer) -> None:
-        now, told = self._clock(), view(answer, StatusView)
+        now, shown = self._clock(), view(answer, StatusView)
         rates = None
         if self._counted is not None:
             then, before = self._counted
             rates = Rates(before, max(now - then, 0.001))
-        handled = {plugin.plugin_id: plugin.counters.get("handled", 0) for plugin in told.plugins}
+        handled = {plugin.plugin_id: plugin.counters.get("handled", 0) for plugin in shown.plugins}
         self._counted = (now, handled)
         self._begin()
         self._write(answer, rates)

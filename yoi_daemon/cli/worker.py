@@ -38,16 +38,16 @@ def list_workers(options: Client, runtime: str | None) -> None:
     if options.as_json:
         write_json(answer)
         return
-    told = view(answer, WorkersView)
+    shown = view(answer, WorkersView)
     write_table(
         ("WORKER", "STATE", "PROFILE", "LABEL", "TURNS", "CREATED"),
         [
             (row.address, row.state, row.profile, row.label, row.generation, row.created_at)
-            for row in told.items
+            for row in shown.items
         ],
         empty="no workers; make one with 'yoi-daemon worker create --profile builtin:echo'",
     )
-    write_diagnostics(told.diagnostics)
+    write_diagnostics(shown.diagnostics)
 
 
 @worker.command()

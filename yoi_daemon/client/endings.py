@@ -27,7 +27,7 @@ class Backoff(msgspec.Struct, frozen=True, kw_only=True):
     cap_s: float = 15.0
 
     def wait_s(self, failures: int, chance: float, wish_s: float | None = None) -> float:
-        """The wait after `failures` attempts in a row that got nowhere; `chance` is in [0, 1).
+        """Returns the wait after `failures` attempts in a row that got nowhere; `chance` is in [0, 1).
 
         `wish_s` is the daemon's `retry.after_s`, honoured where it is longer: the daemon spreads
         its subscribers itself, and a wish of nothing at all must not become a tight loop.
@@ -72,7 +72,7 @@ Ending = Again | Over
 
 
 def ending_of_close(close_code: int | None, failure: StreamFailure | None, cursor: str) -> Ending:
-    """What a closed connection means; `failure` is the `error` message before it, if one came.
+    """Returns what a closed connection means; `failure` is the `error` message before it, if one came.
 
     The close code decides. None and 1006 are a connection that ended without one.
     """
@@ -90,7 +90,7 @@ def ending_of_close(close_code: int | None, failure: StreamFailure | None, curso
 
 
 def ending_of_rejection(url: str, status: int, body: bytes) -> Ending:
-    """What an HTTP answer instead of the 101 means. Redirects are not followed."""
+    """Returns what an HTTP answer instead of the 101 means. Redirects are not followed."""
     refused = refused_from_problem(status, body)
     sentence = f"the stream's handshake was answered with HTTP {status}"
     if status >= 500 or status in {408, 429}:

@@ -71,7 +71,7 @@ def locate(
     runtime_directory: Path = RUNTIME_DIRECTORY,
     system_state_directory: Path = SYSTEM_STATE_DIRECTORY,
 ) -> Location:
-    """The daemon that runs on this machine, by its `daemon.json` and `admin.token`.
+    """Returns the daemon that runs on this machine, by its `daemon.json` and `admin.token`.
 
     `state` is the value of `--state`; then no other place is looked at. `is_alive` tells whether a
     process id is in use. Raises `Unreachable` when there is no daemon or its file is stale,
@@ -108,7 +108,7 @@ def locate(
 
 
 def what_blocks(location: Location) -> str | None:
-    """What holds the event loop of a daemon that does not answer, as it has written down; else None."""
+    """Returns what holds the event loop of a daemon that does not answer, as it has written down; else None."""
     if not location.source.endswith(DAEMON_FILE):
         return None
     try:
@@ -120,7 +120,7 @@ def what_blocks(location: Location) -> str | None:
 
 
 def locate_by_url(url: str, token_file: str, ca_file: str | None = None) -> Location:
-    """The daemon at `url` (`http://HOST:PORT`, `https://…` or `unix:PATH`), with the file's token.
+    """Returns the daemon at `url` (`http://HOST:PORT`, `https://…` or `unix:PATH`), with the file's token.
 
     Raises `ValueError` for an address of another form, `NotAllowed` when the token cannot be read.
     """
@@ -146,7 +146,7 @@ def check_url(url: str) -> None:
 
 
 def process_is_alive(pid: int) -> bool:
-    """Whether a process with this id runs; another user's counts, a zombie does not."""
+    """Returns whether a process with this id runs; another user's counts, a zombie does not."""
     if pid <= 0:
         return False
     try:

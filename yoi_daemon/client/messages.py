@@ -133,7 +133,7 @@ _decode_tag = msgspec.json.Decoder(_Tag).decode
 
 
 def decode_message(frame: str | bytes) -> Received:
-    """The message in one text frame. Raises `ProtocolError`."""
+    """Returns the message in one text frame. Raises `ProtocolError`."""
     data = frame.encode() if isinstance(frame, str) else frame
     try:
         tag = _decode_tag(data).type
@@ -146,7 +146,7 @@ def decode_message(frame: str | bytes) -> Received:
 
 
 def cursor_of(message: Received | Cut) -> Cursor | None:
-    """The position that `message` moves a subscriber to, if it moves it.
+    """Returns the position that `message` moves a subscriber to, if it moves it.
 
     An `error` names positions without moving to them.
     """

@@ -39,7 +39,7 @@ class Problem(msgspec.Struct, kw_only=True):
 
 
 def refused_from_problem(status: int, body: bytes) -> Refused | None:
-    """The `Refused` the daemon raised, or None when `body` is not a problem the daemon wrote.
+    """Returns the `Refused` the daemon raised, or None when `body` is not a problem the daemon wrote.
 
     A code this version does not know becomes the nearest known one by `status`, and keeps its name
     as the field `unknown_code`.
@@ -66,7 +66,7 @@ def make_refused(
     retry_after_s: float | None = None,
     fields: Mapping[str, Any] | None = None,
 ) -> Refused:
-    """A `Refused` with a code that came over the network, which may be one of a later version."""
+    """Returns a `Refused` with a code that came over the network, which may be one of a later version."""
     known, extra = known_code(code, status)
     refused = Refused(known, detail or f"the daemon gave no reason (HTTP {status})")
     refused.retry_after_s = retry_after_s

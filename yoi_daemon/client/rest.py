@@ -57,11 +57,11 @@ class DaemonClient:
 
     @property
     def location(self) -> Location:
-        """The daemon this talks to."""
+        """Returns the daemon this talks to."""
         return self._location
 
     async def get(self, path: str, into: type[T], *, params: Parameters | None = None) -> T:
-        """The answer to `GET path`, decoded as `into`. Parameters that are None are left out."""
+        """Returns the answer to `GET path`, decoded as `into`. Parameters that are None are left out."""
         return await self.request("GET", path, into, params=params)
 
     async def post(
@@ -73,7 +73,7 @@ class DaemonClient:
         content: bytes | None = None,
         idempotency_key: str | None = None,
     ) -> T:
-        """The answer to `POST path`. `body` is encoded as JSON; `content` is JSON already.
+        """Returns the answer to `POST path`. `body` is encoded as JSON; `content` is JSON already.
 
         `idempotency_key` makes a repetition of the same request give the first one's answer.
         """
@@ -237,7 +237,7 @@ def path_of(*segments: str) -> str:
 
 
 def _address(api: str) -> tuple[str, str | None]:
-    """The base URL and, for `unix:PATH`, the socket. The host of a socket is called localhost."""
+    """Returns the base URL and, for `unix:PATH`, the socket. The host of a socket is called localhost."""
     if api.startswith("unix:"):
         return "http://localhost", api.removeprefix("unix:")
     return api, None

@@ -168,12 +168,12 @@ def _query(kinds: Sequence[str], on_gap: str | None, *, await_worker: bool) -> M
 
 
 def worker_path(runtime_id: str, worker_id: str) -> str:
-    """The scope of one worker's events."""
+    """Returns the scope of one worker's events."""
     return f"/v1/runtimes/{quote(runtime_id, safe='')}/workers/{quote(worker_id, safe='')}/events"
 
 
 def plugin_path(plugin_id: str) -> str:
-    """The scope of one plugin's events."""
+    """Returns the scope of one plugin's events."""
     return f"/v1/plugins/{quote(plugin_id, safe='')}/events"
 
 

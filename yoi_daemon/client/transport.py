@@ -33,7 +33,7 @@ def client_context(location: Location) -> ssl.SSLContext:
 
 
 def distrust(error: BaseException | None) -> str | None:
-    """What is wrong with the peer's certificate, if that is why `error` was raised."""
+    """Returns what is wrong with the peer's certificate, if that is why `error` was raised."""
     while error is not None:
         if isinstance(error, ssl.SSLCertVerificationError):
             return (
@@ -45,7 +45,7 @@ def distrust(error: BaseException | None) -> str | None:
 
 
 async def open_stream(url: str, tls: ssl.SSLContext | None = None) -> trio.abc.Stream:
-    """A byte stream to the listener at `url`; `tls` says whom to trust, else what this machine does.
+    """Returns a byte stream to the listener at `url`; `tls` says whom to trust, else what this machine does.
 
     Raises `OSError`, which `ssl.SSLError` is too.
     """

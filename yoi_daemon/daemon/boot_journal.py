@@ -78,7 +78,7 @@ class _Boot:
                 self.end = step.what
 
     def deaths_with_this(self, at_work: Collection[str]) -> list[Death]:
-        """The deaths in a row once this boot is over; `at_work` had an event in hand."""
+        """Returns the deaths in a row once this boot is over; `at_work` had an event in hand."""
         if self.end == "stopped":
             return []
         in_hand = {name: self.editions[name] for name, count in self.in_hand.items() if count}

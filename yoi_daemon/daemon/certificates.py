@@ -33,7 +33,9 @@ def load_certificates(
     certificates: Certificates, directories: Directories
 ) -> Mapping[ListenerName, Loaded]:
     """Reads the files again and changes nothing. Raises `ConfigurationError` with every fault."""
-    return _all_or_faults({name: one.load for name, one in certificates.items()}, directories)
+    return _all_or_faults(
+        {name: certificate.load for name, certificate in certificates.items()}, directories
+    )
 
 
 def _all_or_faults(

@@ -134,7 +134,7 @@ class _Memory:
 
 
 def encode(fields: list[tuple[str, str]]) -> bytes:
-    """A record as journald's native protocol has it; a text with line breaks is preceded by its length."""
+    """Returns a record as journald's native protocol has it; a text with line breaks is preceded by its length."""
     parts: list[bytes] = []
     for name, text in fields:
         # Escapes that a terminal obeys have no business in a log, and journalctl shows such texts as numbers.
@@ -148,7 +148,7 @@ def encode(fields: list[tuple[str, str]]) -> bytes:
 
 
 def priority(level: int) -> int:
-    """The number of syslog for a level of Python's."""
+    """Returns the number of syslog for a level of Python's."""
     for at_least, number in ((50, 2), (40, 3), (30, 4), (20, 6)):
         if level >= at_least:
             return number
@@ -175,7 +175,7 @@ def _yoi_fields(texts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def field_name(key: str) -> str:
-    """A key as a field: capitals, digits and underscores, at most 64."""
+    """Returns a key as a field: capitals, digits and underscores, at most 64."""
     return ("YOI_" + re.sub(r"[^A-Z0-9_]", "_", key.upper()))[:MAX_NAME_CHARS]
 
 

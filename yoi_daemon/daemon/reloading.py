@@ -205,7 +205,7 @@ def _public(fault: ConfigFault) -> str:
 
 
 def _innermost_place(error: BaseException) -> str:
-    """The innermost line of this package that an error came through, as `daemon/reloading.py:80`."""
+    """Returns the innermost line of this package that an error came through, as `daemon/reloading.py:80`."""
     places = [
         f"{Path(frame.f_code.co_filename).relative_to(PACKAGE)}:{line}"
         for frame, line in traceback.walk_tb(error.__traceback__)

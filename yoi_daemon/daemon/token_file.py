@@ -63,7 +63,9 @@ class TokenFile:
                 f"{self._path} was written by a later version of the daemon; use that one, or remove "
                 "it: then every token but the admin's is revoked"
             )
-        for names in zip(*((one.token_id, one.sha256) for one in decoded.tokens), strict=True):
+        for names in zip(
+            *((record.token_id, record.sha256) for record in decoded.tokens), strict=True
+        ):
             if len(set(names)) != len(names):
                 raise StorageFailed(
                     f"{self._path} has a token twice; take one of them out, or put back a copy"

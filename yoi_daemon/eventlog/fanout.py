@@ -73,13 +73,13 @@ class Subscriber:
 
     @property
     def reported(self) -> int:
-        """The last position that the peer knows of."""
+        """Returns the last position that the peer knows of."""
         group = self._group
         return self._reported if group is None or group.last <= self.position else group.last
 
     @property
     def last_write_s(self) -> float:
-        """The time of the last write, by `trio.current_time`."""
+        """Returns the time of the last write, by `trio.current_time`."""
         group = self._group
         return (
             self._last_write_s
@@ -89,7 +89,7 @@ class Subscriber:
 
     @property
     def delivered(self) -> int:
-        """The number of events written."""
+        """Returns the number of events written."""
         return self._delivered + (0 if self._group is None else self._group.delivered)
 
     @property

@@ -16,7 +16,7 @@ class Member(Protocol):
 
     @property
     def reported(self) -> int:
-        """The last position that the peer knows of."""
+        """Returns the last position that the peer knows of."""
         ...
 
     def wake(self) -> None:

@@ -20,12 +20,12 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def scope(self) -> Scope:
-        """The index that holds every match."""
+        """Returns the index that holds every match."""
         return self.plugin_id if self.worker is None else self.worker
 
     @property
     def retentions(self) -> tuple[Retention, ...]:
-        """The retention classes that can hold a match."""
+        """Returns the retention classes that can hold a match."""
         return _retentions(self.kinds)
 
     def matches(self, entry: Entry) -> bool:

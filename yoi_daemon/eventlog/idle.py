@@ -12,7 +12,7 @@ class IdleReader(Protocol):
 
     @property
     def last_write_s(self) -> float:
-        """The time of the last write, by `trio.current_time`."""
+        """Returns the time of the last write, by `trio.current_time`."""
         ...
 
     @property

@@ -91,7 +91,7 @@ class EventLog(Protocol):
 
     @property
     def earlier_epochs(self) -> Collection[str]:
-        """The epochs of the logs that this daemon kept before."""
+        """Returns the epochs of the logs that this daemon kept before."""
         ...
 
     @property
@@ -101,12 +101,12 @@ class EventLog(Protocol):
 
     @property
     def head(self) -> int:
-        """The number of the last committed event, 0 before the first."""
+        """Returns the number of the last committed event, 0 before the first."""
         ...
 
     @property
     def appended(self) -> int:
-        """The number of the last event numbered, committed or not."""
+        """Returns the number of the last event numbered, committed or not."""
         ...
 
     def append(self, draft: Draft, on_commit: Callable[[], None] | None = None) -> int:

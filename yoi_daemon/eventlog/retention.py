@@ -72,7 +72,7 @@ class RetentionClass:
 
     @property
     def scopes(self) -> int:
-        """The number of workers and plugins with entries here."""
+        """Returns the number of workers and plugins with entries here."""
         return len(self._tracks)
 
     def push(self, entry: Entry) -> None:

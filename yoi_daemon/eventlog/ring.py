@@ -67,17 +67,17 @@ class Ring:
 
     @property
     def bytes(self) -> int:
-        """The size of all frames kept."""
+        """Returns the size of all frames kept."""
         return self._lifecycle.bytes + self._volume.bytes
 
     @property
     def evicted(self) -> int:
-        """The number of entries evicted since the start."""
+        """Returns the number of entries evicted since the start."""
         return self._lifecycle.evicted + self._volume.evicted
 
     @property
     def floor(self) -> int:
-        """The lowest position from which everything is still there."""
+        """Returns the lowest position from which everything is still there."""
         return max(self._lifecycle.floor, self._volume.floor)
 
     def floor_of(self, wanted: Filter) -> int:

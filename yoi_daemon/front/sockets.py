@@ -82,7 +82,7 @@ def open_sockets(
 
 
 def adopt(inherited: socket.socket) -> ListeningSocket:
-    """A listening socket from systemd (`LISTEN_FDS`), made safe to use.
+    """Returns a listening socket from systemd (`LISTEN_FDS`), made safe to use.
 
     systemd passes descriptors without close-on-exec. The file of a unix socket stays systemd's.
     """
@@ -100,8 +100,8 @@ def _take(inherited: list[socket.socket], address: Address, key: str) -> socket.
     if isinstance(address, TcpAddress):
         _, (host, port) = _resolve(address, key)
         address = TcpAddress(host, port)
-    for index, one in enumerate(inherited):
-        if bound_address(one) == address:
+    for index, candidate in enumerate(inherited):
+        if bound_address(candidate) == address:
             return inherited.pop(index)
     return None
 

@@ -48,12 +48,12 @@ class Certificate:
 
     @property
     def context(self) -> ssl.SSLContext:
-        """The context of the next connection."""
+        """Returns the context of the next connection."""
         return self._loaded.context
 
     @property
     def pem(self) -> str:
-        """The listener's own certificate, which is public; a client can pin it."""
+        """Returns the listener's own certificate, which is public; a client can pin it."""
         return self._loaded.pem
 
     def load(self) -> Loaded:

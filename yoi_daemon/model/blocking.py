@@ -22,7 +22,7 @@ class Blocked(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def who(self) -> str:
-        """The culprit and its line, in words."""
+        """Returns the culprit and its line, in words."""
         who = f"plugin {self.plugin_id}" if self.plugin_id else "the daemon itself"
         return f"{who}, at {self.where}" if self.where else who
 

@@ -29,12 +29,12 @@ class Directories(msgspec.Struct, frozen=True):
 
     @property
     def config_file(self) -> Path:
-        """The configuration file; it need not exist."""
+        """Returns the configuration file; it need not exist."""
         return self.config / CONFIG_FILE
 
     @property
     def plugins(self) -> Path:
-        """The directory of plugin modules."""
+        """Returns the directory of plugin modules."""
         return self.config / "plugins"
 
     @property
@@ -53,17 +53,17 @@ class Directories(msgspec.Struct, frozen=True):
 
     @property
     def admin_token_file(self) -> Path:
-        """The file of the token made at first start."""
+        """Returns the file of the token made at first start."""
         return self.state / "admin.token"
 
     @property
     def boots_file(self) -> Path:
-        """The journal of boots that died."""
+        """Returns the journal of boots that died."""
         return self.state / "boots.jsonl"
 
     @property
     def tokens_file(self) -> Path:
-        """The file of all other tokens' records."""
+        """Returns the file of all other tokens' records."""
         return self.state / "tokens.json"
 
 

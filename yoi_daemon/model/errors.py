@@ -191,7 +191,7 @@ class Refused(YoiError):
 
     @property
     def status(self) -> int:
-        """The HTTP status of `code`."""
+        """Returns the HTTP status of `code`."""
         return CODES[self.code].status
 
     def __str__(self) -> str:

@@ -75,5 +75,5 @@ class PluginManifest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def has_service(self) -> bool:
-        """Whether there is anything with a life to manage."""
+        """Returns whether there is anything with a life to manage."""
         return bool(self.ingresses) or self.has_start

@@ -264,11 +264,11 @@ class Settings(Section, frozen=True):
     profiles: dict[str, ProfileSettings] = {}
 
     def for_plugin(self, plugin_id: str) -> PluginSettings:
-        """The settings of one plugin; the defaults where the file does not name it."""
+        """Returns the settings of one plugin; the defaults where the file does not name it."""
         return self.plugins.get(plugin_id) or PluginSettings()
 
     def is_enabled(self, plugin_id: str) -> bool:
-        """Whether a module found under this id is to be loaded."""
+        """Returns whether a module found under this id is to be loaded."""
         enabled = self.for_plugin(plugin_id).enabled
         return not self.plugin_host.require_enable if enabled is None else enabled
 

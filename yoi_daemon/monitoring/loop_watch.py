@@ -202,7 +202,7 @@ class LoopWatch:
 
 
 def _blame(frame: types.FrameType | None, place_of: PlaceOf) -> tuple[str | None, str | None]:
-    """The innermost frame of a plugin, else the innermost of ours."""
+    """Returns the innermost frame of a plugin, else the innermost of ours."""
     ours: str | None = None
     while frame is not None:
         found = place_of(frame)

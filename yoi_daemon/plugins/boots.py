@@ -20,7 +20,7 @@ class Boots(Protocol):
 
     @property
     def quarantined(self) -> dict[str, Quarantine]:
-        """The plugins that are not to be loaded, by id, each in one edition."""
+        """Returns the plugins that are not to be loaded, by id, each in one edition."""
         ...
 
     def enter(self, plugin_id: str, edition: str) -> None:
@@ -72,7 +72,7 @@ class Hold(msgspec.Struct, frozen=True):
 
 
 def in_quarantine(found: Quarantine, plugin_id: str) -> Hold:
-    """The hold of a plugin that the boots died on."""
+    """Returns the hold of a plugin that the boots died on."""
     message = (
         f"the daemon died {found.deaths} times in a row while this plugin was to {found.doing}; "
         f"correct it, or 'yoi-daemon plugin start {plugin_id}' tries it once more"
@@ -81,7 +81,7 @@ def in_quarantine(found: Quarantine, plugin_id: str) -> Hold:
 
 
 def in_safe_mode() -> Hold:
-    """The hold of every plugin in safe mode."""
+    """Returns the hold of every plugin in safe mode."""
     return Hold(
         "safe_mode",
         "the daemon is in safe mode and has loaded no plugin; 'yoi-daemon status' says why, "

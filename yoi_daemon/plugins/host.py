@@ -101,7 +101,7 @@ class PluginHost:
 
     @property
     def services(self) -> Mapping[str, Service]:
-        """The services by plugin id, in the order of ids."""
+        """Returns the services by plugin id, in the order of ids."""
         return dict(sorted(self._services.items()))
 
     def service(self, plugin_id: str) -> Service:
@@ -119,7 +119,9 @@ class PluginHost:
         caller sees to it.
         """
         plan = await load_changed(self._loader, settings, self._services, only)
-        added = (one.plugin_id for one in plan.changes if one.plugin_id not in self._services)
+        added = (
+            change.plugin_id for change in plan.changes if change.plugin_id not in self._services
+        )
         restored = {plugin_id: await self.restored(plugin_id) for plugin_id in added}
         return msgspec.structs.replace(plan, restored=restored)
 
@@ -248,15 +250,15 @@ class PluginHost:
     # -- all plugins
 
     def records(self) -> tuple[PluginRecord, ...]:
-        """All plugins as the API shows them, without asking their status."""
+        """Returns all plugins as the API shows them, without asking their status."""
         return tuple(record_of(service) for service in self.services.values())
 
     def unhealthy(self) -> tuple[str, ...]:
-        """The critical plugins that keep the daemon from being ready."""
+        """Returns the critical plugins that keep the daemon from being ready."""
         return tuple(name for name, service in self.services.items() if service.is_unhealthy)
 
     def unended(self) -> tuple[str, ...]:
-        """The plugins of which something still runs: after `stop`, what ignores its end."""
+        """Returns the plugins of which something still runs: after `stop`, what ignores its end."""
         return tuple(service.plugin_id for service in self.watched() if service.has_unended)
 
     async def wait_loaded(self) -> None:
@@ -270,7 +272,7 @@ class PluginHost:
             await service.settled()
 
     def watched(self) -> tuple[Service, ...]:
-        """Every service with calls to watch: also those that were removed and still run."""
+        """Returns every service with calls to watch: also those that were removed and still run."""
         return (*self._services.values(), *self._still_ending())
 
     def _still_ending(self) -> list[Service]:

@@ -39,7 +39,7 @@ class PluginPlan(msgspec.Struct, frozen=True):
 
     @property
     def changed(self) -> tuple[str, ...]:
-        """The ids of the plugins that go, come or change."""
+        """Returns the ids of the plugins that go, come or change."""
         return (*self.removed, *(change.plugin_id for change in self.changes))
 
 
@@ -70,8 +70,8 @@ def _load_changed(
 ) -> PluginPlan:
     discovery = loader.discover()
     found = {
-        plugin_id: one
-        for plugin_id, one in discovery.found.items()
+        plugin_id: candidate
+        for plugin_id, candidate in discovery.found.items()
         if settings.is_enabled(plugin_id)
     }
     if only is not None and only not in found and only not in services:
@@ -81,14 +81,16 @@ def _load_changed(
     failed: dict[str, LoadFailed] = {}
     changes: list[Change] = []
     faults: list[str] = []
-    for plugin_id, one in found.items():
+    for plugin_id, candidate in found.items():
         if only not in (None, plugin_id):
             continue
         service = services.get(plugin_id)
         wanted = settings.for_plugin(plugin_id)
         try:
             installed = None if service is None else service.installed
-            loaded = _load_if_changed(one, wanted, installed, loader, is_named=only is not None)
+            loaded = _load_if_changed(
+                candidate, wanted, installed, loader, is_named=only is not None
+            )
         except LoadFailed as failure:
             if service is None or service.installed.loaded is not None or only is not None:
                 faults.append(f"{failure.code}: {failure.message}")

@@ -37,14 +37,14 @@ def verify_signature(
 
 
 def delivery_key(verify: Verify, headers: Mapping[str, str]) -> str | None:
-    """The sender's own id of this delivery: a repeated one is the same event."""
+    """Returns the sender's own id of this delivery: a repeated one is the same event."""
     match verify:
         case "github":
             return headers.get(GITHUB_DELIVERY)
 
 
 def handed_headers(verify: Verify) -> tuple[str, ...]:
-    """The headers a handler gets without naming them."""
+    """Returns the headers a handler gets without naming them."""
     match verify:
         case "github":
             return GITHUB_HEADERS

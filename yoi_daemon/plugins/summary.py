@@ -15,7 +15,7 @@ MAX_DETAIL_BYTES = 16_384
 
 
 def record_of(service: Service, detail: Any = None) -> PluginRecord:
-    """The plugin as the API shows it, with this `detail`."""
+    """Returns the plugin as the API shows it, with this `detail`."""
     lane = service.lane.statistics()
     life = service.lifecycle
     settings, manifest = service.installed.settings, service.installed.manifest
@@ -54,7 +54,7 @@ def _ingress_info(declaration: IngressDeclaration) -> IngressInfo:
 
 
 async def ask_status(service: Service) -> Any:
-    """The author's answer to `@plugin.status`, or a diagnostic; None where there is none."""
+    """Returns the author's answer to `@plugin.status`, or a diagnostic; None where there is none."""
     generation, calls = service.supervisor.current, service.supervisor.calls
     if generation is None or calls is None:
         return None

@@ -61,7 +61,7 @@ class Recordings:
         self._directory = directory
 
     def read_all(self) -> tuple[dict[str, Recording], list[RecordingFault]]:
-        """Every record by its worker's id, in their order, and what is wrong with those that cannot be shown.
+        """Returns every record by its worker's id, in their order, and what is wrong with those that cannot be shown.
 
         Raises `OSError` where the directory cannot be read.
         """

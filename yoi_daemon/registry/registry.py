@@ -26,7 +26,7 @@ class Registry:
     async def all_workers(
         self, limit: int
     ) -> tuple[tuple[WorkerSummary, ...], tuple[Diagnostic, ...]]:
-        """Up to `limit` workers of each runtime. One that refuses is a diagnostic, the rest is listed."""
+        """Returns up to `limit` workers of each runtime. One that refuses is a diagnostic, the rest is listed."""
         listed: dict[str, WorkerPage] = {}
         diagnostics: list[Diagnostic] = []
 
@@ -45,14 +45,14 @@ class Registry:
         async with trio.open_nursery() as nursery:
             for runtime_id, runtime in self._runtimes.items():
                 nursery.start_soon(ask, runtime_id, runtime)
-        items = [one for name in self._runtimes if name in listed for one in listed[name].items]
-        return tuple(items), tuple(sorted(diagnostics, key=lambda one: one.message))
+        items = [found for name in self._runtimes if name in listed for found in listed[name].items]
+        return tuple(items), tuple(sorted(diagnostics, key=lambda found: found.message))
 
     @property
     def runtimes(self) -> Mapping[str, Runtime]:
-        """The runtimes by id."""
+        """Returns the runtimes by id."""
         return self._runtimes
 
     def summaries(self) -> tuple[RuntimeSummary, ...]:
-        """All runtimes as the API shows them."""
+        """Returns all runtimes as the API shows them."""
         return tuple(runtime.summary() for runtime in self._runtimes.values())

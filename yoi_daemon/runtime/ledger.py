@@ -104,7 +104,7 @@ class KeptWorker(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def reason(self) -> Reason | None:
-        """Why the worker is in its state."""
+        """Returns why the worker is in its state."""
         return None if self.row.reason is None else _reason.decode(self.row.reason)
 
 

@@ -18,7 +18,7 @@ class Profiles:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of all profiles."""
+        """Returns the names of all profiles."""
         return tuple(sorted(self._engines))
 
     def engine(self, name: str) -> Engine:

@@ -63,7 +63,7 @@ class Transcript:
 
     @property
     def numbers(self) -> range:
-        """The numbers of the items: they count from 0 and are never reused."""
+        """Returns the numbers of the items: they count from 0 and are never reused."""
         return range(self.evicted, self.evicted + len(self._items))
 
     def restore(self, evicted: int, items: Iterable[Item]) -> None:

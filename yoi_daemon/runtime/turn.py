@@ -63,7 +63,7 @@ class Conversation(Protocol):
 
     @property
     def max_item_bytes(self) -> int:
-        """The maximum text of an item that is written part by part: a whole transcript."""
+        """Returns the maximum text of an item that is written part by part: a whole transcript."""
         ...
 
 

@@ -101,7 +101,7 @@ class Worker:
 
     @property
     def wedged_turns(self) -> int:
-        """The number of given-up turns that still run."""
+        """Returns the number of given-up turns that still run."""
         self._given_up = [turn for turn in self._given_up if not turn.done.is_set()]
         return len(self._given_up)
 

@@ -19,7 +19,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """The value itself. Hand it only to what needs it."""
+        """Returns the value itself. Hand it only to what needs it."""
         return self._value
 
     def __repr__(self) -> str:

@@ -84,7 +84,7 @@ class Workers(Protocol):
         ...
 
     async def transcript(self, worker_id: str, *, limit: int = 100) -> TranscriptPage:
-        """The latest items of a worker."""
+        """Returns the latest items of a worker."""
         ...
 
 
@@ -97,7 +97,7 @@ class State(Protocol):
     """
 
     async def get(self, key: str) -> Any:
-        """The value of `key`; None where there is none."""
+        """Returns the value of `key`; None where there is none."""
         ...
 
     async def set(self, key: str, value: Any) -> None:
@@ -109,7 +109,7 @@ class State(Protocol):
         ...
 
     async def keys(self) -> list[str]:
-        """The keys there are, sorted."""
+        """Returns the keys there are, sorted."""
         ...
 
 
@@ -118,22 +118,22 @@ class Context(Protocol, Generic[C_co]):
 
     @property
     def config(self) -> C_co:
-        """The author's settings, decoded."""
+        """Returns the author's settings, decoded."""
         ...
 
     @property
     def local(self) -> Any:
-        """A namespace for the author's own objects, from `start` to `stop`."""
+        """Returns a namespace for the author's own objects, from `start` to `stop`."""
         ...
 
     @property
     def log(self) -> FilteringBoundLogger:
-        """A logger with the plugin's and the event's ids bound."""
+        """Returns a logger with the plugin's and the event's ids bound."""
         ...
 
     @property
     def state(self) -> State:
-        """The plugin's own small key-value state."""
+        """Returns the plugin's own small key-value state."""
         ...
 
     @property

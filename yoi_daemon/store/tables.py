@@ -75,7 +75,7 @@ class LogEvent(msgspec.Struct, array_like=True, gc=False):
 
     @property
     def message(self) -> bytes:
-        """The event as JSON, without its frame."""
+        """Returns the event as JSON, without its frame."""
         return payload_of(self.frame)
 
 

@@ -30,12 +30,12 @@ class Calls:
         self._under_way: dict[GuardedCall, _UnderWay] = {}
 
     def under_way(self) -> tuple[GuardedCall, ...]:
-        """The calls whose function has not returned, wedged ones too."""
+        """Returns the calls whose function has not returned, wedged ones too."""
         return tuple(self._under_way)
 
     def count(self, name: str) -> int:
-        """How many calls of `name` have not returned."""
-        return sum(one.name == name for one in self._under_way.values())
+        """Returns how many calls of `name` have not returned."""
+        return sum(running.name == name for running in self._under_way.values())
 
     def cancel(self, *, grace_s: float | None = None, only_bound: bool = False) -> None:
         """Ends the calls under way, or only those that need the service. Their effects are refused.

@@ -204,5 +204,5 @@ class StartContext(CallContext):
         self._open = False
 
     def left_behind(self) -> int:
-        """How many nurseries are open in this task that no resource brought."""
+        """Returns how many nurseries are open in this task that no resource brought."""
         return len(set(trio.lowlevel.current_task().child_nurseries) - self._entered)

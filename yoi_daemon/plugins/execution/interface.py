@@ -30,7 +30,7 @@ class Executor(Protocol):
 
     @property
     def manifest(self) -> PluginManifest:
-        """What the plugin declares."""
+        """Returns what the plugin declares."""
         ...
 
     def check(self, ingress: str, payload: bytes) -> Refused | None:

@@ -27,7 +27,7 @@ class PluginState:
         self._bytes = 0
 
     def get(self, key: str) -> Any:
-        """The value of `key`; None where there is none."""
+        """Returns the value of `key`; None where there is none."""
         encoded = self._values.get(key)
         return None if encoded is None else msgspec.json.decode(encoded)
 
@@ -67,7 +67,7 @@ class PluginState:
         return self._record((PLUGIN_VALUE.drop(self._plugin_id, key),))
 
     def keys(self) -> list[str]:
-        """The keys there are, sorted."""
+        """Returns the keys there are, sorted."""
         return sorted(self._values)
 
     def _size(self, key: str) -> int:

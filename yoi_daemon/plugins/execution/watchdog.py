@@ -19,7 +19,7 @@ class Watched(Protocol):
     """Something with calls under way."""
 
     def calls(self) -> Iterable[GuardedCall]:
-        """The calls under way now."""
+        """Returns the calls under way now."""
         ...
 
     def on_slow(self, call: GuardedCall, elapsed_s: float) -> None:

@@ -251,7 +251,7 @@ class LaneQueue:
         return delivery
 
     def _due_s(self) -> float:
-        """When what waits for a time is due: the held event, or the next parked one."""
+        """Returns when what waits for a time is due: the held event, or the next parked one."""
         if self._front:
             return self._front[0].not_before
         return self._parked[0][0] if self._parked else float("inf")

@@ -24,7 +24,7 @@ def load_config(
     trust: Trust,
     redaction: Redaction,
 ) -> Config:
-    """The author's settings; `redaction` is told of their secrets.
+    """Returns the author's settings; `redaction` is told of their secrets.
 
     Raises `LoadFailed` (`configuration_error`) with every fault.
     """
@@ -60,7 +60,7 @@ def load_config(
 
 
 def _read_secret(name: Any, secrets: Path, trust: Trust) -> str:
-    """The secret in the file `name`. What is wrong is told without the name: it may be a pasted secret."""
+    """Returns the secret in the file `name`. What is wrong is told without the name: it may be a pasted secret."""
     if not isinstance(name, str) or not name or "/" in name or "\0" in name or name[0] == ".":
         raise ValueError("expected the name of a file in the secrets directory")
     try:

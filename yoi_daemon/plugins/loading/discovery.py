@@ -68,7 +68,7 @@ def discover(directory: Path, trust: Trust) -> Discovery:
 
 
 def _has_init(package: Path, directory: Path, trust: Trust) -> bool:
-    """Whether it is a package; one that is not trusted is taken for one, and its loading says why not."""
+    """Returns whether it is a package; one that is not trusted is taken for one, and its loading says why not."""
     with suppress(OSError):
         try:
             return INIT in {entry.name for entry in list_trusted(package, trust, beneath=directory)}

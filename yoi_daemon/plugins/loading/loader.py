@@ -69,11 +69,11 @@ class Loader:
         self._importer = SourceImporter()
 
     def discover(self) -> Discovery:
-        """What lies in the directory. Raises `ConfigurationError`."""
+        """Returns what lies in the directory. Raises `ConfigurationError`."""
         return discover(self._directories.plugins, self._trust)
 
     def read(self, found: Found) -> Source:
-        """The plugin's source. Raises `LoadFailed`: `unreadable`, `not_trusted`."""
+        """Returns the plugin's source. Raises `LoadFailed`: `unreadable`, `not_trusted`."""
         return read_source(found, self._trust)
 
     def edition(self, source: Source, table: dict[str, Any]) -> str:
@@ -126,7 +126,7 @@ class Loader:
         )
 
     def configure(self, plugin: Plugin[Any], table: dict[str, Any]) -> Config:
-        """The plugin's settings. Raises `LoadFailed`: `configuration_error`, `definition_error`."""
+        """Returns the plugin's settings. Raises `LoadFailed`: `configuration_error`, `definition_error`."""
         return load_config(plugin, table, self._directories, self._trust, self._redaction)
 
     def forget(self, loaded: LoadedPlugin) -> None:

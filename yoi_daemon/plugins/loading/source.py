@@ -66,7 +66,7 @@ class Source(msgspec.Struct, frozen=True):
 
     @property
     def module(self) -> str:
-        """The name in `sys.modules`: two versions live side by side while one takes over.
+        """Returns the name in `sys.modules`: two versions live side by side while one takes over.
 
         No plugin id has two underscores.
         """
@@ -99,7 +99,7 @@ def read_source(found: Found, trust: Trust) -> Source:
 
 
 def compile_source(source: Source, file: str | None = None) -> types.CodeType:
-    """The code of one file of the source, of the top without `file`. Raises `LoadFailed` (`syntax_error`)."""
+    """Returns the code of one file of the source, of the top without `file`. Raises `LoadFailed` (`syntax_error`)."""
     top = source.found.file.name
     place = source.found.name if file in (None, top) else f"{source.found.name}/{file}"
     name = top if file is None else file
@@ -136,7 +136,7 @@ class SourceImporter(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
             sys.meta_path.remove(self)
 
     def make_module(self, source: Source) -> types.ModuleType:
-        """The plugin's own module, not yet run; modules below it can be imported from now on."""
+        """Returns the plugin's own module, not yet run; modules below it can be imported from now on."""
         self._sources[source.module] = source
         spec = self.find_spec(source.module, None)
         assert spec is not None
@@ -154,7 +154,7 @@ class SourceImporter(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None, /
     ) -> importlib.machinery.ModuleSpec | None:
-        """The spec of a plugin's module; None for any other."""
+        """Returns the spec of a plugin's module; None for any other."""
         located = self._locate(fullname)
         if located is None:
             return None
@@ -181,12 +181,12 @@ class SourceImporter(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
             raise ImportError(failure.message, name=fullname) from failure
 
     def get_source(self, fullname: str) -> str:
-        """The text, for tracebacks."""
+        """Returns the text, for tracebacks."""
         source, file = self._located(fullname)
         return importlib.util.decode_source(source.files.get(file, b""))
 
     def is_package(self, fullname: str) -> bool:
-        """Whether modules may lie below it."""
+        """Returns whether modules may lie below it."""
         return _is_package(self._located(fullname)[1])
 
     def _located(self, fullname: str) -> tuple[Source, str]:
@@ -196,7 +196,7 @@ class SourceImporter(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         return located
 
     def _locate(self, fullname: str) -> tuple[Source, str] | None:
-        """The source a module belongs to, and its file there."""
+        """Returns the source a module belongs to, and its file there."""
         top, _, below = fullname.partition(".")
         source = self._sources.get(top)
         if source is None:
@@ -233,7 +233,7 @@ def _modules(folder: Path, plugins: Path, trust: Trust, depth: int = 0) -> Itera
 
 
 def _shown(path: Path, plugins: Path) -> str:
-    """A path as answers may tell it."""
+    """Returns a path as answers may tell it."""
     try:
         return os.fspath(path.relative_to(plugins.parent))
     except ValueError:

@@ -52,7 +52,7 @@ class StopTimes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def stop_times(settings: PluginSettings, budget_s: float | None = None) -> StopTimes:
-    """How long the parts of a stop may take: as configured, or as shares of a budget."""
+    """Returns how long the parts of a stop may take: as configured, or as shares of a budget."""
     if budget_s is None:
         return StopTimes(
             drain_s=settings.drain_s,

@@ -30,12 +30,12 @@ class Installed(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def manifest(self) -> PluginManifest | None:
-        """What the plugin declares, once it is loaded."""
+        """Returns what the plugin declares, once it is loaded."""
         return None if self.loaded is None else self.loaded.manifest
 
     @property
     def has_service(self) -> bool:
-        """Whether the plugin is loaded and has a service to run."""
+        """Returns whether the plugin is loaded and has a service to run."""
         return self.loaded is not None and self.loaded.manifest.has_service
 
 

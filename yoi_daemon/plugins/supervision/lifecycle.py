@@ -47,12 +47,12 @@ class Lifecycle:
 
     @property
     def since(self) -> str:
-        """When the state began, RFC 3339."""
+        """Returns when the state began, RFC 3339."""
         return format_time(self._since_wall_s)
 
     @property
     def retry_at(self) -> str | None:
-        """When the host starts the service again, RFC 3339."""
+        """Returns when the host starts the service again, RFC 3339."""
         return None if self.retry_at_s is None else format_time(self._retry_at_wall_s)
 
     def wake(self) -> None:
@@ -91,7 +91,7 @@ class Lifecycle:
         )
 
     def refusal(self) -> Refused | None:
-        """Why nothing is accepted now, if so.
+        """Returns why nothing is accepted now, if so.
 
         While a retry is near the queue goes on accepting, so that a webhook is not lost to a restart.
         """

@@ -39,7 +39,7 @@ class RestartPolicy:
 
     @property
     def gave_up(self) -> bool:
-        """Whether it gave up and was not healthy since."""
+        """Returns whether it gave up and was not healthy since."""
         return self._give_ups > 0
 
     def next_restart(self, settings: PluginSettings, now: float) -> Restart:

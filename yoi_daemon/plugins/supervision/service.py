@@ -84,24 +84,24 @@ class Service:
 
     @property
     def installed(self) -> Installed:
-        """The settings and the code that the host has of it now."""
+        """Returns the settings and the code that the host has of it now."""
         return self.installation.installed
 
     @property
     def has_unended(self) -> bool:
-        """Whether something of it still runs."""
+        """Returns whether something of it still runs."""
         return bool(self.supervisor.generations or self.supervisor.calls_under_way())
 
     @property
     def is_unhealthy(self) -> bool:
-        """Whether a critical plugin keeps the daemon from being ready."""
+        """Returns whether a critical plugin keeps the daemon from being ready."""
         installed = self.installed
         may_run = installed.loaded is None or installed.has_service
         ill = ("failed", "starting", "ready") if may_run else ("failed",)
         return installed.settings.critical and self.lifecycle.state in ill
 
     def refusal(self) -> Refused | None:
-        """Why no event is accepted now, if so."""
+        """Returns why no event is accepted now, if so."""
         if self.supervisor.is_retired:
             return self.supervisor.refusal()
         return self.lifecycle.refusal()

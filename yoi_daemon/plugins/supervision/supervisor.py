@@ -65,26 +65,30 @@ class Supervisor:
 
     @property
     def generations(self) -> tuple[Generation, ...]:
-        """Those that have not ended: `current`, then `next`."""
-        return tuple(one for one in (self.current, self.next) if one is not None)
+        """Returns those that have not ended: `current`, then `next`."""
+        return tuple(
+            generation for generation in (self.current, self.next) if generation is not None
+        )
 
     def generation_of(self, call: GuardedCall) -> Generation | None:
         """The generation that a handler's, a start's or an end's call belongs to; None for a call beside the lane."""
         if isinstance(call, Attempt):
             return self.current
-        return next((one for one in self.generations if one.life is call), None)
+        return next(
+            (generation for generation in self.generations if generation.life is call), None
+        )
 
     @property
     def calls(self) -> Calls | None:
-        """The calls beside the lane, for one more; None while no call may begin."""
+        """Returns the calls beside the lane, for one more; None while no call may begin."""
         return None if self.is_retired or self._is_ending else self._calls
 
     def calls_under_way(self) -> tuple[GuardedCall, ...]:
-        """The calls beside the lane whose function has not returned, wedged ones too."""
+        """Returns the calls beside the lane whose function has not returned, wedged ones too."""
         return () if self._calls is None else self._calls.under_way()
 
     def refusal(self) -> Refused | None:
-        """Why nothing more is begun, if so: `draining` or `plugin_not_found`."""
+        """Returns why nothing more is begun, if so: `draining` or `plugin_not_found`."""
         if self._is_ending:
             return Refused("draining", "the daemon stops", retry_after_s=5.0)
         if self.is_retired:
@@ -168,7 +172,7 @@ class Supervisor:
                 self.current.gate.open()
 
     async def _next_command(self) -> ServiceCommand | None:
-        """The next command, or None when the service is to be started now."""
+        """Returns the next command, or None when the service is to be started now."""
         while not self._commands:
             if self._wake.is_set():
                 self._wake = trio.Event()

@@ -26,12 +26,12 @@ class Turn(Protocol):
 
     @property
     def input(self) -> str:
-        """The input of this turn; it is the last item of `history`."""
+        """Returns the input of this turn; it is the last item of `history`."""
         ...
 
     @property
     def history(self) -> Sequence[Item]:
-        """The transcript without evicted items, oldest first."""
+        """Returns the transcript without evicted items, oldest first."""
         ...
 
     async def append(self, role: Role, text: str) -> None:
