@@ -172,6 +172,7 @@ async def test_a_plugin_starts_and_stops(block, tmp_path):
 
 @pytest.mark.parametrize("block", blocks("python client"), ids=by_place)
 def test_a_client_is_a_program(block):
+    pytest.importorskip("trio_websocket")  # the stream's client needs the extra
     names: dict[str, object] = {}
     exec(compile(block.text, block.place, "exec"), names)  # its run is in tests/e2e/test_manual.py
     assert inspect.iscoroutinefunction(names["main"])

@@ -66,17 +66,13 @@ class Supervisor:
     @property
     def generations(self) -> tuple[Generation, ...]:
         """Returns those that have not ended: `current`, then `next`."""
-        return tuple(
-            generation for generation in (self.current, self.next) if generation is not None
-        )
+        return tuple(run for run in (self.current, self.next) if run is not None)
 
     def generation_of(self, call: GuardedCall) -> Generation | None:
         """The generation that a handler's, a start's or an end's call belongs to; None for a call beside the lane."""
         if isinstance(call, Attempt):
             return self.current
-        return next(
-            (generation for generation in self.generations if generation.life is call), None
-        )
+        return next((run for run in self.generations if run.life is call), None)
 
     @property
     def calls(self) -> Calls | None:
