@@ -75,11 +75,13 @@ async def test_a_child_that_ignores_sigterm_is_killed(python):
 
 @pytest.mark.parametrize("ends_by_itself", [True, False])
 async def test_what_a_child_forked_twice_ends_with_it(python, ends_by_itself):
-    source = DOUBLE_FORK + ("" if ends_by_itself else "time.sleep(600)")
+    # It ends by itself when it is told to: not before the one below has written.
+    source = DOUBLE_FORK + ("input()" if ends_by_itself else "time.sleep(600)")
     async with open_child(python(source, **QUICK)) as child:
         orphan = int(await first_line(child))
         assert os.getpgid(orphan) == child.pid
         if ends_by_itself:
+            await child.stdin.send_all(b"\n")
             assert await child.wait() == Exit(status=0)
     await end_of(orphan)
 

@@ -290,9 +290,20 @@ def test_the_story_goes_everywhere(quiet):
 class CheckpointAfterReserve(Admission):
     """Takes room, and may be cancelled before anybody would give it back."""
 
-    async def _reserve(self, service, spec, payload) -> None:
-        await super()._reserve(service, spec, payload)
-        await trio.lowlevel.checkpoint()
+    async def _take(self, service, spec, payload, *, source, key, headers=None, exact=b""):
+        keys = service.delivery_keys
+        if key is not None and (first := await keys.claim(spec.name, key, payload)) is not None:
+            return first, 0
+        try:
+            delivery = self._delivery(spec, payload, source=source, headers=headers, body=exact)
+            await self._make_room(service, spec, delivery)
+            service.lane.reserve(delivery)
+            await trio.lowlevel.checkpoint()
+            return self._append(service, delivery, key)
+        except BaseException:
+            if key is not None:
+                keys.abandon(spec.name, key)
+            raise
 
 
 class CheckpointAfterClaim(DeliveryKeys):

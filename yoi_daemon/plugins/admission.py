@@ -123,15 +123,18 @@ class Admission:
         Raises `Refused`: `event_not_found`, `rate_limited`, `queue_full`, `service_unavailable`,
         `service_failed`.
         """
+        receipt, seq = self._append_again(service, event_id)
+        await self._event_log.committed(seq)
+        return receipt
+
+    def _append_again(self, service: Service, event_id: str) -> tuple[IngressReceipt, int]:
         delivery = service.redeliver(event_id)
         delivery.source = "redelivery"
         delivery.failures = 0
         delivery.accepted_s = self._clock()
         delivery.redelivery_of = event_id
         service.settlement.counters["redelivered"] += 1
-        receipt, seq = self._append(service, delivery, None)
-        await self._event_log.committed(seq)
-        return receipt
+        return self._append(service, delivery, None)
 
     def tick(self, service: Service, spec: IngressDeclaration) -> None:
         """Queues a timer's event, unless one of it still waits or the queue is full: both are `skipped`."""
@@ -144,8 +147,7 @@ class Admission:
             service.settlement.counters["skipped"] += 1
             return
         delivery = self._delivery(spec, payload, source="timer")
-        lane.reserve(delivery)
-        self._append(service, delivery, None)
+        self._reserve_and_append(service, delivery, None)
 
     def _spec(self, service: Service, installed: Installed, ingress: str) -> IngressDeclaration:
         manifest = installed.manifest
@@ -207,20 +209,26 @@ class Admission:
                 return first, 0
         try:
             delivery = self._delivery(spec, payload, source=source, headers=headers, body=exact)
-            await self._reserve(service, spec, delivery)
-            # No checkpoint from the reservation to here.
-            return self._append(service, delivery, key)
+            await self._make_room(service, spec, delivery)
+            return self._reserve_and_append(service, delivery, key)
         except BaseException:
             if key is not None:
                 service.delivery_keys.abandon(spec.name, key)
             raise
 
-    async def _reserve(
+    def _reserve_and_append(
+        self, service: Service, delivery: Delivery, key: str | None
+    ) -> tuple[IngressReceipt, int]:
+        """One step: a requester who is cancelled leaves no room reserved. Raises `Refused` (`queue_full`)."""
+        service.lane.reserve(delivery)
+        return self._append(service, delivery, key)
+
+    async def _make_room(
         self, service: Service, spec: IngressDeclaration, delivery: Delivery
     ) -> None:
-        """Reserves room for the event, by the ingress's overflow rule where the queue is full.
+        """Follows the ingress's overflow rule where the queue is full; somebody else may take the room first.
 
-        Raises `Refused`: `queue_full`, and as `Service.refusal` says. What was displaced stays so.
+        Raises `Refused` as `Service.refusal` says. What was displaced stays so.
         """
         lane, size = service.lane, delivery.size
         self._refuse_closed(service)
@@ -237,7 +245,6 @@ class Admission:
                     twin = self._twin(lane, spec, delivery)
                     if twin is not None and lane.has_room(size - twin.size, events=0):
                         service.settlement.displace(lane, twin, "coalesced")
-        lane.reserve(delivery)
 
     def _refuse_closed(self, service: Service) -> None:
         if (refused := service.refusal()) is not None:
